@@ -1,0 +1,1 @@
+"""Benchmarks of the host beside the SDK's own transports. Run by hand: ``make bench``."""

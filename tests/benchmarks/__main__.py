@@ -1,0 +1,214 @@
+"""``python -m tests.benchmarks``: the project on Daphne and on uvicorn beside the SDK's own transports, in one run.
+
+Rounds are interleaved (every host once, then every host again), because a busy machine slows whatever runs at that
+moment; ratios are taken within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from tests.benchmarks.client import Job, as_json
+from tests.benchmarks.eras import ERAS
+from tests.benchmarks.processes import (
+    HOSTS,
+    PROJECT,
+    REFERENCE,
+    Host,
+    HostFailed,
+    Running,
+    of_another_checkout,
+    running,
+)
+from tests.benchmarks.report import Series, as_data, table
+from tests.benchmarks.workloads import WORKLOADS
+
+_PACKAGES: Final = ("mcp", "django", "channels", "daphne", "twisted", "uvicorn", "uvloop", "httptools", "h11")
+
+
+class ClientFailed(Exception):
+    """The load client met a wrong, a lost or an unexpected answer."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure."""
+
+    rounds: int
+    seconds: float
+    warm_up_seconds: float
+    sessions: int
+    held_sessions: int
+    users: int
+
+    @property
+    def session_keys(self) -> tuple[str, ...]:
+        return tuple(f"bench-{number}:benchmark-key" for number in range(self.users))
+
+    def job(self, kind: str, era: str, workload: str, target: Running) -> Job:
+        return Job(
+            kind="load" if kind == "load" else "hold",
+            era=era,
+            workload=workload,
+            port=target.port,
+            pid=target.pid,
+            session_keys=self.session_keys,
+            sessions=self.sessions if kind == "load" else self.held_sessions,
+            warm_up_seconds=self.warm_up_seconds,
+            seconds=self.seconds,
+        )
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Run the load client in a process of its own and return its figures."""
+    client = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.client"],
+        input=as_json(job),
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        timeout=job.warm_up_seconds + job.seconds + 120,
+        check=False,
+    )
+    if client.returncode != 0:
+        raise ClientFailed(client.stderr.strip()[-3000:])
+    outcome: dict[str, Any] = json.loads(client.stdout)
+    return outcome
+
+
+def note(series: Series, outcome: dict[str, Any]) -> None:
+    if "not_served" in outcome:
+        series.not_served = outcome["not_served"]
+    else:
+        series.rounds.append(outcome)
+
+
+def measure_load(hosts: Sequence[Host], eras: Sequence[str], workload: str, plan: Plan, servers: Path) -> list[Series]:
+    """Drive all hosts in turn, again and again, while all of them stay up."""
+    series = {
+        (era, host.name): Series("load", era, workload, host.name, host.title, []) for era in eras for host in hosts
+    }
+    with ExitStack() as stack:
+        up = [stack.enter_context(running(host, servers)) for host in hosts]
+        for number in range(plan.rounds):
+            progress(f"calls, round {number + 1} of {plan.rounds}")
+            for era in eras:
+                for target in up:
+                    row = series[era, target.host.name]
+                    if row.not_served is None:
+                        note(row, run_job(plan.job("load", era, workload, target)))
+    return list(series.values())
+
+
+def measure_memory(
+    hosts: Sequence[Host], eras: Sequence[str], workload: str, plan: Plan, servers: Path
+) -> list[Series]:
+    """Hold silent sessions, each time in a fresh process: one that was used before has free memory to give away."""
+    series = {
+        (era, host.name): Series("hold", era, workload, host.name, host.title, []) for era in eras for host in hosts
+    }
+    for number in range(plan.rounds):
+        progress(f"memory, round {number + 1} of {plan.rounds}")
+        for (era, _), host in zip(series, [host for _ in eras for host in hosts], strict=True):
+            row = series[era, host.name]
+            if row.not_served is None:
+                with running(host, servers) as target:
+                    note(row, run_job(plan.job("hold", era, workload, target)))
+    return list(series.values())
+
+
+def progress(text: str) -> None:
+    print(f"... {text}", file=sys.stderr, flush=True)
+
+
+def machine() -> dict[str, Any]:
+    """What a reader needs to know before comparing figures of two runs."""
+    packages = {}
+    for package in _PACKAGES:
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = "none"
+    return {"python": platform.python_version(), "cores": psutil.cpu_count(), "packages": packages}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
+    names = {"hosts": ",".join(HOSTS), "eras": ",".join(ERAS), "workloads": ",".join(WORKLOADS)}
+    parser.add_argument("--hosts", default=names["hosts"], help="which, separated by commas (default: %(default)s)")
+    parser.add_argument("--eras", default=names["eras"], help="which, separated by commas (default: %(default)s)")
+    parser.add_argument("--workloads", default=names["workloads"], help="which (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=4.0, help="measured per run (default: %(default)s)")
+    parser.add_argument("--warm-up", type=float, default=1.0, help="seconds before (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=20, help="each with one call in flight (default: %(default)s)")
+    parser.add_argument("--held", type=int, default=500, help="silent sessions (default: %(default)s; 0: no memory)")
+    parser.add_argument("--users", type=int, default=1, help="session keys that sessions take in turn (default: 1)")
+    parser.add_argument("--quick", action="store_true", help="one short round: does it run, and roughly how fast")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout of the project to measure beside")
+    parser.add_argument("--servers", type=Path, default=PROJECT / "servers", help="servers directory")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there too")
+    arguments = parser.parse_args()
+    for option, known in (("hosts", HOSTS), ("eras", ERAS), ("workloads", WORKLOADS)):
+        chosen = [name for name in getattr(arguments, option).split(",") if name]
+        if not chosen or not set(chosen) <= set(known):
+            parser.error(f"--{option} takes {', '.join(known)}")
+        setattr(arguments, option, chosen)
+    if arguments.quick:
+        arguments.rounds, arguments.seconds, arguments.warm_up, arguments.held = 1, 1.5, 0.5, min(arguments.held, 200)
+    return arguments
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))  # Hosts inherit it; a session is a descriptor.
+    hosts = [HOSTS[name] for name in arguments.hosts]
+    if arguments.against is not None:
+        hosts += [of_another_checkout(host, arguments.against.resolve()) for host in hosts if host is not REFERENCE]
+    plan = Plan(
+        arguments.rounds, arguments.seconds, arguments.warm_up, arguments.sessions, arguments.held, arguments.users
+    )
+    servers = arguments.servers.resolve()
+    held_eras = [era for era in arguments.eras if ERAS[era].is_held_by_the_server]
+    about = machine()
+    print(
+        f"Python {about['python']}, {about['cores']} cores, " + " ".join(map(" ".join, about["packages"].items())),
+        flush=True,
+    )
+    everything: list[Series] = []
+    try:
+        for workload in arguments.workloads:
+            measured = measure_load(hosts, arguments.eras, workload, plan, servers)
+            if plan.held_sessions and held_eras:
+                measured += measure_memory(hosts, held_eras, workload, plan, servers)
+            everything += measured
+            for kind, what in (("load", f"calls, {plan.sessions} sessions"), ("hold", f"{plan.held_sessions} held")):
+                for era in arguments.eras:
+                    rows = [row for row in measured if (row.kind, row.era) == (kind, era)]
+                    if rows:
+                        print(f"\n{table(f'{era} · {workload} · {what} · {plan.users} user(s)', rows)}", flush=True)
+    except (HostFailed, ClientFailed) as failure:
+        print(f"{type(failure).__name__}: {failure}", file=sys.stderr)
+        return 1
+    if arguments.json is not None:
+        report = {"machine": about, "plan": vars(plan), "series": as_data(everything)}
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What a session asks for, again and again, and what the right answer is.
+
+A further row of the benchmark (another server, a tool that does more) is a further ``Workload`` in ``WORKLOADS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One tool of one server. Every call differs from every other, so that an answer to another call is noticed."""
+
+    name: str
+    server_name: str
+    tool: str
+    arguments: Callable[[int, int], Arguments]
+    """``(session number, call number) -> arguments``"""
+    answer: Callable[[Arguments], str]
+    """The whole text that the result of these arguments must have."""
+
+
+STORE: Final = Workload(
+    name="store",
+    server_name="simple-tools-server",
+    tool="store-data",
+    arguments=lambda session, call: {"key": f"key-{session}", "value": f"{session}.{call}"},
+    answer=lambda arguments: f"Stored '{arguments['key']}' with value: {arguments['value']}",
+)
+
+WORKLOADS: Final = {workload.name: workload for workload in (STORE,)}
