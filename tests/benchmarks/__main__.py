@@ -39,10 +39,6 @@ from tests.benchmarks.workloads import WORKLOADS
 _PACKAGES: Final = ("mcp", "django", "channels", "daphne", "twisted", "uvicorn", "uvloop", "httptools", "h11")
 
 
-class ClientFailed(Exception):
-    """The load client met a wrong, a lost or an unexpected answer."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """How much to measure."""
@@ -72,8 +68,10 @@ class Plan:
         )
 
 
-def run_job(job: Job) -> dict[str, Any]:
-    """Run the load client in a process of its own and return its figures."""
+def run_job(job: Job, series: Series) -> None:
+    """Run the load client in a process of its own and add its figures to the series, unless that has ended already."""
+    if series.instead is not None:
+        return
     client = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.client"],
         input=as_json(job),
@@ -84,14 +82,12 @@ def run_job(job: Job) -> dict[str, Any]:
         check=False,
     )
     if client.returncode != 0:
-        raise ClientFailed(client.stderr.strip()[-3000:])
+        print(client.stderr, file=sys.stderr)
+        series.instead, series.has_failed = f"FAILED: {client.stderr.strip().splitlines()[-1]}", True
+        return
     outcome: dict[str, Any] = json.loads(client.stdout)
-    return outcome
-
-
-def note(series: Series, outcome: dict[str, Any]) -> None:
     if "not_served" in outcome:
-        series.not_served = outcome["not_served"]
+        series.instead = f"not served: {outcome['not_served']}"
     else:
         series.rounds.append(outcome)
 
@@ -107,9 +103,7 @@ def measure_load(hosts: Sequence[Host], eras: Sequence[str], workload: str, plan
             progress(f"calls, round {number + 1} of {plan.rounds}")
             for era in eras:
                 for target in up:
-                    row = series[era, target.host.name]
-                    if row.not_served is None:
-                        note(row, run_job(plan.job("load", era, workload, target)))
+                    run_job(plan.job("load", era, workload, target), series[era, target.host.name])
     return list(series.values())
 
 
@@ -122,11 +116,12 @@ def measure_memory(
     }
     for number in range(plan.rounds):
         progress(f"memory, round {number + 1} of {plan.rounds}")
-        for (era, _), host in zip(series, [host for _ in eras for host in hosts], strict=True):
-            row = series[era, host.name]
-            if row.not_served is None:
-                with running(host, servers) as target:
-                    note(row, run_job(plan.job("hold", era, workload, target)))
+        for era in eras:
+            for host in hosts:
+                row = series[era, host.name]
+                if row.instead is None:
+                    with running(host, servers) as target:
+                        run_job(plan.job("hold", era, workload, target), row)
     return list(series.values())
 
 
@@ -201,13 +196,13 @@ def main() -> int:
                     rows = [row for row in measured if (row.kind, row.era) == (kind, era)]
                     if rows:
                         print(f"\n{table(f'{era} · {workload} · {what} · {plan.users} user(s)', rows)}", flush=True)
-    except (HostFailed, ClientFailed) as failure:
-        print(f"{type(failure).__name__}: {failure}", file=sys.stderr)
+    except HostFailed as failure:
+        print(failure, file=sys.stderr)
         return 1
     if arguments.json is not None:
         report = {"machine": about, "plan": vars(plan), "series": as_data(everything)}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
-    return 0
+    return int(any(row.has_failed for row in everything))
 
 
 if __name__ == "__main__":

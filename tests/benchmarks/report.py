@@ -35,8 +35,9 @@ class Series:
     host: str
     title: str
     rounds: list[Figures]
-    not_served: str | None = None
-    """Why the host refused this era, if it did."""
+    instead: str | None = None
+    """What is shown in place of figures: the host refuses this era, or an answer was wrong."""
+    has_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,11 @@ def verdict(series: Series, measured: Sequence[float]) -> str:
 def table(heading: str, rows: Sequence[Series]) -> str:
     """One table for the hosts of one job."""
     columns = _COLUMNS[rows[0].kind]
-    yardstick = next((row for row in rows if row.host == YARDSTICK and row.rounds), None)
+    yardstick = next((row for row in rows if row.host == YARDSTICK and row.instead is None), None)
     lines = [["host", *(column.heading for column in columns), "ratio", "target"]]
     for row in rows:
-        if row.not_served is not None:
-            lines.append([row.title, f"not served: {row.not_served}"])
+        if row.instead is not None:
+            lines.append([row.title, row.instead])
             continue
         measured = ratios(row, yardstick) if yardstick is not None and row is not yardstick else []
         cells = [spread([figures[column.figure] for figures in row.rounds], column.show) for column in columns]
