@@ -80,6 +80,7 @@ def running(host: Host, server_dirs: Path) -> Iterator[Running]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GUMCP_")}
     environment |= {
         "GUMCP_DATA_DIR": str(scratch),
+        "DATABASE_URL": f"sqlite:///{scratch / 'benchmark.sqlite3'}",  # never the one that an operator's shell names
         "GUMCP_METRICS_PORT": "0",
         "GUMCP_SERVER_DIRS": str(server_dirs),
         **host.environment,
