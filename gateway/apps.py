@@ -1,0 +1,36 @@
+"""The Django app: discovers the servers when Django starts."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from django.apps import AppConfig
+
+from gateway.conf import conf
+from gateway.discovery import Discovery, discover
+from gateway.registry import Registry
+
+SERVING_COMMANDS: Final = frozenset({"serve", "list_servers", "run_stdio", "call"})
+"""Management commands that need the servers. Others (`migrate`, `collectstatic` …) must not execute their code."""
+
+
+class GatewayConfig(AppConfig):
+    """Holds the registry of the servers that were found."""
+
+    name = "gateway"
+    verbose_name = "MCP gateway"
+    default_auto_field = "django.db.models.BigAutoField"
+    registry: Registry
+
+    def ready(self) -> None:
+        """Discover and register the servers, and put the system checks in place."""
+        from gateway import checks  # noqa: F401  (imported for its registrations)
+
+        self.registry = Registry(discover(conf.server_dirs) if _serves(sys.argv) else Discovery())
+
+
+def _serves(argv: list[str]) -> bool:
+    """Whether this process will serve: true unless it runs another management command."""
+    program = Path(argv[0]).name if argv else ""
+    is_management = program in ("manage.py", "django-admin") or (program == "__main__.py" and "django" in argv[0])
+    return not is_management or (len(argv) > 1 and argv[1] in SERVING_COMMANDS)

@@ -1,0 +1,96 @@
+"""The host's settings, typed: one property each. Lives here: names, types, units. The values: `gumcp_site/settings.py`.
+
+Tests override them with Django's `override_settings(GUMCP_…=…)`.
+"""
+
+from pathlib import Path
+from typing import cast
+
+from django.conf import settings
+
+
+class GatewaySettings:
+    """Read access to the `GUMCP_*` settings. Every limit of the host is one of them."""
+
+    @property
+    def server_dirs(self) -> list[Path]:
+        """Folders whose subfolders are MCP servers, in order of precedence."""
+        return [Path(path) for path in cast("list[str | Path]", settings.GUMCP_SERVER_DIRS)]
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the embedded database and the generated secret key are kept."""
+        return Path(cast("str | Path", settings.GUMCP_DATA_DIR))
+
+    @property
+    def host(self) -> str:
+        """The address `manage.py serve` listens on."""
+        return cast("str", settings.GUMCP_HOST)
+
+    @property
+    def port(self) -> int:
+        """The port `manage.py serve` listens on."""
+        return cast("int", settings.GUMCP_PORT)
+
+    @property
+    def metrics_host(self) -> str:
+        """The address of the Prometheus endpoint."""
+        return cast("str", settings.GUMCP_METRICS_HOST)
+
+    @property
+    def metrics_port(self) -> int:
+        """The port of the Prometheus endpoint; 0 turns it off."""
+        return cast("int", settings.GUMCP_METRICS_PORT)
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """Origins, besides the host's own, from which a browser may call MCP routes."""
+        return cast("list[str]", settings.GUMCP_ALLOWED_ORIGINS)
+
+    @property
+    def factory_timeout_seconds(self) -> float:
+        """How long a server's factory and lifespan may take before the connection is answered 503."""
+        return cast("float", settings.GUMCP_FACTORY_TIMEOUT_SECONDS)
+
+    @property
+    def instance_idle_seconds(self) -> float:
+        """How long an instance without a session is kept."""
+        return cast("float", settings.GUMCP_INSTANCE_IDLE_SECONDS)
+
+    @property
+    def max_instances(self) -> int:
+        """How many instances this process keeps at once; beyond it a new one is answered 503."""
+        return cast("int", settings.GUMCP_MAX_INSTANCES)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest client message; beyond it 413."""
+        return cast("int", settings.GUMCP_MAX_BODY_BYTES)
+
+    @property
+    def max_session_backlog(self) -> int:
+        """How many messages of one session may wait or run at once; beyond it 503."""
+        return cast("int", settings.GUMCP_MAX_SESSION_BACKLOG)
+
+    @property
+    def ping_seconds(self) -> float:
+        """How long a stream may be silent before it gets a comment."""
+        return cast("float", settings.GUMCP_PING_SECONDS)
+
+    @property
+    def stream_buffer_bytes(self) -> int:
+        """How much may wait for a slow reader of one stream before its server has to wait too."""
+        return cast("int", settings.GUMCP_STREAM_BUFFER_BYTES)
+
+    @property
+    def slow_reader_seconds(self) -> float:
+        """How long a stream's buffer may stay full before the stream is closed."""
+        return cast("float", settings.GUMCP_SLOW_READER_SECONDS)
+
+    @property
+    def session_retention_days(self) -> float:
+        """How long the rows of ended sessions are kept."""
+        return cast("float", settings.GUMCP_SESSION_RETENTION_DAYS)
+
+
+conf = GatewaySettings()

@@ -1,0 +1,82 @@
+"""Operators' commands to live sessions: how they reach the process that holds the session.
+
+A command travels by the channel layer, which is quick but may lose it, and is also kept in the session's row as its
+wanted state, which the recorder reads every second. Whichever comes first ends the session; the other finds it gone.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+from typing import Any, Final
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+
+from gateway.sessions import Sessions
+
+logger = logging.getLogger(__name__)
+
+GROUP: Final = "gumcp.control"
+"""The channel-layer group that every process's listener is in."""
+
+ENDED_BY_OPERATOR: Final = "ended by an operator"
+
+
+def send_end_sessions(row_ids: Iterable[UUID]) -> None:
+    """Tell all processes to end these sessions. Called outside an event loop, as in the admin."""
+    layer = get_channel_layer()
+    if layer is not None:
+        message = {"type": "sessions.end", "row_ids": [str(row_id) for row_id in row_ids]}
+        async_to_sync(layer.group_send)(GROUP, message)
+
+
+class ControlListener:
+    """Receives commands for this process's sessions. Used on the host's loop."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start to listen."""
+        self._task = asyncio.create_task(self._listen())
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def apply_wanted(self, row_ids: Iterable[UUID]) -> None:
+        """End the sessions whose rows ask for it."""
+        for row_id in row_ids:
+            session = self._sessions.by_row_id(row_id)
+            if session is not None:
+                session.end(ENDED_BY_OPERATOR)
+
+    async def _listen(self) -> None:
+        layer = get_channel_layer()
+        if layer is None:
+            return
+        channel = await layer.new_channel()
+        await layer.group_add(GROUP, channel)
+        try:
+            while True:
+                try:
+                    self._apply(await layer.receive(channel))
+                except asyncio.CancelledError:
+                    raise
+                except Exception:  # the layer's own trouble, such as a lost Redis: wanted states still arrive
+                    logger.exception("The channel layer failed")
+                    await asyncio.sleep(1)
+        finally:
+            with contextlib.suppress(Exception):
+                await layer.group_discard(GROUP, channel)
+
+    def _apply(self, message: dict[str, Any]) -> None:
+        if message.get("type") == "sessions.end":
+            self.apply_wanted(UUID(row_id) for row_id in message["row_ids"])

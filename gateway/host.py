@@ -1,0 +1,131 @@
+"""The running host: everything that lives as long as the ASGI application does, made in one place and passed on.
+
+Lives here: what exists, in which order it starts and stops, and the clock that drives upkeep. Not here: any of the
+work itself.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import start_http_server
+
+from gateway import metrics
+from gateway.conf import conf
+from gateway.control import ControlListener
+from gateway.instances import Instances
+from gateway.lanes import Lanes
+from gateway.offers import Offers
+from gateway.recorder import Recorder
+from gateway.redaction import PathRedactor, install_record_redaction
+from gateway.registry import Registry
+from gateway.sessions import Sessions
+from gateway.transports.streams import Streams
+
+logger = logging.getLogger(__name__)
+
+UPKEEP_SECONDS: Final = 1.0
+"""How often silent streams, idle instances and lane lag are looked at."""
+
+
+class Host:
+    """One process's gateway.
+
+    Threads: it is made in the main thread; `start` and `stop` run on the loop that serves requests. The recorder and
+    the metrics endpoint have threads of their own.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.redactor = PathRedactor(registry.names)
+        self.lanes = Lanes()
+        self.offers = Offers()
+        self.instances = Instances(self.lanes, self.offers)
+        self.sessions = Sessions()
+        self.streams = Streams()
+        self.recorder = Recorder(registry, self.sessions)
+        self._control = ControlListener(self.sessions)
+        self._collector = metrics.HostCollector(self)
+        self._close_metrics_port: Callable[[], None] | None = None
+        self._upkeep: asyncio.Task[None] | None = None
+        self._is_prepared = False
+
+    def prepare(self) -> None:
+        """Do what needs no event loop: log redaction, metrics and their port, the recorder's thread."""
+        if self._is_prepared:
+            return
+        self._is_prepared = True
+        install_record_redaction(self.redactor)
+        metrics.connect()
+        metrics.load_failures.set(len(self.registry.failures))
+        for definition in self.registry:
+            # So that Prometheus sees every server from the start, at 0.
+            metrics.active_connections.labels(definition.name)
+            metrics.connections.labels(definition.name)
+        self._collector.register()
+        if conf.metrics_port:
+            try:
+                server, _thread = start_http_server(conf.metrics_port, conf.metrics_host)
+            except OSError as error:
+                # Serving matters more: several processes of one machine share this default.
+                logger.error(
+                    "No metrics: cannot listen on %s:%s (%s). Set GUMCP_METRICS_PORT to a free port, or to 0.",
+                    conf.metrics_host,
+                    conf.metrics_port,
+                    error.strerror,
+                )
+            else:
+                self._close_metrics_port = lambda: (server.shutdown(), server.server_close())  # type: ignore[func-returns-value]
+        self.recorder.start()
+
+    def ensure_started(self) -> None:
+        """Start what needs the serving loop. Called on that loop; calling it again changes nothing.
+
+        ASGI has no start that every server tells of (Daphne sends no lifespan events), so the first request does it.
+        """
+        if self._upkeep is None:
+            self.prepare()
+            self._upkeep = asyncio.create_task(self._keep_up())
+            self._control.start()
+
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_SECONDS)
+            try:
+                self.streams.comment_where_silent(conf.ping_seconds)
+                self.instances.expire()
+                for lane in self.lanes:
+                    lane.probe()
+                self._control.apply_wanted(self.recorder.take_wanted_ends())
+            except Exception:  # upkeep must go on, whatever one round ran into
+                logger.exception("Upkeep failed")
+
+    async def stop(self) -> None:
+        """End sessions, instances and lanes, and write the last rows. Called on the serving loop."""
+        started = time.monotonic()
+        for session in self.sessions:
+            session.end("the host stopped")
+        self.streams.close_all()
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._upkeep
+            self._upkeep = None
+        await self._control.stop()
+        await self.instances.stop()
+        await asyncio.to_thread(self.close)
+        logger.info("Stopped in %.1f s", time.monotonic() - started)
+
+    def close(self) -> None:
+        """Do the part of `stop` that needs no event loop."""
+        self.lanes.stop()
+        self.recorder.stop()
+        if self._is_prepared:
+            self._is_prepared = False
+            self._collector.unregister()
+            if self._close_metrics_port is not None:
+                self._close_metrics_port()
+                self._close_metrics_port = None

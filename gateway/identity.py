@@ -1,0 +1,62 @@
+"""Who is calling. Lives here: the session key (one segment of the URL) and what it stands for.
+
+Not here: whether the key is right (open mode accepts any).
+"""
+
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from gateway.exceptions import InvalidSessionKey
+
+MAX_SESSION_KEY_BYTES: Final = 4096
+"""Longest session key as written in the URL. Tokens of a few KB exist; more is no key."""
+
+MAX_USER_ID_LENGTH: Final = 255
+"""Longest user id, in characters: what the session rows can hold."""
+
+_HEX_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user and the key they came with. Equal identities share an instance and own its sessions."""
+
+    user_id: str
+    api_key: str | None = field(default=None, repr=False)
+
+
+def parse_session_key(segment: str) -> Identity:
+    """Read `{user_id}:{api_key}` or `{user_id}` from one percent-encoded path segment.
+
+    The segment is taken as the client wrote it (ASGI's `raw_path`): `scope["path"]` is decoded with replacement
+    characters, which makes different keys equal. It is split at the first `:` only, since keys may contain more.
+
+    Raises:
+        InvalidSessionKey: it is empty, too long, wrongly encoded, has control characters, or its user id could name
+            a path. Servers build file names from user ids, so `/`, `\\` and `..` never reach a factory.
+    """
+    if len(segment) > MAX_SESSION_KEY_BYTES:
+        raise InvalidSessionKey("The session key is too long.")
+    for position, character in enumerate(segment):
+        if character == "%" and not _is_hex_pair(segment[position + 1 : position + 3]):
+            raise InvalidSessionKey("The session key has a % that is not followed by two hexadecimal digits.")
+    try:
+        text = unquote_to_bytes(segment).decode("utf-8", "strict")
+    except UnicodeDecodeError:
+        raise InvalidSessionKey("The session key is not valid UTF-8.") from None
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise InvalidSessionKey("The session key has control characters.")
+    user_id, separator, api_key = text.partition(":")
+    if not user_id.strip():
+        raise InvalidSessionKey("The session key has no user id. Write it as {user_id}:{api_key} or {user_id}.")
+    if len(user_id) > MAX_USER_ID_LENGTH:
+        raise InvalidSessionKey(f"The user id is longer than {MAX_USER_ID_LENGTH} characters.")
+    if "/" in user_id or "\\" in user_id or ".." in user_id or user_id == ".":
+        raise InvalidSessionKey("The user id must not contain a slash, a backslash or two dots in a row.")
+    return Identity(user_id, api_key if separator and api_key else None)
+
+
+def _is_hex_pair(text: str) -> bool:
+    return len(text) == 2 and _HEX_DIGITS.issuperset(text)

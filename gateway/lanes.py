@@ -1,0 +1,133 @@
+"""Lanes: one thread with one event loop for each server, so that a server which blocks its loop freezes only itself.
+
+Lives here: the threads, and how work reaches them from another loop. Not here: what runs in them (`instances`).
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar, TypeVarTuple
+
+logger = logging.getLogger(__name__)
+
+STOP_TIMEOUT_SECONDS: Final = 2.0
+"""How long a lane may take to wind down; one that is blocked is left behind (its thread is a daemon)."""
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+
+class Lane:
+    """An event loop in a thread of its own. Every method may be called from any thread."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.loop = asyncio.new_event_loop()
+        self._is_stopping = False
+        self._probe_sent: float | None = None
+        self._last_lag_seconds = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"lane-{name}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        while not self._is_stopping:
+            try:
+                self.loop.run_forever()
+            # asyncio lets a task's SystemExit or KeyboardInterrupt out of the loop. The task is over; the lane is not.
+            except BaseException:
+                logger.exception("A task of %s raised out of its event loop", self.name)
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+    def post(self, callback: Callable[[*_Ts], object], *args: *_Ts) -> bool:
+        """Call `callback(*args)` in the lane soon. False when the lane has stopped and nothing will be called."""
+        try:
+            self.loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
+    def submit(self, coroutine: Coroutine[Any, Any, _T]) -> "Future[_T]":
+        """Start `coroutine` in the lane. Cancelling the future cancels it there.
+
+        Raises:
+            RuntimeError: the lane has stopped.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except RuntimeError:
+            coroutine.close()
+            raise
+
+    async def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Run `coroutine` in the lane and return its result to the calling loop; cancellation is passed on."""
+        return await asyncio.wrap_future(self.submit(coroutine))
+
+    def probe(self) -> None:
+        """Measure the lag: how long the loop takes to get round to a callback. Call it regularly."""
+        if self._probe_sent is None:
+            self._probe_sent = time.monotonic()
+            self.post(self._answer_probe, self._probe_sent)
+
+    def _answer_probe(self, sent: float) -> None:
+        self._last_lag_seconds = time.monotonic() - sent
+        self._probe_sent = None
+
+    @property
+    def lag_seconds(self) -> float:
+        """The last measured lag, or for how long the current probe has gone unanswered if that is longer."""
+        sent = self._probe_sent
+        return max(self._last_lag_seconds, time.monotonic() - sent) if sent is not None else self._last_lag_seconds
+
+    def stop(self, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> bool:
+        """Cancel what runs in the lane and end its thread. False when it is blocked and was left behind."""
+        if self._thread.is_alive():
+            self.post(lambda: self.loop.create_task(self._wind_down()))
+            self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            logger.warning("Lane of %s is blocked and was left behind", self.name)
+            return False
+        return True
+
+    async def _wind_down(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_TIMEOUT_SECONDS / 2)
+        self._is_stopping = True
+        self.loop.stop()
+
+
+class Lanes:
+    """The lanes of a host, by server name. A lane starts when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, Lane] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> Lane:
+        """The lane of server `name`."""
+        with self._lock:
+            lane = self._lanes.get(name)
+            if lane is None:
+                lane = self._lanes[name] = Lane(name)
+            return lane
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(list(self._lanes.values()))
+
+    def stop(self) -> None:
+        """Stop all lanes, all of them within about `STOP_TIMEOUT_SECONDS`."""
+        with self._lock:
+            lanes, self._lanes = list(self._lanes.values()), {}
+        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+        stoppers = [threading.Thread(target=lane.stop, daemon=True) for lane in lanes]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join(max(0.0, deadline - time.monotonic()))

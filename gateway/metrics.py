@@ -1,0 +1,108 @@
+"""Every Prometheus object of the host, and the receivers that feed them.
+
+Label values come only from what was discovered, never from a request, so that no client can grow them.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway import signals
+from gateway.sessions import Session
+
+REFUSAL_REASONS: Final = (
+    "bad_origin",
+    "bad_host",
+    "bad_session_key",
+    "body_too_large",
+    "duplicate_request_id",
+    "instance_limit",
+    "instance_unavailable",
+    "invalid_message",
+    "method_not_allowed",
+    "not_acceptable",
+    "session_backlog",
+    "unknown_server",
+    "unknown_session",
+    "unsupported_media_type",
+)
+"""Why the host itself refused a request."""
+
+OTHER_TOOL: Final = "(other)"
+"""The label of a called tool that its server does not list."""
+
+active_connections = Gauge("gumcp_active_connections", "Open event streams", ["server"])
+connections = Counter("gumcp_connection_total", "Event streams opened", ["server"])
+open_sessions = Gauge("gumcp_sessions", "Open MCP sessions", ["server", "transport"])
+sessions_opened = Counter("gumcp_sessions_opened_total", "MCP sessions opened", ["server", "transport"])
+messages = Counter("gumcp_messages_total", "JSON-RPC messages", ["server", "direction"])
+tool_calls = Counter("gumcp_tool_calls_total", "Tool calls, by how they ended", ["server", "tool", "outcome"])
+tool_call_seconds = Histogram(
+    "gumcp_tool_call_seconds",
+    "Time from a tool call's arrival to its answer",
+    ["server", "tool"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
+refused_requests = Counter("gumcp_refused_requests_total", "Requests refused by the host", ["reason"])
+load_failures = Gauge("gumcp_load_failures_servers", "Server folders that failed to load")
+slow_readers = Counter("gumcp_slow_readers_total", "Streams closed because their client did not read", ["server"])
+
+
+class HostCollector(Collector):
+    """Figures that are read off the running host when Prometheus asks, instead of being kept up to date."""
+
+    def __init__(self, host: Any) -> None:
+        self._host = host
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield lane lag and instances by server."""
+        lag = GaugeMetricFamily("gumcp_lane_lag_seconds", "How late each server's event loop is", labels=["server"])
+        for lane in self._host.lanes:
+            lag.add_metric([lane.name], lane.lag_seconds)
+        yield lag
+        instances = GaugeMetricFamily("gumcp_instances", "Server instances kept in memory", labels=["server"])
+        for server_name, count in self._host.instances.count_by_server().items():
+            instances.add_metric([server_name], count)
+        yield instances
+
+    def register(self) -> None:
+        """Add this collector to the process's default registry."""
+        REGISTRY.register(self)
+
+    def unregister(self) -> None:
+        """Take it out again."""
+        REGISTRY.unregister(self)
+
+
+def connect() -> None:
+    """Connect the receivers. Connecting twice is the same as once."""
+    signals.session_opened.connect(_on_session_opened)
+    signals.session_closed.connect(_on_session_closed)
+    signals.stream_opened.connect(_on_stream_opened)
+    signals.stream_closed.connect(_on_stream_closed)
+    signals.request_refused.connect(_on_request_refused)
+
+
+def _on_session_opened(session: Session, **_: Any) -> None:
+    open_sessions.labels(session.server_name, session.transport).inc()
+    sessions_opened.labels(session.server_name, session.transport).inc()
+
+
+def _on_session_closed(session: Session, **_: Any) -> None:
+    open_sessions.labels(session.server_name, session.transport).dec()
+
+
+def _on_stream_opened(server_name: str, **_: Any) -> None:
+    active_connections.labels(server_name).inc()
+    connections.labels(server_name).inc()
+
+
+def _on_stream_closed(server_name: str, **_: Any) -> None:
+    active_connections.labels(server_name).dec()
+
+
+def _on_request_refused(reason: str, **_: Any) -> None:
+    refused_requests.labels(reason).inc()

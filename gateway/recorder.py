@@ -1,0 +1,285 @@
+"""Mirrors what is in memory into rows: one thread that writes in batches, away from every request.
+
+Lives here: when and what is written, pruning, and who counts as dead. A slow, locked or missing database delays rows
+and nothing else: what could not be written is written later.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from gateway import models, signals
+from gateway.conf import conf
+from gateway.models import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, HostProcess
+from gateway.offers import Offer
+from gateway.registry import Registry
+from gateway.sessions import Session, Sessions
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS: Final = 0.5
+"""How often rows are brought up to date. Operators see events within two seconds."""
+
+PRUNE_SECONDS: Final = 600.0
+"""How often old rows are deleted."""
+
+MAX_KEPT_CLOSED_SESSIONS: Final = 50_000
+"""How many ended sessions wait for a database that is away; the oldest are dropped beyond it."""
+
+STOP_TIMEOUT_SECONDS: Final = 3.0
+"""How long the last write may take."""
+
+_UPDATED_FIELDS: Final = [
+    "client_name",
+    "client_version",
+    "protocol_version",
+    "last_activity_at",
+    "closed_at",
+    "messages_in",
+    "messages_out",
+    "calls",
+    "state",
+    "end_reason",
+]
+
+
+class Recorder:
+    """Writes the rows of one process. Receives signals on the host's loop, writes in its own thread."""
+
+    def __init__(self, registry: Registry, sessions: Sessions) -> None:
+        self._registry = registry
+        self._sessions = sessions
+        self._process_id = uuid4()
+        self._started_at = timezone.now()
+        self._lock = threading.Lock()
+        self._closed: dict[UUID, tuple[Session, datetime]] = {}
+        self._written_activity: dict[UUID, float] = {}
+        self._offers: dict[str, Offer] = {}
+        self._wanted_ends: list[UUID] = []
+        self._is_registered = False
+        self._is_failing = False
+        self._last_heartbeat = self._last_prune = float("-inf")
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start to listen and to write."""
+        signals.session_closed.connect(self._on_session_closed)
+        signals.offer_learned.connect(self._on_offer_learned)
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is left, for at most `STOP_TIMEOUT_SECONDS`, and stop."""
+        if self._thread is not None:
+            self._stopping.set()
+            self._thread.join(STOP_TIMEOUT_SECONDS)
+            self._thread = None
+            signals.session_closed.disconnect(self._on_session_closed)
+            signals.offer_learned.disconnect(self._on_offer_learned)
+
+    def take_wanted_ends(self) -> list[UUID]:
+        """Row ids of this process's sessions that operators want ended, as last read from the database."""
+        with self._lock:
+            wanted, self._wanted_ends = self._wanted_ends, []
+        return wanted
+
+    def _on_session_closed(self, session: Session, **_: Any) -> None:
+        with self._lock:
+            self._closed[session.row_id] = (session, timezone.now())
+            while len(self._closed) > MAX_KEPT_CLOSED_SESSIONS:
+                self._closed.pop(next(iter(self._closed)))
+
+    def _on_offer_learned(self, server_name: str, offer: Offer, **_: Any) -> None:
+        with self._lock:
+            self._offers[server_name] = offer
+
+    def _run(self) -> None:
+        is_stopping = False
+        while True:
+            try:
+                self._flush(is_stopping)
+            except DatabaseError as error:
+                self._note_failure(error)
+            except Exception:  # the thread must live on: rows catch up when the cause is gone
+                logger.exception("Rows could not be written")
+            if is_stopping:
+                connection.close()
+                return
+            is_stopping = self._stopping.wait(FLUSH_SECONDS)
+
+    def _note_failure(self, error: DatabaseError) -> None:
+        if not self._is_failing:
+            logger.warning("Rows cannot be written, the admin shows old facts until they can: %s", error)
+        self._is_failing = True
+        # Others may have marked our sessions as lost meanwhile: write them all again.
+        self._written_activity.clear()
+        self._last_heartbeat = float("-inf")
+        connection.close()
+
+    def _flush(self, is_stopping: bool) -> None:
+        now = time.monotonic()
+        if now - self._last_heartbeat >= HEARTBEAT_SECONDS or is_stopping:
+            self._write_process()
+            if not self._is_registered:
+                self._write_servers()
+                self._is_registered = True
+            self._mark_lost()
+            self._last_heartbeat = now
+        self._write_offers()
+        self._write_sessions()
+        self._read_wanted_ends()
+        if now - self._last_prune >= PRUNE_SECONDS:
+            self._prune()
+            self._last_prune = now
+        if self._is_failing:
+            self._is_failing = False
+            logger.info("Rows are being written again")
+
+    def _write_process(self) -> None:
+        HostProcess.objects.update_or_create(
+            id=self._process_id,
+            defaults={"last_seen_at": timezone.now()},
+            create_defaults={
+                "hostname": socket.gethostname()[:255],
+                "pid": os.getpid(),
+                "started_at": self._started_at,
+                "last_seen_at": timezone.now(),
+            },
+        )
+
+    def _write_servers(self) -> None:
+        loaded, failed = models.Server.Status.LOADED, models.Server.Status.FAILED
+        rows = [
+            models.Server(name=found.name, folder=str(found.folder), status=loaded, load_seconds=found.load_seconds)
+            for found in self._registry
+        ] + [
+            models.Server(
+                name=failure.name,
+                folder=str(failure.folder),
+                status=failed,
+                reason=failure.reason,
+                traceback=failure.traceback,
+            )
+            for failure in self._registry.failures
+        ]
+        for row in rows:
+            row.loaded_at = self._started_at
+        models.Server.objects.bulk_create(
+            rows,
+            update_conflicts=True,
+            unique_fields=["folder"],
+            update_fields=["name", "status", "reason", "traceback", "load_seconds", "loaded_at"],
+        )
+        gone = models.Server.objects.exclude(folder__in=[row.folder for row in rows])
+        gone.update(status=models.Server.Status.REMOVED)
+
+    def _write_offers(self) -> None:
+        with self._lock:
+            offers, self._offers = self._offers, {}
+        try:
+            for server_name, offer in offers.items():
+                models.Server.objects.filter(name=server_name, status=models.Server.Status.LOADED).update(
+                    version=offer.version[:255],
+                    tools=list(offer.tools),
+                    resources=list(offer.resources),
+                    prompts=list(offer.prompts),
+                )
+        except DatabaseError:
+            with self._lock:
+                self._offers = {**offers, **self._offers}
+            raise
+
+    def _write_sessions(self) -> None:
+        # Closed ones first: a session that closes between the two looks is then written as open once more, and as
+        # closed the next time.
+        with self._lock:
+            closed = dict(self._closed)
+        live = [session for session in self._sessions if session.row_id not in closed]
+        active = [session for session in live if self._written_activity.get(session.row_id) != session.last_activity]
+        seen = {session.row_id: session.last_activity for session in active}
+        self._upsert(
+            [self._row(session, None) for session in active]
+            + [self._row(session, closed_at) for session, closed_at in closed.values()]
+        )
+        live_ids = {session.row_id for session in live}
+        self._written_activity = {
+            row_id: activity for row_id, activity in {**self._written_activity, **seen}.items() if row_id in live_ids
+        }
+        with self._lock:
+            for row_id in closed:
+                self._closed.pop(row_id, None)
+
+    def _row(self, session: Session, closed_at: datetime | None) -> models.Session:
+        return models.Session(
+            id=session.row_id,
+            process_id=self._process_id,
+            server_name=session.server_name,
+            user_id=session.identity.user_id,
+            transport=session.transport,
+            client_name=session.client_name,
+            client_version=session.client_version,
+            protocol_version=session.protocol_version,
+            address=session.address,
+            opened_at=session.opened_at,
+            last_activity_at=datetime.fromtimestamp(session.last_activity, UTC),
+            closed_at=closed_at,
+            messages_in=session.messages_in,
+            messages_out=session.messages_out,
+            calls=session.calls,
+            state=models.Session.State.OPEN if closed_at is None else models.Session.State.CLOSED,
+            end_reason=session.end_reason,
+        )
+
+    @staticmethod
+    def _upsert(rows: Iterable[models.Session]) -> None:
+        models.Session.objects.bulk_create(
+            rows, batch_size=500, update_conflicts=True, unique_fields=["id"], update_fields=_UPDATED_FIELDS
+        )
+
+    def _read_wanted_ends(self) -> None:
+        wanted = models.Session.objects.filter(
+            process=self._process_id, state=models.Session.State.OPEN, is_end_wanted=True
+        ).values_list("id", flat=True)
+        found = list(wanted)
+        with self._lock:
+            self._wanted_ends = found
+
+    def _mark_lost(self) -> None:
+        """Mark the sessions of processes that died without saying so."""
+        silent_since = timezone.now() - timedelta(seconds=DEAD_AFTER_SECONDS)
+        open_elsewhere = models.Session.objects.filter(state=models.Session.State.OPEN).exclude(
+            process=self._process_id
+        )
+        dead = set(open_elsewhere.filter(process__last_seen_at__lt=silent_since).values_list("process_id", flat=True))
+        # On the same machine there is no need to wait.
+        here = HostProcess.objects.filter(hostname=socket.gethostname()[:255], sessions__in=open_elsewhere).distinct()
+        dead |= {process.pk for process in here if not _is_running(process.pid)}
+        for process in HostProcess.objects.filter(pk__in=dead):
+            open_elsewhere.filter(process=process).update(
+                state=models.Session.State.LOST, closed_at=process.last_seen_at, end_reason="its process died"
+            )
+
+    def _prune(self) -> None:
+        oldest = timezone.now() - timedelta(days=conf.session_retention_days)
+        models.Session.objects.filter(closed_at__lt=oldest).delete()
+        HostProcess.objects.filter(last_seen_at__lt=oldest, sessions=None).delete()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

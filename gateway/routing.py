@@ -1,0 +1,52 @@
+"""Which ASGI application answers a path: the MCP doors by Channels' routing, everything else Django."""
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from channels.routing import URLRouter
+from django.urls import re_path
+
+from gateway.consumers import MessagesEndpoint, NotFound, SessionEndpoint
+from gateway.transports.responses import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from gateway.host import Host
+
+
+def build_mcp_router(host: "Host") -> Any:
+    """The MCP routes of `host`. They match the path as the client wrote it."""
+    return URLRouter(
+        [
+            re_path(r"^(?P<server_name>[^/]+)/(?P<session_key>[^/]+)/messages/?$", MessagesEndpoint(host)),
+            re_path(r"^(?P<server_name>[^/]+)/(?P<session_key>[^/]+)/?$", SessionEndpoint(host)),
+            re_path(r"", NotFound()),
+        ]
+    )
+
+
+class HttpRouter:
+    """Sends a request to Django if its first path segment is one of Django's, and to the MCP routes otherwise."""
+
+    def __init__(self, django: Any, mcp: Any, django_segments: frozenset[str]) -> None:
+        self._django = django
+        self._mcp = mcp
+        self._django_segments = django_segments
+        self._not_found = NotFound()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        # Not every ASGI server sends raw_path; without it the best there is is the decoded path.
+        path: str = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
+        # uvicorn puts the root path before the path, Daphne beside it.
+        root_path = scope.get("root_path", "").rstrip("/")
+        inner = path.removeprefix(root_path) if root_path else path
+        outer = path if inner != path else root_path + path
+        if inner == "/" or inner.lstrip("/").partition("/")[0] in self._django_segments:
+            await self._django(scope, receive, send)
+        elif inner.startswith("//"):
+            # Repeated in the endpoint event it would be another host's URL.
+            await self._not_found(scope, receive, send)
+        else:
+            # A percent-encoded slash in a key is no separator: match what was written, not what it decodes to.
+            inner_scope = {**scope, "raw_path": outer.encode("latin-1"), "path": inner, "root_path": ""}
+            await self._mcp(inner_scope, receive, send)

@@ -1,0 +1,256 @@
+"""One request and its response: between the ASGI application and the channel.
+
+What the bytes of a request mean is decided in `head`, when they may come and go in `channel`. Here a whole request
+becomes a scope, ASGI messages become a response, and the access line is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from daphne.utils import parse_x_forwarded_for
+
+from gateway.serving.head import RequestHead
+
+if TYPE_CHECKING:
+    from gateway.serving.channel import Channel
+
+logger = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+
+_PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+_BODILESS = frozenset((204, 205, 304))
+_DISCONNECT: Message = {"type": "http.disconnect"}
+
+
+class Exchange:
+    """Serve one request of a channel."""
+
+    __slots__ = (
+        "_body",
+        "_bytes_announced",
+        "_bytes_sent",
+        "_channel",
+        "_client",
+        "_ended",
+        "_gone",
+        "_head",
+        "_is_chunked",
+        "_is_head_written",
+        "_reusable",
+        "_start",
+        "_started_at",
+        "_status",
+        "_target",
+        "disconnected_at",
+        "is_killed",
+    )
+
+    def __init__(self, channel: Channel, head: RequestHead, body: bytes) -> None:
+        self._channel = channel
+        self._head = head
+        self._target = head.target.decode("ascii")
+        self._client = channel.client
+        self._body: bytes | None = body
+        self._started_at = time.monotonic()
+        self._start: Message | None = None
+        self._status: int | None = None
+        self._is_head_written = False
+        self._is_chunked = False
+        self._reusable = head.keeps_alive
+        self._bytes_announced: int | None = None
+        self._bytes_sent = 0
+        self._ended = False
+        self._gone: asyncio.Event | None = None
+        self.disconnected_at: float | None = None
+        """time.monotonic() of the moment when the client left before the response was whole."""
+        self.is_killed = False
+
+    def scope(self) -> Message:
+        """Describe the request as ASGI does."""
+        head, server = self._head, self._channel.server
+        scheme = "https" if self._channel.is_secure else "http"
+        if server.proxy_forwarded_address_header:
+            self._client, scheme = parse_x_forwarded_for(
+                _by_name(head.headers),
+                server.proxy_forwarded_address_header,
+                server.proxy_forwarded_port_header,
+                server.proxy_forwarded_proto_header,
+                self._client,
+                scheme,
+            )
+        raw_path, _, query_string = head.target.partition(b"?")
+        path, _, _ = self._target.partition("?")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": head.http_version,
+            "method": head.method,
+            "path": unquote(path),
+            "raw_path": raw_path,
+            "root_path": server.root_path,
+            "scheme": scheme,
+            "query_string": query_string,
+            "headers": head.headers,
+            "client": self._client,
+            "server": self._channel.host,
+        }
+
+    async def receive(self) -> Message:
+        """Give the body in one message, then wait for the end of the exchange; after it answer at once, always."""
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        if not self._ended:
+            if self._gone is None:
+                self._gone = asyncio.Event()
+            await self._gone.wait()
+        return dict(_DISCONNECT)
+
+    async def send(self, message: Message) -> None:
+        """Pass on a response message once the socket has room for it."""
+        while self._channel.is_write_paused and not self._ended:
+            await self._channel.drained()
+        if self._ended:
+            # Daphne drops such messages without yielding: an application that sends in a loop and never receives would
+            # hold the event loop for ever.
+            await asyncio.sleep(0)
+            return
+        message_type = message["type"]
+        if message_type == "http.response.body":
+            self._send_body(message.get("body", b""), message.get("more_body", False))
+        elif message_type == "http.response.start":
+            if self._start is not None:
+                raise ValueError("HTTP response has already been started")
+            self._status = int(message["status"])
+            # Kept until the first body message, as ASGI asks: until then an exception can still become a 500.
+            self._start = message
+        else:
+            raise ValueError(f"Cannot handle message type {message_type}")
+
+    def application_ended(self, *, failure_status: int) -> None:
+        """Answer for an application that raised, was cancelled or returned without a whole response."""
+        if self._ended:
+            return
+        if self._is_head_written:
+            # The rest is missing: a reset says so, where an orderly end could be taken for the end of the body.
+            self._end(reusable=False)
+            self._channel.abort()
+            return
+        phrase = _PHRASES[failure_status]
+        self._status = failure_status
+        self._start = {
+            "status": failure_status,
+            "headers": [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(phrase))],
+        }
+        self._send_body(phrase, more_body=False)
+
+    def disconnected(self) -> None:
+        """Tell the application that the client has left."""
+        if not self._ended:
+            self.disconnected_at = time.monotonic()
+            self._end(reusable=False)
+
+    def close_after_response(self) -> None:
+        """Serve nothing after this exchange on its connection."""
+        self._reusable = False
+
+    def _send_body(self, body: bytes, more_body: bool) -> None:
+        if self._start is None:
+            raise ValueError("HTTP response has not yet been started but got http.response.body")
+        is_bodiless = self._head.method == "HEAD" or self._status in _BODILESS
+        size = self._bytes_sent if is_bodiless else self._bytes_sent + len(body)
+        prefix = b"" if self._is_head_written else self._response_head(self._start)
+        if self._bytes_announced is not None and not is_bodiless:
+            # More would be read as the next response, less would hold the client: either way the framing is broken.
+            if size > self._bytes_announced:
+                raise ValueError("HTTP response body is longer than its Content-Length")
+            if size < self._bytes_announced and not more_body:
+                raise ValueError("HTTP response body is shorter than its Content-Length")
+        self._is_head_written = True
+        self._bytes_sent = size
+        if is_bodiless:
+            data = prefix
+        elif self._is_chunked:
+            chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            data = b"".join((prefix, chunk, b"" if more_body else b"0\r\n\r\n"))
+        else:
+            data = prefix + body if prefix else body
+        if data:
+            self._channel.write(data)
+        if not more_body:
+            self._end(reusable=self._reusable)
+            self._channel.exchange_ended(reusable=self._reusable)
+
+    def _response_head(self, start: Message) -> bytes:
+        status: int = start["status"]
+        is_http_11 = self._head.http_version == "1.1"
+        lines = [b"HTTP/%b %d %b" % (b"1.1" if is_http_11 else b"1.0", status, _PHRASES.get(status, b"Unknown"))]
+        names_server = False
+        for name, value in start.get("headers", ()):
+            lowered = name.lower()
+            if lowered == b"content-length":
+                self._bytes_announced = int(value)
+            elif lowered == b"transfer-encoding":
+                continue  # How the body is framed is this server's business.
+            elif lowered == b"connection":
+                if b"close" in value.lower():
+                    self._reusable = False
+                continue
+            elif lowered == b"server":
+                names_server = True
+            lines.append(b"%b: %b" % (name, value))
+        if not names_server and self._channel.server.server_name:
+            lines.append(b"server: " + self._channel.server.server_name.encode("latin-1"))
+        if (
+            is_http_11
+            and self._bytes_announced is None
+            and self._head.method != "HEAD"
+            and status not in _BODILESS
+        ):
+            self._is_chunked = True
+            lines.append(b"transfer-encoding: chunked")
+        if not self._reusable and is_http_11:
+            lines.append(b"connection: close")
+        head = b"\r\n".join(lines)
+        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1 or b"\0" in head:
+            raise ValueError("HTTP response header holds CR, LF or NUL")
+        return head + b"\r\n\r\n"
+
+    def _end(self, *, reusable: bool) -> None:
+        self._ended = True
+        self._body = None
+        if self._gone is not None:
+            self._gone.set()
+        server = self._channel.server
+        if server.action_logger is None:
+            return
+        try:
+            server.log_action(
+                "http",
+                "complete",
+                {
+                    "path": server.hooks.redact(self._target),
+                    "status": self._status if self._is_head_written else None,
+                    "method": self._head.method,
+                    "client": "%s:%s" % tuple(self._client) if self._client else None,
+                    "time_taken": time.monotonic() - self._started_at,
+                    "size": self._bytes_sent,
+                },
+            )
+        except Exception:
+            # A full disk under the access log or a redaction that fails must not end the response.
+            logger.exception("Access line could not be written")
+
+
+def _by_name(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        values.setdefault(name, []).append(value)
+    return values

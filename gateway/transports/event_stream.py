@@ -1,0 +1,195 @@
+"""One SSE response body: written by a server's lane, sent to the client by the host's loop.
+
+Lives here: framing, silence comments, the buffer between the two threads and what happens when the client does not
+read. Not here: which messages belong on the stream.
+
+Spec: HTML Living Standard, server-sent events; MCP 2024-11-05 basic/transports#http-with-sse.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from gateway.exceptions import StreamClosed
+from gateway.transports.responses import COMMON_HEADERS, Headers, Receive, Send
+
+COMMENT: Final = b": ping\r\n\r\n"
+"""What a silent stream gets, so that clients and proxies with an idle timeout keep it open."""
+
+FLUSH_SECONDS: Final = 1.0
+"""How long a stream that is being closed may take to hand over what is left."""
+
+STREAM_HEADERS: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    # nginx and its kin would otherwise hold events back.
+    (b"x-accel-buffering", b"no"),
+    (b"connection", b"keep-alive"),
+    *COMMON_HEADERS,
+)
+
+
+def frame(event: bytes, data: bytes, event_id: bytes | None = None) -> bytes:
+    """One event. `data` holds no line break: JSON escapes them, and our own texts have none."""
+    if event_id is None:
+        return b"event: %b\r\ndata: %b\r\n\r\n" % (event, data)
+    return b"id: %b\r\nevent: %b\r\ndata: %b\r\n\r\n" % (event_id, event, data)
+
+
+class EventStream:
+    """The body of one event stream.
+
+    `write` and `close` may be called from any thread, `wait_for_room` from the one lane that writes, the rest on the
+    host's loop.
+    """
+
+    def __init__(self, send: Send, *, buffer_bytes: int, slow_reader_seconds: float) -> None:
+        self._send = send
+        self._buffer_bytes = buffer_bytes
+        self._slow_reader_seconds = slow_reader_seconds
+        self._loop = asyncio.get_running_loop()
+        self._chunks: deque[bytes] = deque()
+        # Two counters with one writer each instead of one size: += is not atomic across threads.
+        self._bytes_written = 0
+        self._bytes_sent = 0
+        self._is_sender_idle = False
+        self._sender_wakeup: asyncio.Future[None] | None = None
+        self._sender: asyncio.Task[None] | None = None
+        self._room_wakeup: Callable[[], object] | None = None
+        self.is_closed = False
+        self.was_slow = False
+        """Whether it was closed because its client did not read."""
+        self.last_sent = time.monotonic()
+        """When something was last handed to the client (monotonic seconds)."""
+
+    async def start(self, headers: Headers = ()) -> None:
+        """Send the response's head."""
+        await self._send(
+            {"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *headers]}
+        )
+
+    def write(self, chunk: bytes) -> None:
+        """Queue `chunk`. After `close` it is dropped: the client has nowhere to read it from."""
+        if self.is_closed:
+            return
+        self._bytes_written += len(chunk)
+        self._chunks.append(chunk)
+        self._wake_sender()
+
+    def comment_if_silent(self, now: float, seconds: float) -> None:
+        """Send a comment if nothing was sent for `seconds`."""
+        if now - self.last_sent >= seconds and not self._chunks and not self.is_closed:
+            self._chunks.append(COMMENT)
+            self._bytes_written += len(COMMENT)
+            self._wake_sender()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as much is waiting for the client as may."""
+        return self._bytes_written - self._bytes_sent > self._buffer_bytes
+
+    async def wait_for_room(self) -> None:
+        """Wait until the client has read enough. Called in the writing lane.
+
+        Raises:
+            StreamClosed: the stream ended, perhaps because the client took too long.
+        """
+        deadline = time.monotonic() + self._slow_reader_seconds
+        lane = asyncio.get_running_loop()
+        while self.is_full and not self.is_closed:
+            has_room = asyncio.Event()
+            self._room_wakeup = lambda event=has_room: lane.call_soon_threadsafe(event.set)  # type: ignore[misc]
+            if not self.is_full or self.is_closed:
+                break
+            try:
+                await asyncio.wait_for(has_room.wait(), deadline - time.monotonic())
+            except TimeoutError:
+                self.was_slow = True
+                self.close()
+        self._room_wakeup = None
+        if self.is_closed:
+            raise StreamClosed
+
+    def close(self) -> None:
+        """End the stream once what was written has been sent. A second call changes nothing."""
+        if not self.is_closed:
+            self.is_closed = True
+            with contextlib.suppress(RuntimeError):  # the host's loop is closed: nobody is listening any more
+                self._loop.call_soon_threadsafe(self._limit_flush)
+            self._wake_sender()
+            self._wake_writer()
+
+    def _limit_flush(self) -> None:
+        """Give up on a client that does not read even now."""
+        if self._sender is not None:
+            self._loop.call_later(FLUSH_SECONDS, self._sender.cancel)
+
+    async def run(self, receive: Receive) -> None:
+        """Send what is written until the stream is closed or the client leaves."""
+        sender = self._sender = asyncio.create_task(self._send_chunks())
+        watcher = asyncio.create_task(self._watch_disconnect(receive))
+        try:
+            if self.is_closed:
+                self._limit_flush()
+            await asyncio.wait({sender, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if watcher.done():
+                return
+            if not sender.cancelled():
+                sender.result()
+            with contextlib.suppress(TimeoutError):  # the client does not even read the end
+                await asyncio.wait_for(self._send({"type": "http.response.body", "body": b""}), FLUSH_SECONDS)
+        finally:
+            self._sender = None
+            self.is_closed = True
+            self._wake_writer()
+            sender.cancel()
+            watcher.cancel()
+            # Their outcome is known or of no interest; awaiting them leaves no task behind.
+            await asyncio.gather(sender, watcher, return_exceptions=True)
+
+    async def _send_chunks(self) -> None:
+        while True:
+            if self._chunks:
+                chunk = self._chunks.popleft()
+                if self._chunks:
+                    chunks = [chunk]
+                    while self._chunks:
+                        chunks.append(self._chunks.popleft())
+                    chunk = b"".join(chunks)
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self._bytes_sent += len(chunk)
+                self.last_sent = time.monotonic()
+                self._wake_writer()
+                continue
+            if self.is_closed:
+                return
+            # Order matters: say that we are idle, then look again, so that a chunk written in between is seen.
+            self._sender_wakeup = self._loop.create_future()
+            self._is_sender_idle = True
+            if self._chunks or self.is_closed:
+                self._is_sender_idle = False
+                continue
+            await self._sender_wakeup
+
+    async def _watch_disconnect(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.is_closed = True
+
+    def _wake_sender(self) -> None:
+        if self._is_sender_idle:
+            self._is_sender_idle = False
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._resolve_wakeup)
+
+    def _resolve_wakeup(self) -> None:
+        if self._sender_wakeup is not None and not self._sender_wakeup.done():
+            self._sender_wakeup.set_result(None)
+
+    def _wake_writer(self) -> None:
+        wakeup = self._room_wakeup
+        if wakeup is not None:
+            with contextlib.suppress(RuntimeError):  # the lane has stopped
+                wakeup()

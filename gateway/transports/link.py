@@ -1,0 +1,152 @@
+"""The pair of streams that joins one session to the SDK's message loop, without the SDK's memory streams.
+
+Lives here: the hand-over between the host's loop (which reads requests) and the lane (which runs handlers), and the
+session's accounts of what is in flight. Shaped after `mcp.shared._stream_protocols` (mcp 2.3).
+"""
+
+import asyncio
+import time
+from collections import deque
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from mcp_types import INVALID_REQUEST, JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
+from starlette.requests import Request
+
+from gateway import metrics
+from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull
+from gateway.lanes import Lane
+from gateway.sessions import MAX_FACT_LENGTH, Session
+from gateway.transports.messages import JSONRPCMessage, request_key
+from gateway.transports.responses import Scope
+
+INITIALIZE: Final = "initialize"
+
+
+class Inbound:
+    """What the client says: filled from the host's loop, read by the session's message loop in its lane."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._items: deque[SessionMessage] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: SessionMessage) -> None:
+        """Add a message. Called on the host's loop."""
+        self._items.append(item)
+        self._lane.post(self._wake)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def receive(self) -> SessionMessage:
+        """The next message, in the order of arrival.
+
+        Raises:
+            anyio.EndOfStream: the stream was closed.
+        """
+        while not self._items:
+            if self._is_closed:
+                raise anyio.EndOfStream
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._items.popleft()
+
+    async def aclose(self) -> None:
+        """Close the stream. Called in the lane."""
+        self._is_closed = True
+        self._items.clear()
+        self._wake()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionMessage:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class Link:
+    """One session's way into its message loop: admits what the client sends, and keeps the accounts of it."""
+
+    def __init__(self, session: Session, lane: Lane, max_backlog: int) -> None:
+        self.session = session
+        self._max_backlog = max_backlog
+        self.inbound = Inbound(lane)
+        self._initialize_key: RequestId | None = None
+        self._count_in = metrics.messages.labels(session.server_name, "in")
+        self._count_out = metrics.messages.labels(session.server_name, "out")
+
+    def admit(self, message: JSONRPCMessage, scope: Scope) -> None:
+        """Hand `message` to the server. Called on the host's loop.
+
+        Raises:
+            DuplicateRequestId: its id is in flight, so an answer could not be told from the first one's.
+            RepeatedInitialize: the session has been initialized before.
+            SessionBacklogFull: the session has too much under way already.
+        """
+        session = self.session
+        if len(self.inbound) + len(session.in_flight) >= self._max_backlog:
+            raise SessionBacklogFull("Too many messages of this session are waiting. Read the answers first.")
+        metadata = ServerMessageMetadata(request_context=Request(scope))
+        if isinstance(message, JSONRPCRequest):
+            key = request_key(message.id)
+            if key in session.in_flight:
+                raise DuplicateRequestId(
+                    "A request with this id is still in flight on this session.", INVALID_REQUEST, message.id
+                )
+            if message.method == INITIALIZE:
+                # Spec 2025-11-25 basic/lifecycle#initialization: the first interaction, so it happens once.
+                if self._initialize_key is not None:
+                    raise RepeatedInitialize("This session is initialized already.", INVALID_REQUEST, message.id)
+                self._initialize_key = key
+                self._note_client(message)
+            elif message.method == "tools/call":
+                session.calls += 1
+            session.in_flight[key] = time.monotonic()
+
+            async def forget() -> None:  # a cancelled request is never answered
+                session.in_flight.pop(key, None)
+
+            metadata.on_request_unanswered = forget
+        session.note_incoming()
+        self._count_in.inc()
+        self.inbound.put(SessionMessage(message, metadata))
+
+    def note_answer(self, message: JSONRPCMessage) -> None:
+        """Account for a message to the client. Called in the lane, before the client can see it."""
+        self.session.note_outgoing()
+        self._count_out.inc()
+        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+            key = request_key(message.id)
+            self.session.in_flight.pop(key, None)
+            if key == self._initialize_key and isinstance(message, JSONRPCResponse):
+                # What the server settled for, which may be another version than the client proposed.
+                self.session.protocol_version = str(message.result.get("protocolVersion", ""))[:MAX_FACT_LENGTH]
+
+    def _note_client(self, message: JSONRPCRequest) -> None:
+        params = message.params or {}
+        client = params.get("clientInfo")
+        client = client if isinstance(client, dict) else {}
+        self.session.note_client(client.get("name"), client.get("version"), params.get("protocolVersion"))
+

@@ -1,0 +1,62 @@
+"""JSON-RPC messages on the way in: one function from bytes to a typed message.
+
+Spec: 2025-11-25 basic#messages, JSON-RPC 2.0 sections 4 and 5.
+"""
+
+from typing import Any
+
+import pydantic_core
+from mcp.shared.dispatcher import coerce_request_id
+from mcp_types import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    RequestId,
+    jsonrpc_message_adapter,
+)
+from pydantic import ValidationError
+
+from gateway.exceptions import InvalidMessage
+
+__all__ = ["JSONRPCMessage", "error_body", "parse_message", "request_key"]
+
+
+def parse_message(body: bytes) -> JSONRPCMessage:
+    """Read one JSON-RPC message.
+
+    Raises:
+        InvalidMessage: it is not JSON in UTF-8, a batch, or no message that MCP allows.
+    """
+    try:
+        # NaN and Infinity are no JSON, and would be sent on as such.
+        raw = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError:
+        raise InvalidMessage("The body is not valid JSON in UTF-8.", PARSE_ERROR) from None
+    if isinstance(raw, list):
+        # Spec 2025-06-18 changelog: batching was removed.
+        raise InvalidMessage("Batches are not supported. Send one message a request.", INVALID_REQUEST)
+    if isinstance(raw, dict) and "method" in raw and "id" in raw and not _is_request_id(raw["id"]):
+        # Spec 2025-11-25 basic#requests: the id MUST be a string or integer, and not null. Unchecked, the SDK's
+        # models would take such a request for a notification and it would never be answered.
+        raise InvalidMessage("A request's id must be a string or an integer.", INVALID_REQUEST)
+    try:
+        return jsonrpc_message_adapter.validate_python(raw, by_name=False)
+    except ValidationError:
+        raise InvalidMessage("The body is not a JSON-RPC 2.0 message.", INVALID_REQUEST) from None
+
+
+def _is_request_id(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def request_key(request_id: RequestId) -> RequestId:
+    """What request ids are compared by. The SDK's dispatcher takes `1` and `"1"` for the same, so we do."""
+    return coerce_request_id(request_id)
+
+
+def error_body(code: int, message: str, request_id: RequestId | None = None) -> bytes:
+    """A JSON-RPC error as a response body; `id` is null where the request's is not known."""
+    error = JSONRPCError(jsonrpc="2.0", id=request_id, error=ErrorData(code=code, message=message))
+    return error.model_dump_json(by_alias=True, exclude_none=request_id is not None, exclude_unset=True).encode()

@@ -1,0 +1,133 @@
+"""HTTP answers of the MCP routes: small JSON bodies, and the one table from an error to its answer.
+
+Not here: event streams (`event_stream`), Django's pages (`views`).
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Final
+
+from gateway import signals
+from gateway.exceptions import (
+    BodyTooLarge,
+    ClientDisconnected,
+    DuplicateRequestId,
+    GatewayError,
+    InstanceLimitReached,
+    InstanceUnavailable,
+    InvalidMessage,
+    InvalidSessionKey,
+    SessionBacklogFull,
+    UnknownServer,
+)
+from gateway.transports.messages import error_body
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+RETRY_AFTER_SECONDS: Final = 10
+"""When a client that was answered 503 should come back."""
+
+COMMON_HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+_RETRY: Final = ((b"retry-after", str(RETRY_AFTER_SECONDS).encode()),)
+
+_ANSWERS: Final[dict[type[GatewayError], tuple[int, str, Headers]]] = {
+    InvalidSessionKey: (400, "bad_session_key", ()),
+    UnknownServer: (404, "unknown_server", ()),
+    InstanceLimitReached: (503, "instance_limit", _RETRY),
+    InstanceUnavailable: (503, "instance_unavailable", _RETRY),
+    DuplicateRequestId: (400, "duplicate_request_id", ()),
+    SessionBacklogFull: (503, "session_backlog", _RETRY),
+    BodyTooLarge: (413, "body_too_large", ()),
+    InvalidMessage: (400, "invalid_message", ()),
+}
+"""Error -> status, reason in the metrics, extra headers."""
+
+
+async def respond(send: Send, status: int, body: bytes, content_type: bytes, headers: Headers = ()) -> None:
+    """Send a whole response."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", content_type),
+                (b"content-length", str(len(body)).encode()),
+                *COMMON_HEADERS,
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def refuse(send: Send, status: int, reason: str, message: str, headers: Headers = ()) -> None:
+    """Answer with an error as JSON and count it. `reason`: one of `metrics.REFUSAL_REASONS`."""
+    signals.request_refused.send_robust(None, reason=reason)
+    await respond(send, status, json.dumps({"error": message}).encode(), b"application/json", headers)
+
+
+async def refuse_message(
+    send: Send, status: int, reason: str, code: int, message: str, request_id: Any = None, headers: Headers = ()
+) -> None:
+    """Answer a client's message with a JSON-RPC error and count it."""
+    signals.request_refused.send_robust(None, reason=reason)
+    await respond(send, status, error_body(code, message, request_id), b"application/json", headers)
+
+
+async def refuse_error(send: Send, error: GatewayError) -> None:
+    """Answer with what the table says of `error`."""
+    status, reason, headers = next(_ANSWERS[cls] for cls in type(error).__mro__ if cls in _ANSWERS)
+    if isinstance(error, InvalidMessage):
+        await refuse_message(send, status, reason, error.code, str(error), error.request_id)
+    else:
+        await refuse(send, status, reason, str(error), headers)
+
+
+async def refuse_method(send: Send, allowed: str) -> None:
+    """Answer 405. `allowed`: the methods that the resource has, comma-separated."""
+    await refuse(
+        send, 405, "method_not_allowed", f"This resource answers {allowed}.", [(b"allow", allowed.encode())]
+    )
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header called `name` (lower case), or None."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return None
+
+
+def has_media_type(scope: Scope, name: bytes, media_type: str) -> bool:
+    """Whether header `name` (Accept or Content-Type) names `media_type`; parameters are ignored."""
+    value = header(scope, name)
+    return value is not None and any(part.split(";")[0].strip().lower() == media_type for part in value.split(","))
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """Read the whole request body.
+
+    Raises:
+        BodyTooLarge: it is announced, or turns out, longer than `max_bytes`.
+        ClientDisconnected: the client left in the middle.
+    """
+    announced = header(scope, b"content-length")
+    if announced is not None and announced.isdecimal() and int(announced[:20]) > max_bytes:
+        raise BodyTooLarge(f"The body is longer than {max_bytes} bytes.")
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > max_bytes:
+            raise BodyTooLarge(f"The body is longer than {max_bytes} bytes.")
+        if not message.get("more_body", False):
+            return b"".join((*chunks, chunk)) if chunks else chunk
+        chunks.append(chunk)

@@ -1,0 +1,42 @@
+"""The open event streams of this process: what the gauge counts, and who gets a comment when silent."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gateway import metrics, signals
+from gateway.transports.event_stream import EventStream
+
+
+class Streams:
+    """The event streams that are open now."""
+
+    def __init__(self) -> None:
+        self._open: set[EventStream] = set()
+
+    @contextmanager
+    def open(self, stream: EventStream, server_name: str) -> Iterator[EventStream]:
+        """Count `stream` as open inside the block. Signals are sent on both ends, so the gauge cannot drift."""
+        self._open.add(stream)
+        signals.stream_opened.send_robust(Streams, server_name=server_name)
+        try:
+            yield stream
+        finally:
+            self._open.discard(stream)
+            signals.stream_closed.send_robust(Streams, server_name=server_name)
+            if stream.was_slow:
+                metrics.slow_readers.labels(server_name).inc()
+
+    def comment_where_silent(self, seconds: float) -> None:
+        """Send a comment on every stream that has been silent for `seconds`. One clock for all: no timer a stream."""
+        now = time.monotonic()
+        for stream in list(self._open):
+            stream.comment_if_silent(now, seconds)
+
+    def close_all(self) -> None:
+        """End every stream."""
+        for stream in list(self._open):
+            stream.close()
+
+    def __len__(self) -> int:
+        return len(self._open)

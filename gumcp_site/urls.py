@@ -1,0 +1,15 @@
+"""The site's Django URLs: the gateway's pages and the admin. MCP routes never come here (`gateway.routing`)."""
+
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+admin.site.site_header = "guMCP"
+admin.site.site_title = "guMCP"
+admin.site.index_title = "Servers and sessions"
+
+urlpatterns = [
+    path("", include("gateway.urls")),
+    path("admin", RedirectView.as_view(url="/admin/")),
+    path("admin/", admin.site.urls),
+]
