@@ -73,6 +73,7 @@ class Channel(Protocol):  # type: ignore[misc]
         self.exchange: Exchange | None = None
         self._limits: ServingLimits = server.limits
         self._reading = _Reading.HEAD
+        self._is_read = True
         self._buffer = bytearray()
         self._head: RequestHead | None = None
         self._body = bytearray()
@@ -99,7 +100,7 @@ class Channel(Protocol):  # type: ignore[misc]
             self.host = (str(host.host), host.port)
             _watch_for_lost_peer(transport.getHandle(), self._limits.peer_lost_seconds)
         self.is_secure = ISSLTransport.providedBy(transport)
-        self._writes_directly = type(transport) is TcpTransport and not self.is_secure
+        self._writes_directly = isinstance(transport, TcpTransport) and not self.is_secure
         transport.registerProducer(self, True)
         self._deadline = time.monotonic() + self._limits.header_timeout_seconds
         if self.is_surplus:
@@ -110,7 +111,7 @@ class Channel(Protocol):  # type: ignore[misc]
     def dataReceived(self, data: bytes) -> None:
         try:
             if self._reading is _Reading.HEAD:
-                if not self._buffer and self._requests_read:
+                if not self._buffer and self._requests_read and not self.server.is_draining:
                     self._deadline = time.monotonic() + self._limits.header_timeout_seconds
                 self._buffer += data
                 self._read_head()
@@ -212,6 +213,8 @@ class Channel(Protocol):  # type: ignore[misc]
             self._deadline = None
             if self._reading is _Reading.DISCARDING:
                 self.abort()
+            elif self.server.is_draining:
+                self._close(lingers=False)
             elif self._reading is _Reading.BODY:
                 self.refuse(408, "body_timeout")
             elif self._buffer:
@@ -286,8 +289,9 @@ class Channel(Protocol):  # type: ignore[misc]
         assert head is not None
         self._body_wire_bytes += len(data)
         limits = self._limits
-        seconds = limits.body_grace_seconds + self._body_wire_bytes / limits.body_bytes_per_second
-        self._deadline = self._body_started_at + min(seconds, limits.body_timeout_seconds)
+        if not self.server.is_draining:
+            seconds = limits.body_grace_seconds + self._body_wire_bytes / limits.body_bytes_per_second
+            self._deadline = self._body_started_at + min(seconds, limits.body_timeout_seconds)
         if head.body_bytes is None:
             if self._body_wire_bytes > 2 * limits.body_bytes + CHUNK_OVERHEAD_BYTES:
                 raise RequestRefusedError(413, "body_too_large")
@@ -335,15 +339,17 @@ class Channel(Protocol):  # type: ignore[misc]
             reads = len(self._buffer) <= READ_AHEAD_BYTES
         else:
             reads = not self.is_write_paused or self._reading is _Reading.DISCARDING
-        if reads:
-            self.transport.resumeProducing()
-        else:
-            self.transport.pauseProducing()
+        if reads != self._is_read:
+            self._is_read = reads
+            if reads:
+                self.transport.resumeProducing()
+            else:
+                self.transport.pauseProducing()
 
     def _held_bytes(self) -> int:
         transport = self.transport
         try:
-            return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+            return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
         except AttributeError:
             # TLS: how much its buffers hold is not to be had; that they are full is.
             return int(self.is_write_paused)
@@ -364,11 +370,11 @@ class Channel(Protocol):  # type: ignore[misc]
         self._deadline = None
         # With a producer Twisted would wait for it instead of closing.
         self.transport.unregisterProducer()
-        if lingers and self._writes_directly:
+        if lingers and self._writes_directly and not self.server.is_draining:
             self._reading = _Reading.DISCARDING
             self._deadline = time.monotonic() + LINGER_SECONDS
             self._buffer.clear()
-            self.transport.resumeProducing()
+            self._regulate_reading()
             self.transport.loseWriteConnection()
         else:
             self.transport.loseConnection()
@@ -440,8 +446,8 @@ def _watch_for_lost_peer(handle: Any, lost_seconds: int) -> None:
     try:
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # A third of the time in silence, then four probes. Keepalive does not probe while sent bytes are unacknowledged:
-        # the user timeout is for that case, which is the common one on a stream.
+        # A third of the time in silence, then four probes. Keepalive does not probe while sent bytes are not
+        # acknowledged: the user timeout is for that case, which is the common one on a stream.
         for option, value in (
             ("TCP_KEEPIDLE", max(1, lost_seconds // 3)),
             ("TCP_KEEPINTVL", max(1, lost_seconds // 6)),

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Message = dict[str, Any]
 
 _PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
-_BODILESS = frozenset((204, 205, 304))
+_BODILESS = frozenset((204, 304))
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
@@ -48,8 +48,8 @@ class Exchange:
         "_started_at",
         "_status",
         "_target",
-        "disconnected_at",
-        "is_killed",
+        "ended_at",
+        "was_killed",
     )
 
     def __init__(self, channel: Channel, head: RequestHead, body: bytes) -> None:
@@ -68,9 +68,9 @@ class Exchange:
         self._bytes_sent = 0
         self._ended = False
         self._gone: asyncio.Event | None = None
-        self.disconnected_at: float | None = None
-        """time.monotonic() of the moment when the client left before the response was whole."""
-        self.is_killed = False
+        self.ended_at: float | None = None
+        """time.monotonic() of the moment when the response was whole or the client gone."""
+        self.was_killed = False
 
     def scope(self) -> Message:
         """Describe the request as ASGI does."""
@@ -140,7 +140,7 @@ class Exchange:
             return
         if self._is_head_written:
             # The rest is missing: a reset says so, where an orderly end could be taken for the end of the body.
-            self._end(reusable=False)
+            self._end()
             self._channel.abort()
             return
         phrase = _PHRASES[failure_status]
@@ -154,8 +154,7 @@ class Exchange:
     def disconnected(self) -> None:
         """Tell the application that the client has left."""
         if not self._ended:
-            self.disconnected_at = time.monotonic()
-            self._end(reusable=False)
+            self._end()
 
     def close_after_response(self) -> None:
         """Serve nothing after this exchange on its connection."""
@@ -185,12 +184,13 @@ class Exchange:
         if data:
             self._channel.write(data)
         if not more_body:
-            self._end(reusable=self._reusable)
+            self._end()
             self._channel.exchange_ended(reusable=self._reusable)
 
     def _response_head(self, start: Message) -> bytes:
         status: int = start["status"]
         is_http_11 = self._head.http_version == "1.1"
+        self._bytes_announced = None
         lines = [b"HTTP/%b %d %b" % (b"1.1" if is_http_11 else b"1.0", status, _PHRASES.get(status, b"Unknown"))]
         names_server = False
         for name, value in start.get("headers", ()):
@@ -208,12 +208,7 @@ class Exchange:
             lines.append(b"%b: %b" % (name, value))
         if not names_server and self._channel.server.server_name:
             lines.append(b"server: " + self._channel.server.server_name.encode("latin-1"))
-        if (
-            is_http_11
-            and self._bytes_announced is None
-            and self._head.method != "HEAD"
-            and status not in _BODILESS
-        ):
+        if is_http_11 and self._bytes_announced is None and self._head.method != "HEAD" and status not in _BODILESS:
             self._is_chunked = True
             lines.append(b"transfer-encoding: chunked")
         if not self._reusable and is_http_11:
@@ -223,8 +218,9 @@ class Exchange:
             raise ValueError("HTTP response header holds CR, LF or NUL")
         return head + b"\r\n\r\n"
 
-    def _end(self, *, reusable: bool) -> None:
+    def _end(self) -> None:
         self._ended = True
+        self.ended_at = time.monotonic()
         self._body = None
         if self._gone is not None:
             self._gone.set()
@@ -239,7 +235,7 @@ class Exchange:
                     "path": server.hooks.redact(self._target),
                     "status": self._status if self._is_head_written else None,
                     "method": self._head.method,
-                    "client": "%s:%s" % tuple(self._client) if self._client else None,
+                    "client": "{}:{}".format(*self._client) if self._client else None,
                     "time_taken": time.monotonic() - self._started_at,
                     "size": self._bytes_sent,
                 },

@@ -106,7 +106,8 @@ def parse_head(head: bytes, max_fields: int) -> RequestHead:
         headers=headers,
         body_bytes=body_bytes,
         keeps_alive=is_http_11 and b"close" not in connection,
-        expects_continue=is_http_11 and [value.lower() for value in interpreted.get(b"expect", ())] == [b"100-continue"],
+        expects_continue=is_http_11
+        and [value.lower() for value in interpreted.get(b"expect", ())] == [b"100-continue"],
     )
 
 

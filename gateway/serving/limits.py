@@ -1,6 +1,7 @@
 """What a connection may cost, and what the server tells the project about.
 
-Plain values, without Django and without Twisted: `gateway.conf` fills them from settings, `gateway.serving.server` obeys.
+Plain values, without Django and without Twisted: `gateway.conf` fills them from settings, `gateway.serving.server`
+obeys.
 """
 
 from __future__ import annotations

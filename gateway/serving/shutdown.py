@@ -1,0 +1,85 @@
+"""SIGTERM and SIGINT, noticed and enforced by a thread.
+
+A handler on the event loop is of no use when an application blocks the loop, and a handler in Python does not run while
+the main thread is inside a long call into C. The kernel's side of a signal reaches this thread through
+`signal.set_wakeup_fd` in both cases.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+FLUSH_SECONDS: Final = 0.1
+"""What is spent on log lines in memory before a forced end; a blocked main thread may hold their lock."""
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class ShutdownWatch(threading.Thread):
+    """Ask for an orderly end at the first signal, end the process at the second or when the time is up."""
+
+    def __init__(self, on_first_signal: Callable[[], None], limit_seconds: float) -> None:
+        super().__init__(name="shutdown-watch", daemon=True)
+        self._on_first_signal = on_first_signal
+        self._limit_seconds = limit_seconds
+        self._ends_at: float | None = None
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+
+    def install(self) -> None:
+        """Take over the signals; only the main thread may."""
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, _leave_to_the_thread)
+        self.start()
+
+    def end_within(self, seconds: float) -> None:
+        """Let what is left of the process, its `atexit` functions and threads, take so long at most."""
+        self._ends_at = min(self._ends_at or float("inf"), time.monotonic() + seconds)
+        self._writer.send(b"\0")
+
+    def run(self) -> None:
+        signals_seen = 0
+        while True:
+            left = None if self._ends_at is None else self._ends_at - time.monotonic()
+            if left is not None and left <= 0:
+                os.write(2, b"Shutdown did not finish in time; the process ends with what still runs.\n")
+                _end_process(0)
+            self._reader.settimeout(left)
+            try:
+                number = self._reader.recv(1)[0]
+            except TimeoutError:
+                continue
+            if number not in _SIGNALS:
+                continue
+            signals_seen += 1
+            if signals_seen > 1:
+                _end_process(128 + number)
+            self._ends_at = time.monotonic() + self._limit_seconds
+            self._on_first_signal()
+
+
+def _leave_to_the_thread(number: int, frame: FrameType | None) -> None:
+    """Stand in for the default action: without a handler in Python, nothing is written to the wakeup descriptor."""
+
+
+def _end_process(status: int) -> None:
+    flushing = threading.Thread(target=_flush, daemon=True)
+    flushing.start()
+    flushing.join(FLUSH_SECONDS)
+    os._exit(status)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
