@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 
 from gateway.conf import conf
 from gateway.discovery import Discovery, discover
@@ -21,6 +21,13 @@ class GatewayConfig(AppConfig):
     verbose_name = "MCP gateway"
     default_auto_field = "django.db.models.BigAutoField"
     registry: Registry
+
+    @classmethod
+    def current(cls) -> "GatewayConfig":
+        """The app as Django has it loaded."""
+        config = apps.get_app_config(cls.name)
+        assert isinstance(config, cls)
+        return config
 
     def ready(self) -> None:
         """Discover and register the servers, and put the system checks in place."""

@@ -33,6 +33,11 @@ class GatewaySettings:
         return cast("int", settings.GUMCP_PORT)
 
     @property
+    def api_key(self) -> str | None:
+        """The key that `manage.py run_stdio` and `call` hand to the factory."""
+        return cast("str | None", settings.GUMCP_API_KEY) or None
+
+    @property
     def metrics_host(self) -> str:
         """The address of the Prometheus endpoint."""
         return cast("str", settings.GUMCP_METRICS_HOST)

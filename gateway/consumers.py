@@ -161,8 +161,8 @@ def client_address(scope: Scope) -> str:
 
 
 def _session_id(scope: Scope) -> str:
-    query = scope.get("query_string", b"")
+    query: bytes = scope.get("query_string", b"")
     # The form every client sends; anything else takes the long way.
     if query.startswith(b"session_id=") and query[11:].isalnum():
-        return str(query[11:].decode("ascii"))
+        return query[11:].decode("ascii")
     return parse_qs(query.decode("latin-1")).get("session_id", [""])[0]

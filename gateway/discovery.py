@@ -8,9 +8,10 @@ import importlib.util
 import logging
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -39,7 +40,7 @@ class ServerDefinition:
     folder: Path
     factory: Factory
     get_initialization_options: Callable[[Any], Any]
-    load_seconds: float = 0.0
+    load_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ def _load(folder: Path, taken: dict[str, Path]) -> ServerDefinition | LoadFailur
     if name in taken:
         return LoadFailure(name, folder, f"The name {name} is taken by {taken[name]}. Rename one of the folders.")
 
+    started = time.perf_counter()
     try:
         with _restored_process_state():
             module = _execute(folder)
@@ -105,13 +107,15 @@ def _load(folder: Path, taken: dict[str, Path]) -> ServerDefinition | LoadFailur
     for attribute in ("server", "get_initialization_options"):
         if not callable(getattr(module, attribute, None)):
             return LoadFailure(name, folder, f"main.py has no function {attribute}.")
-    return ServerDefinition(name, folder, module.server, module.get_initialization_options)
+    seconds = time.perf_counter() - started
+    return ServerDefinition(name, folder, module.server, module.get_initialization_options, seconds)
 
 
 def _execute(folder: Path) -> ModuleType:
     """Execute the folder's `main.py` as a package of a unique name, so that `from . import …` finds its siblings."""
     path = folder / "main.py"
-    unique_name = f"gumcp_server_{sha256(str(folder).encode()).hexdigest()[:12]}_{re.sub(r'[^A-Za-z0-9]', '_', folder.name)}"
+    digest = sha256(str(folder).encode()).hexdigest()[:12]
+    unique_name = f"gumcp_server_{digest}_{re.sub(r'[^A-Za-z0-9]', '_', folder.name)}"
     spec = importlib.util.spec_from_file_location(unique_name, path, submodule_search_locations=[str(folder)])
     assert spec is not None
     assert spec.loader is not None
@@ -132,7 +136,9 @@ def _restored_process_state() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level, disabled_level = list(root.handlers), root.level, logging.root.manager.disable
     try:
-        yield
+        # What modules print would otherwise get into the protocol of `run_stdio` and the output of other commands.
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         sys.path[:] = path
         root.handlers[:] = handlers

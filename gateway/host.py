@@ -8,8 +8,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
 from typing import Final
+from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import start_http_server
 
@@ -49,7 +49,7 @@ class Host:
         self.recorder = Recorder(registry, self.sessions)
         self._control = ControlListener(self.sessions)
         self._collector = metrics.HostCollector(self)
-        self._close_metrics_port: Callable[[], None] | None = None
+        self._metrics_server: WSGIServer | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._is_prepared = False
 
@@ -78,7 +78,7 @@ class Host:
                     error.strerror,
                 )
             else:
-                self._close_metrics_port = lambda: (server.shutdown(), server.server_close())  # type: ignore[func-returns-value]
+                self._metrics_server = server
         self.recorder.start()
 
     def ensure_started(self) -> None:
@@ -126,6 +126,7 @@ class Host:
         if self._is_prepared:
             self._is_prepared = False
             self._collector.unregister()
-            if self._close_metrics_port is not None:
-                self._close_metrics_port()
-                self._close_metrics_port = None
+            if self._metrics_server is not None:
+                self._metrics_server.shutdown()
+                self._metrics_server.server_close()
+                self._metrics_server = None

@@ -48,14 +48,23 @@ def parse_session_key(segment: str) -> Identity:
         raise InvalidSessionKey("The session key is not valid UTF-8.") from None
     if any(unicodedata.category(character) == "Cc" for character in text):
         raise InvalidSessionKey("The session key has control characters.")
-    user_id, separator, api_key = text.partition(":")
+    user_id, _, api_key = text.partition(":")
+    return Identity(parse_user_id(user_id), api_key or None)
+
+
+def parse_user_id(user_id: str) -> str:
+    """Return `user_id` if a factory may see it.
+
+    Raises:
+        InvalidSessionKey: it is empty, too long or could name a path.
+    """
     if not user_id.strip():
         raise InvalidSessionKey("The session key has no user id. Write it as {user_id}:{api_key} or {user_id}.")
     if len(user_id) > MAX_USER_ID_LENGTH:
         raise InvalidSessionKey(f"The user id is longer than {MAX_USER_ID_LENGTH} characters.")
     if "/" in user_id or "\\" in user_id or ".." in user_id or user_id == ".":
         raise InvalidSessionKey("The user id must not contain a slash, a backslash or two dots in a row.")
-    return Identity(user_id, api_key if separator and api_key else None)
+    return user_id
 
 
 def _is_hex_pair(text: str) -> bool:

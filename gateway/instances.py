@@ -7,12 +7,14 @@ Threads: every public method is called on the host's loop; what runs in the lane
 """
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import time
 import traceback
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any, Final
@@ -57,6 +59,7 @@ class Instance:
         self._running: RunningServer | None = None
         self._stopping = asyncio.Event()  # bound to the lane's loop on first wait there
         self._life: asyncio.Task[None] | None = None
+        self._ended: Future[None] = Future()
 
     @property
     def running(self) -> RunningServer:
@@ -87,9 +90,7 @@ class Instance:
         # Foreign code may raise anything; here it costs this caller and nobody else.
         except BaseException as error:
             text = "".join(traceback.format_exception(error))
-            logger.error(
-                "Server %s gave no instance: %s", self.definition.name, redact(text, self.identity.api_key)
-            )
+            logger.error("Server %s gave no instance: %s", self.definition.name, redact(text, self.identity.api_key))
             raise InstanceUnavailable(_UNAVAILABLE) from None
         self._running = RunningServer(server, options, lifespan_state, self.lane, _caller_context(self))
 
@@ -120,15 +121,18 @@ class Instance:
                 started.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
             else:
                 logger.exception("The lifespan of an instance of %s failed as it ended", self.definition.name)
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether its lifespan is open."""
-        return self._life is not None and not self._life.done()
+        finally:
+            self._ended.set_result(None)
 
     def stop(self) -> None:
         """Leave the lifespan. What still uses the instance is not waited for."""
         self.lane.post(self._stopping.set)
+
+    async def wait_stopped(self, timeout_seconds: float) -> None:
+        """Wait until the lifespan has ended, for so long at most: a blocked lane never tells."""
+        ended = self._ended
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(ended), timeout_seconds)
 
 
 class Instances:
@@ -174,9 +178,7 @@ class Instances:
             async with asyncio.timeout(conf.factory_timeout_seconds):
                 await instance.lane.run(instance.start(self._offers))
         except TimeoutError:
-            logger.error(
-                "Server %s gave no instance within %s seconds", definition.name, conf.factory_timeout_seconds
-            )
+            logger.error("Server %s gave no instance within %s seconds", definition.name, conf.factory_timeout_seconds)
             raise InstanceUnavailable("The server took too long to start for this user. Try again.") from None
         finally:
             del self._building[key]
@@ -210,9 +212,7 @@ class Instances:
         self._ready.clear()
         for instance in instances:
             instance.stop()
-        deadline = time.monotonic() + _STOP_TIMEOUT_SECONDS
-        while any(instance.is_alive for instance in instances) and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        await asyncio.gather(*(instance.wait_stopped(_STOP_TIMEOUT_SECONDS) for instance in instances))
 
     def count_by_server(self) -> Counter[str]:
         """How many instances each server has."""

@@ -25,6 +25,10 @@ class HostProcess(models.Model):
     started_at = models.DateTimeField()
     last_seen_at = models.DateTimeField(db_index=True)
 
+    class Meta:
+        default_permissions = ("view",)
+        verbose_name_plural = "host processes"
+
     def __str__(self) -> str:
         return f"{self.hostname}:{self.pid}"
 
@@ -52,6 +56,7 @@ class Server(models.Model):
     loaded_at = models.DateTimeField()
 
     class Meta:
+        default_permissions = ("view",)
         constraints = [models.UniqueConstraint(fields=["folder"], name="one_row_per_folder")]
         ordering = ["name"]
 
@@ -89,6 +94,8 @@ class Session(models.Model):
     is_end_wanted = models.BooleanField(default=False, help_text="An operator asked for it to end.")
 
     class Meta:
+        default_permissions = ("view",)
+        permissions = [("end_session", "Can end a session")]
         ordering = ["-opened_at"]
 
     def __str__(self) -> str:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 def build_mcp_router(host: "Host") -> Any:
     """The MCP routes of `host`. They match the path as the client wrote it."""
-    return URLRouter(
-        [
-            re_path(r"^(?P<server_name>[^/]+)/(?P<session_key>[^/]+)/messages/?$", MessagesEndpoint(host)),
-            re_path(r"^(?P<server_name>[^/]+)/(?P<session_key>[^/]+)/?$", SessionEndpoint(host)),
-            re_path(r"", NotFound()),
-        ]
-    )
+    session_url = r"^(?P<server_name>[^/]+)/(?P<session_key>[^/]+)"
+    routes: list[tuple[str, Any]] = [
+        (rf"{session_url}/messages/?$", MessagesEndpoint(host)),
+        (rf"{session_url}/?$", SessionEndpoint(host)),
+        (r"", NotFound()),
+    ]
+    return URLRouter([re_path(pattern, application) for pattern, application in routes])
 
 
 class HttpRouter:

@@ -1,15 +1,12 @@
 """What the host says of itself over HTTP. Read only, asynchronous, and never dependent on the database."""
 
-from django.apps import apps
 from django.http import HttpRequest, HttpResponseBase, HttpResponseNotAllowed, JsonResponse
 
 from gateway.apps import GatewayConfig
 
 
 def _server_names() -> list[str]:
-    config = apps.get_app_config("gateway")
-    assert isinstance(config, GatewayConfig)
-    return config.registry.names
+    return GatewayConfig.current().registry.names
 
 
 async def index(request: HttpRequest) -> HttpResponseBase:

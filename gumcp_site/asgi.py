@@ -8,11 +8,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gumcp_site.settings")
 django_application = get_asgi_application()
 
 # Only after Django is set up: these import models.
-from django.apps import apps  # noqa: E402
-
 from gateway.application import Application  # noqa: E402
+from gateway.apps import GatewayConfig  # noqa: E402
 from gateway.host import Host  # noqa: E402
 
-host = Host(apps.get_app_config("gateway").registry)
+host = Host(GatewayConfig.current().registry)
 host.prepare()
 application = Application(host, django_application)

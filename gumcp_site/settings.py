@@ -28,14 +28,16 @@ def _path_list(name: str, default: str) -> list[Path]:
 def _kept_secret_key(path: Path) -> str:
     """The random secret key kept beside the database; made on first use, readable by its owner only."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        # O_EXCL: of several processes that start at once, one writes the key and the others read it.
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
+    if not path.exists():
+        # Written aside and linked into place: of several processes that start at once one key wins, and none reads
+        # half of it.
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
             file.write(get_random_secret_key())
-    key = path.read_text(encoding="ascii").strip()
-    if not key:
-        raise ImproperlyConfigured(f"{path} is empty. Delete it, or set GUMCP_SECRET_KEY.")
-    return key
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+    return path.read_text(encoding="ascii").strip()
 
 
 # -- What a production host sets -------------------------------------------------------------------------------------
@@ -166,6 +168,8 @@ GUMCP_HOST = env.str("GUMCP_HOST", "127.0.0.1")
 GUMCP_PORT = env.int("GUMCP_PORT", 8000)
 GUMCP_METRICS_HOST = env.str("GUMCP_METRICS_HOST", "127.0.0.1")
 GUMCP_METRICS_PORT = env.int("GUMCP_METRICS_PORT", 9091)
+
+GUMCP_API_KEY = env.str("GUMCP_API_KEY", "")
 
 GUMCP_ALLOWED_ORIGINS = [*CSRF_TRUSTED_ORIGINS, *env.list("GUMCP_ALLOWED_ORIGINS", default=[])]
 

@@ -66,9 +66,7 @@ class EventStream:
 
     async def start(self, headers: Headers = ()) -> None:
         """Send the response's head."""
-        await self._send(
-            {"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *headers]}
-        )
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *headers]})
 
     def write(self, chunk: bytes) -> None:
         """Queue `chunk`. After `close` it is dropped: the client has nowhere to read it from."""
@@ -100,7 +98,7 @@ class EventStream:
         lane = asyncio.get_running_loop()
         while self.is_full and not self.is_closed:
             has_room = asyncio.Event()
-            self._room_wakeup = lambda event=has_room: lane.call_soon_threadsafe(event.set)  # type: ignore[misc]
+            self._room_wakeup = lambda event=has_room: lane.call_soon_threadsafe(event.set)
             if not self.is_full or self.is_closed:
                 break
             try:

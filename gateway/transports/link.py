@@ -149,4 +149,3 @@ class Link:
         client = params.get("clientInfo")
         client = client if isinstance(client, dict) else {}
         self.session.note_client(client.get("name"), client.get("version"), params.get("protocolVersion"))
-

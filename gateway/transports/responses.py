@@ -89,9 +89,7 @@ async def refuse_error(send: Send, error: GatewayError) -> None:
 
 async def refuse_method(send: Send, allowed: str) -> None:
     """Answer 405. `allowed`: the methods that the resource has, comma-separated."""
-    await refuse(
-        send, 405, "method_not_allowed", f"This resource answers {allowed}.", [(b"allow", allowed.encode())]
-    )
+    await refuse(send, 405, "method_not_allowed", f"This resource answers {allowed}.", [(b"allow", allowed.encode())])
 
 
 def header(scope: Scope, name: bytes) -> str | None:

@@ -1,0 +1,95 @@
+"""`manage.py serve`: Daphne with this host's settings. What `make run` calls."""
+
+import errno
+import json
+import os
+import socket
+from argparse import ArgumentParser
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.utils.crypto import get_random_string
+
+from gateway.apps import GatewayConfig
+from gateway.conf import conf
+
+
+class Command(BaseCommand):
+    """Checks the ports, prepares the database if asked to, says what to open next, and serves."""
+
+    help = "Serve with Daphne."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--host", default=conf.host, help="address to listen on (GUMCP_HOST, %(default)s)")
+        parser.add_argument("--port", type=int, default=conf.port, help="port to listen on (GUMCP_PORT, %(default)s)")
+        parser.add_argument(
+            "--prepare", action="store_true", help="first migrate the database, and make an operator if there is none"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        host, port = options["host"], options["port"]
+        _require_free_port(host, port, "GUMCP_PORT")
+        if conf.metrics_port:
+            _require_free_port(conf.metrics_host, conf.metrics_port, "GUMCP_METRICS_PORT")
+        if options["prepare"]:
+            call_command("migrate", verbosity=0, interactive=False)
+            self._make_operator()
+        self._say_what_is_next(host, port)
+
+        # Imported here: it builds the host, which only a process that serves may do.
+        from daphne.endpoints import build_endpoint_description_strings
+        from daphne.server import Server
+
+        from gumcp_site.asgi import application
+
+        Server(
+            application=application,
+            endpoints=build_endpoint_description_strings(host=host, port=port),
+        ).run()
+
+    def _make_operator(self) -> None:
+        users = get_user_model()
+        if users.objects.filter(is_superuser=True).exists():
+            return
+        password = get_random_string(20)
+        users.objects.create_superuser("operator", password=password)
+        self.stdout.write(
+            f"\nMade a login for the admin. It is shown only now:\n    name      operator\n    password  {password}"
+        )
+
+    def _say_what_is_next(self, host: str, port: int) -> None:
+        shown_host = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
+        base = f"http://{shown_host}:{port}"
+        names = GatewayConfig.current().registry.names
+        name = "simple-tools-server" if "simple-tools-server" in names else (names or ["your-server"])[0]
+        url = f"{base}/{name}/me"
+        client = json.dumps({"mcpServers": {name: {"url": url}}}, indent=2).replace("\n", "\n    ")
+        self.stdout.write(
+            f"\nguMCP serves {len(names)} servers: {', '.join(names) or 'none'}\n"
+            f"\n  MCP endpoint  {url}\n  admin         {base}/admin/\n  health        {base}/health_check"
+        )
+        if conf.metrics_port:
+            self.stdout.write(f"  metrics       http://{conf.metrics_host}:{conf.metrics_port}/metrics")
+        self.stdout.write(f"\nFor your MCP client:\n\n    {client}\n\nStop with Ctrl-C.\n")
+
+
+def _require_free_port(host: str, port: int, variable: str) -> None:
+    """Fail with a sentence if nothing can listen there.
+
+    Raises:
+        CommandError
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise CommandError(
+                    f"Port {port} on {host} is in use. Stop what uses it, or choose another port: "
+                    f"{variable}={port + 1} make run"
+                ) from None
+            raise CommandError(f"Cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}.") from None
