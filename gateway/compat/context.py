@@ -1,0 +1,150 @@
+"""What a version 1 handler sees of the request it answers: `request_ctx`, and a session it can talk back through.
+
+The handler may run on another loop than the connection (`workers`), and everything of a connection belongs to the loop
+that serves it. So the session here is a stand-in whose coroutine methods run over there and are awaited here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from mcp.server.context import ServerRequestContext
+from mcp.server.session import ServerSession
+from mcp.shared.exceptions import MCPError
+from mcp_types import RequestId
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from gateway.compat.models import McpError, RequestMeta, request_meta, unwrap, view_instance
+
+
+@dataclass
+class RequestContext:
+    """Version 1's `mcp.shared.context.RequestContext`. Its type parameters are accepted and ignored."""
+
+    request_id: RequestId | None
+    meta: RequestMeta | None
+    session: OwnerLoopSession
+    lifespan_context: Any
+    experimental: Any = None
+    request: Any = None
+    close_sse_stream: Callable[[], Awaitable[None]] | None = None
+    close_standalone_sse_stream: Callable[[], Awaitable[None]] | None = None
+
+    def __class_getitem__(cls, _parameters: Any) -> type[RequestContext]:
+        return cls
+
+
+request_ctx: Final[ContextVar[RequestContext]] = ContextVar("request_ctx")
+"""Set for the time of one handler call, as in version 1."""
+
+
+def build_request_context(ctx: ServerRequestContext[Any, Any]) -> RequestContext:
+    """Describe version 2's context of a request as version 1 did. Call it on the loop that serves the connection."""
+    loop = asyncio.get_running_loop()
+    return RequestContext(
+        request_id=ctx.request_id,
+        meta=request_meta(ctx.meta),
+        session=OwnerLoopSession(ctx, loop),
+        lifespan_context=ctx.lifespan_context,
+        request=ctx.request,
+        close_sse_stream=_on_loop(loop, ctx.close_sse_stream),
+        close_standalone_sse_stream=_on_loop(loop, ctx.close_standalone_sse_stream),
+    )
+
+
+class OwnerLoopSession:
+    """A `ServerSession` with version 1's signatures that may be used from any loop.
+
+    Errors of the peer arrive as `McpError`, which is what version 1's code catches. On a 2026-07-28 connection nothing
+    can be asked of the client, so `create_message`, `elicit` and `list_roots` raise one there.
+    """
+
+    def __init__(self, ctx: ServerRequestContext[Any, Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._ctx = ctx
+        self._loop = loop
+
+    @property
+    def client_params(self) -> Any:
+        params = self._ctx.session.client_params
+        return None if params is None else view_instance(params)
+
+    async def send_notification(self, notification: Any, related_request_id: RequestId | None = None) -> None:
+        await self._call("send_notification", unwrap(notification), related_request_id)
+
+    async def send_request(
+        self,
+        request: Any,
+        result_type: type[Any],
+        request_read_timeout_seconds: timedelta | float | None = None,
+        metadata: Any = None,
+        progress_callback: Any = None,
+    ) -> Any:
+        if isinstance(request_read_timeout_seconds, timedelta):
+            request_read_timeout_seconds = request_read_timeout_seconds.total_seconds()
+        return await self._call(
+            "send_request", unwrap(request), result_type, request_read_timeout_seconds, metadata, progress_callback
+        )
+
+    async def send_progress_notification(
+        self,
+        progress_token: str | int,
+        progress: float,
+        total: float | None = None,
+        message: str | None = None,
+        related_request_id: RequestId | None = None,
+    ) -> None:
+        if related_request_id is None and self._ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
+            # 2026-07-28 has no stream beside the request's own; without this the notification is dropped.
+            related_request_id = self._ctx.request_id
+        await self._call("send_progress_notification", progress_token, progress, total, message, related_request_id)
+
+    async def elicit(self, message: str, requestedSchema: Any, related_request_id: RequestId | None = None) -> Any:
+        return await self._call("elicit_form", message, requestedSchema, related_request_id)
+
+    async def elicit_form(self, message: str, requestedSchema: Any, related_request_id: RequestId | None = None) -> Any:
+        return await self._call("elicit_form", message, requestedSchema, related_request_id)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._ctx.session, name)
+        if inspect.iscoroutinefunction(inspect.unwrap(value)):
+
+            async def call(*args: Any, **kwargs: Any) -> Any:
+                return await self._call(name, *args, **kwargs)
+
+            return call
+        return value
+
+    async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        # Unwrapped: version 2 deprecates sampling, roots and logging with a warning to the author, who wrote for
+        # version 1 and is not here to read it.
+        method = inspect.unwrap(getattr(ServerSession, name))
+        try:
+            return await _await_on(self._loop, method(self._ctx.session, *args, **kwargs))
+        except McpError:
+            raise
+        except MCPError as exc:
+            raise McpError(exc.error) from exc
+
+
+def _on_loop(
+    loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[None]] | None
+) -> Callable[[], Awaitable[None]] | None:
+    if function is None:
+        return None
+
+    async def perform() -> None:
+        await function()
+
+    return lambda: _await_on(loop, perform())
+
+
+async def _await_on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    if asyncio.get_running_loop() is loop:
+        return await coroutine
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, loop))
