@@ -85,8 +85,8 @@ class State:
     extra_prompt_offered: bool = False
     watched_version: int = 1
     log_level: types.LoggingLevel = "debug"
-    """Set by `logging/setLevel` of the handshake era, for the whole instance: the SDK hands a handler no identity of
-    the connection to keep it under."""
+    """Set by `logging/setLevel` of the handshake era, for the whole instance: nothing tells a handler when a connection
+    is gone, and its level with it."""
     bus: InMemorySubscriptionBus = field(default_factory=InMemorySubscriptionBus)
     subscriptions: list[tuple[str, ServerSession]] = field(default_factory=list)
     """URI and connection of each `resources/subscribe` of the handshake era, oldest first."""
