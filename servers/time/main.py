@@ -182,7 +182,8 @@ def zone_named(arguments: dict[str, Any], argument: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        # KeyError: unknown. ValueError: no name at all, such as "../x". OSError: a region's folder, such as "Europe".
+        # KeyError: unknown. ValueError: no name at all, such as "../x". OSError: where tzdata is used, the name of a
+        # folder ("Europe") or one that is too long.
         raise ToolFailure(f"Unknown time zone: {name!r}. Use an IANA name such as Europe/Berlin or UTC") from None
 
 
