@@ -29,7 +29,6 @@ from gateway.transports.responses import (
     refuse_method,
     respond,
 )
-from gateway.transports.security import refuse_foreign
 from gateway.transports.sse import SseTransport
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ class SessionEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if await refuse_foreign(scope, send):
+        if await self._host.origin_policy.refuse_foreign(scope, send):
             return
         try:
             definition, identity = resolve(self._host, scope)
@@ -122,7 +121,7 @@ class MessagesEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request: 202 once the message is on its way to the server; answers go to the stream."""
-        if await refuse_foreign(scope, send):
+        if await self._host.origin_policy.refuse_foreign(scope, send):
             return
         try:
             definition, identity = resolve(self._host, scope)

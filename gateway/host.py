@@ -11,6 +11,7 @@ import time
 from typing import Final
 from wsgiref.simple_server import WSGIServer
 
+from django.conf import settings
 from prometheus_client import start_http_server
 
 from gateway import metrics
@@ -23,6 +24,7 @@ from gateway.recorder import Recorder
 from gateway.redaction import PathRedactor, install_record_redaction
 from gateway.registry import Registry
 from gateway.sessions import Sessions
+from gateway.transports.security import OriginPolicy
 from gateway.transports.streams import Streams
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Host:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.redactor = PathRedactor(registry.names)
+        self.origin_policy = OriginPolicy(settings.ALLOWED_HOSTS, conf.allowed_origins)
         self.lanes = Lanes()
         self.offers = Offers()
         self.instances = Instances(self.lanes, self.offers)

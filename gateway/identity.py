@@ -39,15 +39,8 @@ def parse_session_key(segment: str) -> Identity:
     """
     if len(segment) > MAX_SESSION_KEY_BYTES:
         raise InvalidSessionKey("The session key is too long.")
-    for position, character in enumerate(segment):
-        if character == "%" and not _is_hex_pair(segment[position + 1 : position + 3]):
-            raise InvalidSessionKey("The session key has a % that is not followed by two hexadecimal digits.")
-    try:
-        text = unquote_to_bytes(segment).decode("utf-8", "strict")
-    except UnicodeDecodeError:
-        raise InvalidSessionKey("The session key is not valid UTF-8.") from None
-    if any(unicodedata.category(character) == "Cc" for character in text):
-        raise InvalidSessionKey("The session key has control characters.")
+    is_plain = segment.isascii() and segment.isprintable() and "%" not in segment
+    text = segment if is_plain else _decode(segment)
     user_id, _, api_key = text.partition(":")
     return Identity(parse_user_id(user_id), api_key or None)
 
@@ -65,6 +58,20 @@ def parse_user_id(user_id: str) -> str:
     if "/" in user_id or "\\" in user_id or ".." in user_id or user_id == ".":
         raise InvalidSessionKey("The user id must not contain a slash, a backslash or two dots in a row.")
     return user_id
+
+
+def _decode(segment: str) -> str:
+    for position, character in enumerate(segment):
+        if character == "%" and not _is_hex_pair(segment[position + 1 : position + 3]):
+            raise InvalidSessionKey("The session key has a % that is not followed by two hexadecimal digits.")
+    try:
+        # The segment is the raw path read as Latin-1, so this restores the bytes that were sent.
+        text = unquote_to_bytes(segment.encode("latin-1", "replace")).decode("utf-8", "strict")
+    except UnicodeDecodeError:
+        raise InvalidSessionKey("The session key is not valid UTF-8.") from None
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise InvalidSessionKey("The session key has control characters.")
+    return text
 
 
 def _is_hex_pair(text: str) -> bool:

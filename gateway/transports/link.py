@@ -62,6 +62,12 @@ class Inbound:
                 self._waiter = None
         return self._items.popleft()
 
+    async def peek(self) -> SessionMessage:
+        """The next message, left where it is. Raises what `receive` raises."""
+        item = await self.receive()
+        self._items.appendleft(item)
+        return item
+
     async def aclose(self) -> None:
         """Close the stream. Called in the lane."""
         self._is_closed = True
@@ -132,6 +138,14 @@ class Link:
         session.note_incoming()
         self._count_in.inc()
         self.inbound.put(SessionMessage(message, metadata))
+
+    async def opens_with_handshake(self) -> bool:
+        """Wait for the session's first message; whether it is `initialize`. Called in the lane."""
+        try:
+            opening = (await self.inbound.peek()).message
+        except anyio.EndOfStream:
+            return False
+        return isinstance(opening, JSONRPCRequest) and opening.method == INITIALIZE
 
     def note_answer(self, message: JSONRPCMessage) -> None:
         """Account for a message to the client. Called in the lane, before the client can see it."""

@@ -4,39 +4,55 @@ Spec: 2025-11-25 basic/transports#security-warning (servers MUST validate Origin
 pages only; MCP traffic does not pass Django.
 """
 
+from typing import Final
 from urllib.parse import urlsplit
 
-from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
-from gateway.conf import conf
 from gateway.transports.responses import Scope, Send, refuse
 
-
-async def refuse_foreign(scope: Scope, send: Send) -> bool:
-    """Answer requests that come under a foreign name or from a foreign web page; True if this one was."""
-    hosts = [value for name, value in scope["headers"] if name == b"host"]
-    # RFC 9112 section 3.2: a request with no or several Host headers is answered 400.
-    if len(hosts) != 1:
-        await refuse(send, 400, "bad_host", "The request must have one Host header.")
-        return True
-    host = hosts[0].decode("latin-1")
-    domain, _ = split_domain_port(host)
-    if not domain or not validate_host(domain, settings.ALLOWED_HOSTS):
-        await refuse(send, 421, "bad_host", "This host does not answer to that name. See GUMCP_PUBLIC_URL.")
-        return True
-    origins = [value for name, value in scope["headers"] if name == b"origin"]
-    if origins and (len(origins) > 1 or not _is_own_origin(origins[0].decode("latin-1"), host)):
-        await refuse(send, 403, "bad_origin", "Calls from this web page are not allowed. See GUMCP_ALLOWED_ORIGINS.")
-        return True
-    return False
+MAX_REMEMBERED_HOSTS: Final = 1000
+"""How many accepted Host headers are remembered, so that most requests need no parsing."""
 
 
-def _is_own_origin(origin: str, host: str) -> bool:
-    if origin in conf.allowed_origins:
-        return True
-    try:
-        parts = urlsplit(origin)
-    except ValueError:
+class OriginPolicy:
+    """Which names this host answers to, and which web pages may call it."""
+
+    def __init__(self, allowed_hosts: list[str], allowed_origins: list[str]) -> None:
+        self._allowed_hosts = allowed_hosts
+        self._allowed_origins = frozenset(allowed_origins)
+        self._accepted: set[bytes] = set()
+
+    async def refuse_foreign(self, scope: Scope, send: Send) -> bool:
+        """Answer a request that comes under a foreign name or from a foreign web page; True if this one was."""
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        # RFC 9112 section 3.2: a request with no or several Host headers is answered 400.
+        if len(hosts) != 1:
+            await refuse(send, 400, "bad_host", "The request must have one Host header.")
+            return True
+        host = hosts[0]
+        if host not in self._accepted and not self._accept(host):
+            await refuse(send, 421, "bad_host", "This host does not answer to that name. See GUMCP_PUBLIC_URL.")
+            return True
+        origins = [value for name, value in scope["headers"] if name == b"origin"]
+        if origins and (len(origins) > 1 or not self._is_allowed(origins[0].decode("latin-1"), host)):
+            await refuse(send, 403, "bad_origin", "Calls from this page are not allowed. See GUMCP_ALLOWED_ORIGINS.")
+            return True
         return False
-    return parts.scheme in ("http", "https") and parts.netloc == host
+
+    def _accept(self, host: bytes) -> bool:
+        domain, _ = split_domain_port(host.decode("latin-1"))
+        is_own = bool(domain) and validate_host(domain, self._allowed_hosts)
+        if is_own and len(self._accepted) < MAX_REMEMBERED_HOSTS:
+            self._accepted.add(host)
+        return is_own
+
+    def _is_allowed(self, origin: str, host: bytes) -> bool:
+        if origin in self._allowed_origins:
+            return True
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
+        # The host's own pages, which a proxy in front may serve under another port's scheme.
+        return parts.scheme in ("http", "https") and parts.netloc == host.decode("latin-1")

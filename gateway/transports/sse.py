@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 import anyio
-from mcp.server.runner import serve_dual_era_loop
+from mcp.server.runner import serve_dual_era_loop, serve_loop
 from mcp.shared.message import SessionMessage
 
 from gateway.exceptions import StreamClosed
@@ -99,11 +99,15 @@ class SseTransport:
 
     async def _serve(self) -> None:
         running = self._running
+        outbound = Outbound(self._link, self._stream)
+        # `serve_dual_era_loop` alone would do, but it relays every message of the session through one more task and
+        # stream. What opens with `initialize` needs none of it.
+        serve = serve_loop if await self._link.opens_with_handshake() else serve_dual_era_loop
         try:
-            await serve_dual_era_loop(
+            await serve(
                 running.server,
                 self._link.inbound,
-                Outbound(self._link, self._stream),
+                outbound,
                 lifespan_state=running.lifespan_state,
                 session_id=self._session.id,
                 init_options=running.initialization_options,
