@@ -19,6 +19,7 @@ from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import RequestId
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel
 
 from gateway.compat.models import McpError, RequestMeta, request_meta, unwrap, view_instance
 
@@ -125,11 +126,12 @@ class OwnerLoopSession:
         # version 1 and is not here to read it.
         method = inspect.unwrap(getattr(ServerSession, name))
         try:
-            return await _await_on(self._loop, method(self._ctx.session, *args, **kwargs))
+            result = await _await_on(self._loop, method(self._ctx.session, *args, **kwargs))
         except McpError:
             raise
         except MCPError as exc:
             raise McpError(exc.error) from exc
+        return view_instance(result) if isinstance(result, BaseModel) else result
 
 
 def _on_loop(

@@ -182,7 +182,10 @@ class ModuleView(ModuleType):
             value = getattr(module, name)
         except AttributeError as exc:
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}", name=name, obj=self) from exc
-        return _as_version_1(name, value)
+        converted = _as_version_1(name, value)
+        if converted is not value:
+            self.__dict__[name] = converted  # a view is made once; everything else is read afresh
+        return converted
 
     def __dir__(self) -> list[str]:
         return sorted({*dir(self.__viewed_module__), *self.__dict__})
@@ -208,6 +211,7 @@ class _ProjectModules:
         # Reentrant: a helper imports helpers. Nothing that runs under an import lock of Python's waits for this one,
         # because only modules that are executed here call load().
         self._lock = threading.RLock()
+        self._known_paths: dict[str, bool] = {}
 
     def load(self, name: str, globals: Mapping[str, object], fromlist: Sequence[str], level: int) -> None:
         """Load what an import statement names, as far as it lies in the project. Says nothing about the rest."""
@@ -261,8 +265,11 @@ class _ProjectModules:
         return True
 
     def _is_in_project(self, path: str) -> bool:
-        if not path.startswith("/") and not Path(path).is_absolute():
-            return False
-        resolved = Path(path).resolve()
-        # A virtual environment inside the project is not the project's code.
-        return "site-packages" not in resolved.parts and any(resolved.is_relative_to(root) for root in self._roots)
+        # Remembered, because an import inside a handler asks on every call.
+        known = self._known_paths.get(path)
+        if known is None:
+            resolved = Path(path).resolve()
+            # A virtual environment inside the project is not the project's code.
+            known = "site-packages" not in resolved.parts and any(resolved.is_relative_to(root) for root in self._roots)
+            self._known_paths[path] = known = known and Path(path).is_absolute()
+        return known

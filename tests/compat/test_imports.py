@@ -1,0 +1,261 @@
+import builtins
+import importlib
+import logging
+import sys
+import threading
+import types as python_types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mcp
+import mcp_types
+import pydantic
+import pytest
+
+from gateway.compat.imports import compat_builtins
+from gateway.compat.models import McpError
+from gateway.compat.server import CompatServer
+from tests.compat.projects import SERVERS, importable_project, load_main
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A folder on `sys.path` whose own modules are part of the project."""
+    with importable_project(tmp_path) as namespace:
+        yield tmp_path, namespace
+
+
+def execute(code: str, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
+    scope: dict[str, Any] = {"__builtins__": namespace or compat_builtins(), "__name__": "v1_server_inline"}
+    exec(compile(code, "main.py", "exec"), scope)  # noqa: S102  # what a loader does
+    return scope
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from mcp.server import Server",
+        "from mcp.server.lowlevel import Server",
+        "from mcp.server.lowlevel.server import Server",
+        "import mcp; Server = mcp.server.Server",
+        "import mcp.server; Server = mcp.server.Server",
+        "import mcp.server as s; Server = s.Server",
+        "from mcp import server; Server = server.Server",
+        "import mcp.server.lowlevel.server as low; Server = low.Server",
+        "from mcp.server import *",
+    ],
+)
+def test_every_way_to_import_server_gives_the_one_with_decorators(statement: str) -> None:
+    assert execute(statement)["Server"] is CompatServer
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from mcp.types import AnyUrl, Tool",
+        "import mcp.types as types; AnyUrl, Tool = types.AnyUrl, types.Tool",
+        "from mcp import types; AnyUrl, Tool = types.AnyUrl, types.Tool",
+        "import mcp; AnyUrl, Tool = mcp.types.AnyUrl, mcp.types.Tool",
+        "import mcp.server; import mcp.types; AnyUrl, Tool = mcp.types.AnyUrl, mcp.types.Tool",
+        "from mcp.types import *",
+    ],
+)
+def test_every_way_to_import_types_has_the_names_of_version_1(statement: str) -> None:
+    scope = execute(statement)
+
+    assert scope["AnyUrl"] is pydantic.AnyUrl
+    assert scope["Tool"](name="a", inputSchema={}, own=1).own == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from mcp.server import NotificationOptions, Server",
+        "from mcp.server.models import InitializationOptions",
+        "from mcp.server.lowlevel.helper_types import ReadResourceContents",
+        "from mcp.server.lowlevel.server import request_ctx, NotificationOptions, RequestContext",
+        "from mcp.shared.context import RequestContext",
+        "from mcp.shared.exceptions import McpError, UrlElicitationRequiredError",
+        "from mcp import McpError, ErrorData, stdio_server",
+        "from mcp.types import FileUrl, Any, BaseModel, Field, Literal, ResourceReference, ServerResult",
+        "from mcp.server.stdio import stdio_server",
+        "from mcp.server.session import ServerSession",
+        "from mcp.types import INTERNAL_ERROR, LATEST_PROTOCOL_VERSION",
+    ],
+)
+def test_names_in_use_in_the_field_can_be_imported(statement: str) -> None:
+    execute(statement)
+
+
+def test_version_2_names_can_be_imported_as_well() -> None:
+    scope = execute("from mcp.server import MCPServer, ServerRequestContext\nfrom mcp import Client, MCPError")
+
+    assert scope["MCPServer"] is mcp.server.MCPServer  # type: ignore[attr-defined]
+    assert scope["MCPError"] is mcp.MCPError
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from mcp.server.fastmcp import FastMCP",
+        "import mcp.server.fastmcp",
+        "from mcp.server import FastMCP",
+        "from mcp.server import fastmcp",
+    ],
+)
+def test_fastmcp_of_version_1_is_refused_with_its_reason(statement: str) -> None:
+    with pytest.raises(ImportError, match="FastMCP, which version 2 of the MCP SDK replaced"):
+        execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("from mcp.types import Nonsense", "cannot import name 'Nonsense' from 'mcp.types'"),
+        ("import mcp.nonsense", "No module named 'mcp.nonsense'"),
+        ("from mcp.nonsense import x", "No module named 'mcp.nonsense'"),
+        ("from mcp import nonsense", "cannot import name 'nonsense' from 'mcp'"),
+    ],
+)
+def test_names_that_no_version_has_are_import_errors(statement: str, message: str) -> None:
+    with pytest.raises(ImportError, match=message):
+        execute(statement)
+
+
+def test_import_inside_a_function_that_runs_later_finds_version_1() -> None:
+    scope = execute(
+        "def later():\n    from mcp.types import AnyUrl\n    import mcp.server\n    return mcp.server.Server"
+    )
+
+    assert scope["later"]() is CompatServer
+
+
+def test_nothing_that_others_import_changes() -> None:
+    execute("import mcp.types\nmcp.types.Tool = None\nfrom mcp.server import Server")
+
+    assert builtins.__import__ is __import__
+    assert mcp.types.Tool is mcp_types.Tool
+    assert not hasattr(importlib.import_module("mcp.types"), "AnyUrl")
+    assert importlib.import_module("mcp.server").Server is not CompatServer
+    execute("import mcp.types\ndel mcp.types.Tool")  # the mark made above is in the view
+
+
+def test_views_keep_their_identity() -> None:
+    scope = execute("import mcp, mcp.types as types\nfrom mcp import types as again\nfrom mcp.types import Tool")
+
+    assert scope["types"] is scope["again"] is scope["mcp"].types
+    assert scope["Tool"] is scope["types"].Tool
+    assert isinstance(scope["types"], python_types.ModuleType)
+
+
+def test_models_work_with_both_spellings() -> None:
+    types = execute("import mcp.types as types")["types"]
+    tool = types.Tool(name="a", inputSchema={"type": "object"}, annotations=types.ToolAnnotations(readOnlyHint=True))
+
+    assert tool.inputSchema == tool.input_schema == {"type": "object"}
+    assert tool.annotations.readOnlyHint is True
+    assert isinstance(tool, mcp_types.Tool)
+    assert isinstance(mcp_types.Tool(name="b", input_schema={}), types.Tool)
+    assert not isinstance(mcp_types.Prompt(name="b"), types.Tool)
+    tool.inputSchema = {}
+    assert tool.input_schema == {}
+    with pytest.raises(AttributeError):
+        _ = tool.noSuchField
+
+
+def test_class_derived_from_a_model_is_a_class_of_its_own() -> None:
+    scope = execute("from mcp.types import Tool\nclass Scoped(Tool):\n    scopes: list = []")
+
+    assert isinstance(scope["Scoped"](name="a", inputSchema={}), scope["Tool"])
+    assert not isinstance(mcp_types.Tool(name="b", input_schema={}), scope["Scoped"])
+
+
+def test_mcp_error_takes_error_data() -> None:
+    error = McpError(mcp_types.ErrorData(code=-32000, message="no", data={"a": 1}))
+
+    assert (str(error), error.error.code, error.data) == ("no", -32000, {"a": 1})
+    assert isinstance(error, mcp.MCPError)
+
+
+def test_modules_load_in_several_threads_at_once() -> None:
+    failures: list[BaseException] = []
+    barrier = threading.Barrier(8)
+
+    def load(namespace: dict[str, Any], number: int) -> None:
+        try:
+            barrier.wait(10)
+            module = load_main(sorted(SERVERS.glob("*/main.py"))[number], namespace)
+            assert isinstance(module.server("maria"), CompatServer)
+        except BaseException as exc:
+            failures.append(exc)
+
+    with importable_project() as namespace:
+        workers = [threading.Thread(target=load, args=(namespace, number)) for number in range(8)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(20)
+
+    assert failures == []
+
+
+def test_helpers_of_the_project_may_use_version_1_names(project: tuple[Path, dict[str, Any]]) -> None:
+    root, namespace = project
+    package = root / "src" / "shared"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from .urls import parse\n")
+    (package / "urls.py").write_text("from mcp.types import AnyUrl\n\ndef parse(text):\n    return AnyUrl(text)\n")
+    (package / "errors.py").write_text("from mcp.shared.exceptions import McpError\n")
+    (root / "alone.py").write_text("from mcp.server import Server\n")
+
+    scope = execute(
+        "from src.shared import parse, errors\nimport src.shared.urls as urls\nimport alone\nimport src.shared",
+        namespace,
+    )
+    sys.modules.pop("alone")
+
+    assert scope["parse"]("a://b") == pydantic.AnyUrl("a://b")
+    assert scope["errors"].McpError is McpError
+    assert scope["alone"].Server is CompatServer
+    assert scope["src"].shared.urls is scope["urls"]
+
+
+def test_helper_that_fails_to_load_is_reported_and_tried_again(project: tuple[Path, dict[str, Any]]) -> None:
+    root, namespace = project
+    (root / "src").mkdir()
+    helper = root / "src" / "helper.py"
+    helper.write_text("raise RuntimeError('half written')\n")
+    with pytest.raises(RuntimeError, match="half written"):
+        execute("from src.helper import value", namespace)
+
+    helper.write_text("from mcp.types import FileUrl\nvalue = FileUrl('file:///a')\n")
+    assert str(execute("from src.helper import value", namespace)["value"]) == "file:///a"
+
+
+def test_modules_outside_of_the_project_are_imported_as_ever(project: tuple[Path, dict[str, Any]]) -> None:
+    sys.modules.pop("colorsys", None)
+    _, namespace = project
+
+    execute("import colorsys\nfrom os import path\nimport xml.dom as dom", namespace)
+
+    assert sys.modules["colorsys"].__dict__["__builtins__"] is not namespace
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_module'"):
+        execute("import no_such_module.sub", namespace)
+
+
+def test_server_whose_folder_has_a_hyphen_loads() -> None:
+    with importable_project() as namespace:
+        module = load_main(SERVERS / "result-forms" / "main.py", namespace)
+
+    assert isinstance(module.server("maria"), CompatServer)
+
+
+def test_loading_a_project_leaves_the_path_and_the_root_logger_as_they_were() -> None:
+    path, handlers = list(sys.path), list(logging.root.handlers)
+
+    with importable_project() as namespace:
+        for main in sorted(SERVERS.glob("*/main.py")):
+            load_main(main, namespace)
+
+    assert (sys.path, logging.root.handlers) == (path, handlers)
