@@ -131,16 +131,41 @@ def _execute(folder: Path) -> ModuleType:
 
 @contextmanager
 def _restored_process_state() -> Iterator[None]:
-    """Undo what modules commonly do to the process when they are imported."""
+    """Undo what modules commonly do to the process when they are imported: `sys.path`, standard output, logging."""
     path = list(sys.path)
-    root = logging.getLogger()
-    handlers, level, disabled_level = list(root.handlers), root.level, logging.root.manager.disable
     try:
         # What modules print would otherwise get into the protocol of `run_stdio` and the output of other commands.
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _restored_logging():
             yield
     finally:
         sys.path[:] = path
-        root.handlers[:] = handlers
-        root.setLevel(level)
+
+
+@contextmanager
+def _restored_logging() -> Iterator[None]:
+    """Put back every logger that exists already; those that are made inside the block stay as they are.
+
+    All of them and not only the root's: `logging.config.dictConfig` disables loggers that it is not told of.
+    """
+    manager = logging.root.manager
+    kept = [logging.root, *(found for found in manager.loggerDict.values() if isinstance(found, logging.Logger))]
+    states = [
+        (found, list(found.handlers), list(found.filters), found.level, found.disabled, found.propagate)
+        for found in kept
+    ]
+    disabled_level, logger_class, record_factory = (
+        manager.disable,
+        logging.getLoggerClass(),
+        logging.getLogRecordFactory(),
+    )
+    try:
+        yield
+    finally:
+        for found, handlers, filters, level, is_disabled, propagate in states:
+            found.handlers[:], found.filters[:] = handlers, filters
+            found.disabled, found.propagate = is_disabled, propagate
+            if found.level != level:
+                found.setLevel(level)
         logging.disable(disabled_level)
+        logging.setLoggerClass(logger_class)
+        logging.setLogRecordFactory(record_factory)

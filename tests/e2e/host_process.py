@@ -163,7 +163,7 @@ def running_host(
     metrics: bool = True,
     **settings: str,
 ) -> Iterator[HostProcess]:
-    """Start a host with a database, folders and ports of its own; end it on leaving and see that nothing stays behind."""
+    """Start a host with a database and ports of its own; end it on leaving, and see that nothing stays behind."""
     data_dir.mkdir(parents=True, exist_ok=True)
     database = data_dir / "gumcp.sqlite3"
     if migrated_database is not None and not database.exists():

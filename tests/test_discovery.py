@@ -1,0 +1,232 @@
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.discovery import RESERVED_NAMES, Discovery, discover
+from tests.conftest import SOUND_SERVER, WriteServer
+
+
+def load_failure(found: Discovery, name: str) -> Any:
+    (failure,) = (failure for failure in found.failures if failure.name == name)
+    return failure
+
+
+def test_every_folder_with_a_main_is_found_in_a_stable_order(write_server: WriteServer) -> None:
+    for name in ("zebra", "alpha", "middle"):
+        directory = write_server(name)
+    (directory / "no-main").mkdir()
+    (directory / "file.py").write_text("")
+    (directory / "main.py").write_text("raise RuntimeError('not a server')")
+    found = discover([directory])
+    assert [definition.name for definition in found.definitions] == ["alpha", "middle", "zebra"]
+    assert not found.failures
+
+
+def test_directories_are_searched_in_the_order_given(write_server: WriteServer) -> None:
+    first, second = write_server("late", directory="b"), write_server("early", directory="a")
+    assert [definition.name for definition in discover([first, second]).definitions] == ["late", "early"]
+
+
+def test_folder_names_need_not_be_importable(write_server: WriteServer) -> None:
+    directory = write_server("2nd-server.v3")
+    assert [definition.name for definition in discover([directory]).definitions] == ["2nd-server.v3"]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason", "traceback"),
+    [
+        ("def server(:\n", "SyntaxError", "main.py"),
+        ("raise SystemExit(3)", "SystemExit", "raise SystemExit(3)"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt", "raise KeyboardInterrupt"),
+        ("import no_such_module_anywhere", "ModuleNotFoundError", "no_such_module_anywhere"),
+        ("1 / 0", "ZeroDivisionError", "1 / 0"),
+        ("class Rude(BaseException): pass\nraise Rude('rude')", "Rude", "raise Rude"),
+        ("def get_initialization_options(instance): ...", "no function server", ""),
+        ("def server(user_id, api_key=None): ...", "no function get_initialization_options", ""),
+        ("server = 1\ndef get_initialization_options(instance): ...", "no function server", ""),
+        ("", "no function server", ""),
+        ("\x00", "SyntaxError", ""),
+    ],
+)
+def test_folder_that_cannot_be_served_is_kept_with_reason_and_traceback_and_stops_nothing(
+    write_server: WriteServer, caplog: pytest.LogCaptureFixture, source: str, reason: str, traceback: str
+) -> None:
+    write_server("aaa")
+    write_server("broken", source)
+    directory = write_server("zzz")
+    with caplog.at_level(logging.INFO, logger="gateway"):
+        found = discover([directory])
+    assert [definition.name for definition in found.definitions] == ["aaa", "zzz"]
+    failure = load_failure(found, "broken")
+    assert failure.folder == directory / "broken"
+    assert reason in failure.reason
+    assert traceback in failure.traceback
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [reason in record.getMessage() and "broken" in record.getMessage() for record in warnings] == [True]
+
+
+def test_file_that_is_not_utf8_is_a_failure(write_server: WriteServer) -> None:
+    directory = write_server("latin")
+    (directory / "latin" / "main.py").write_bytes(b"WORD = 'caf\xe9'\n")
+    assert "SyntaxError" in load_failure(discover([directory]), "latin").reason
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
+def test_reserved_name_is_refused_without_executing_the_module(write_server: WriteServer, name: str) -> None:
+    directory = write_server(name, "raise AssertionError('executed')")
+    failure = load_failure(discover([directory]), name)
+    assert "reserved" in failure.reason
+    assert not failure.traceback
+
+
+def test_names_of_the_hosts_own_pages_are_reserved() -> None:
+    from gateway.application import DJANGO_SEGMENTS
+
+    assert {"admin", "health_check", "metrics", "static"} <= RESERVED_NAMES
+    assert DJANGO_SEGMENTS <= RESERVED_NAMES
+
+
+@pytest.mark.parametrize("name", ["with space", "-dash", ".hidden", "ümlaut", "a:b", "x" * 101])
+def test_name_that_cannot_stand_in_a_url_is_refused(write_server: WriteServer, name: str) -> None:
+    assert "name" in load_failure(discover([write_server(name)]), name).reason
+
+
+def test_repeated_name_is_served_from_the_first_directory(write_server: WriteServer) -> None:
+    first = write_server("twin", directory="first")
+    second = write_server("twin", "raise AssertionError('executed')", directory="second")
+    found = discover([first, second])
+    assert [definition.folder for definition in found.definitions] == [first / "twin"]
+    failure = load_failure(found, "twin")
+    assert failure.folder == second / "twin"
+    assert str(first / "twin") in failure.reason
+
+
+def test_name_of_a_folder_that_failed_is_free_for_the_next_directory(write_server: WriteServer) -> None:
+    first, second = write_server("twin", "1 / 0", directory="first"), write_server("twin", directory="second")
+    found = discover([first, second])
+    assert [definition.folder for definition in found.definitions] == [second / "twin"]
+    assert len(found.failures) == 1
+
+
+def test_missing_directory_is_logged_and_stops_nothing(
+    write_server: WriteServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = discover([tmp_path / "nowhere", write_server("sound")])
+    assert [definition.name for definition in found.definitions] == ["sound"]
+    assert "nowhere" in caplog.text
+
+
+def test_server_directory_that_cannot_be_listed_stops_nothing(write_server: WriteServer, tmp_path: Path) -> None:
+    loop = tmp_path / "odd" / "loop"
+    loop.mkdir(parents=True)
+    (loop / "main.py").symlink_to(loop / "main.py")
+    assert [definition.name for definition in discover([loop.parent, write_server("sound")]).definitions] == ["sound"]
+
+
+def test_modules_of_equal_folder_names_do_not_see_each_other(write_server: WriteServer) -> None:
+    source = SOUND_SERVER + "\n    WHERE = __file__\n"
+    one, two = write_server("a-b", source), write_server("a_b", source)
+    assert one == two
+    modules = {sys.modules[definition.factory.__module__] for definition in discover([one]).definitions}
+    assert {Path(str(module.WHERE)).parent.name for module in modules} == {"a-b", "a_b"}
+
+
+def test_module_may_import_its_siblings_relatively(write_server: WriteServer) -> None:
+    directory = write_server("split", "from .words import WORD\n" + "\n".join(SOUND_SERVER.split("\n    ")))
+    (directory / "split" / "words.py").write_text("WORD = 'found'")
+    assert [definition.name for definition in discover([directory]).definitions] == ["split"]
+
+
+def test_module_that_failed_leaves_no_half_module_behind(write_server: WriteServer) -> None:
+    before = set(sys.modules)
+    discover([write_server("broken", "1 / 0")])
+    assert not [name for name in set(sys.modules) - before if "broken" in name]
+
+
+def test_loading_leaves_sys_path_as_it_was(write_server: WriteServer) -> None:
+    before = list(sys.path)
+    directory = write_server("adds", "import sys\nsys.path.insert(0, '/vandal')" + SOUND_SERVER.replace("\n    ", "\n"))
+    write_server("rebinds", "import sys\nsys.path = ['/vandal', *sys.path]" + SOUND_SERVER.replace("\n    ", "\n"))
+    write_server("fails", "import sys\nsys.path.append('/vandal')\n1 / 0")
+    found = discover([directory])
+    assert sys.path == before
+    assert len(found.definitions) == 2
+
+
+@contextmanager
+def undisturbed_logging() -> Iterator[None]:
+    """Keep what a failing test does to logging from the tests after it."""
+    root = logging.getLogger()
+    state = (list(root.handlers), root.level, root.manager.disable, logging.getLoggerClass())
+    factory = logging.getLogRecordFactory()
+    ours = logging.getLogger("gateway.discovery")
+    try:
+        yield
+    finally:
+        root.handlers[:] = state[0]
+        root.setLevel(state[1])
+        logging.disable(state[2])
+        logging.setLoggerClass(state[3])
+        logging.setLogRecordFactory(factory)
+        ours.disabled, ours.propagate, ours.handlers[:] = False, True, []
+        ours.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    "vandalism",
+    [
+        "logging.basicConfig(level=logging.DEBUG, force=True)",
+        "logging.getLogger().addHandler(logging.NullHandler())",
+        "logging.getLogger().setLevel(logging.CRITICAL)",
+        "logging.getLogger().handlers = []",
+        "logging.disable(logging.CRITICAL)",
+        "logging.getLogger('gateway.discovery').setLevel(logging.CRITICAL)",
+        "logging.getLogger('gateway.discovery').addHandler(logging.NullHandler())",
+        "logging.getLogger('gateway.discovery').propagate = False",
+        "import logging.config; logging.config.dictConfig({'version': 1})",
+        "logging.setLoggerClass(type('Mine', (logging.Logger,), {}))",
+        "logging.setLogRecordFactory(lambda *a, **k: logging.LogRecord(*a, **k))",
+        "logging.getLogger().addFilter(lambda record: False)",
+    ],
+)
+def test_loading_leaves_logging_as_it_was(write_server: WriteServer, vandalism: str) -> None:
+    root, ours = logging.getLogger(), logging.getLogger("gateway.discovery")
+
+    def state() -> tuple[Any, ...]:
+        return (
+            list(root.handlers),
+            root.level,
+            list(root.filters),
+            root.manager.disable,
+            logging.getLoggerClass(),
+            logging.getLogRecordFactory(),
+            *(ours.disabled, ours.level, ours.propagate, list(ours.handlers)),
+        )
+
+    directory = write_server("vandal", f"import logging\n{vandalism}\n" + SOUND_SERVER.replace("\n    ", "\n"))
+    with undisturbed_logging():
+        before = state()
+        assert len(discover([directory]).definitions) == 1
+        assert state() == before
+
+
+def test_what_a_module_prints_stays_out_of_standard_output(
+    write_server: WriteServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    discover([write_server("chatty", "print('hello from import')" + SOUND_SERVER.replace("\n    ", "\n"))])
+    captured = capsys.readouterr()
+    assert "hello from import" not in captured.out
+    assert "hello from import" in captured.err
+
+
+def test_log_lines_of_the_ancestor_are_kept(write_server: WriteServer, caplog: pytest.LogCaptureFixture) -> None:
+    write_server("broken", "1 / 0")
+    with caplog.at_level(logging.INFO, logger="gateway"):
+        discover([write_server("sound")])
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert messages == ["Loaded server: sound", "Discovered 1 servers"]
