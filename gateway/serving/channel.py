@@ -229,7 +229,7 @@ class Channel(Protocol):  # type: ignore[misc]
         """Take no request any more; one that is on its way has half a second, one that is being served its time."""
         if self.exchange is not None:
             self.exchange.close_after_response()
-        elif self._reading is not _Reading.DISCARDING and self._requests_read and not self._buffer:
+        elif self._reading is _Reading.HEAD and self._requests_read and not self._buffer:
             self._close(lingers=False)
         else:
             self._deadline = time.monotonic() + DRAIN_ALLOWANCE_SECONDS
@@ -254,10 +254,13 @@ class Channel(Protocol):  # type: ignore[misc]
             # A client that pipelines and does not read: its next request waits until it has read.
             return
         buffer = self._buffer
-        if buffer.startswith(b"\r\n") and not self._skipped_blank_line:
+        if buffer.startswith(b"\r") and not self._skipped_blank_line:
             # RFC 9112 section 2.2: at least one empty line before the request line is ignored.
-            del buffer[:2]
-            self._skipped_blank_line = True
+            if len(buffer) == 1:
+                return
+            if buffer.startswith(b"\r\n"):
+                del buffer[:2]
+                self._skipped_blank_line = True
         end = buffer.find(b"\r\n\r\n")
         if (end if end >= 0 else len(buffer)) > self._limits.head_bytes:
             raise RequestRefusedError(431, "bad_request")
@@ -446,13 +449,14 @@ def _watch_for_lost_peer(handle: Any, lost_seconds: int) -> None:
     try:
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # A third of the time in silence, then four probes. Keepalive does not probe while sent bytes are not
-        # acknowledged: the user timeout is for that case, which is the common one on a stream.
+        # A third of the time in silence, then three probes. Keepalive does not probe while sent bytes are not
+        # acknowledged: the user timeout is for that case, which is the common one on a stream. It also overrules the
+        # count of probes (tcp(7)) and is looked at when one is due, hence a probe's time less.
         for option, value in (
             ("TCP_KEEPIDLE", max(1, lost_seconds // 3)),
             ("TCP_KEEPINTVL", max(1, lost_seconds // 6)),
-            ("TCP_KEEPCNT", 4),
-            ("TCP_USER_TIMEOUT", lost_seconds * 1000),
+            ("TCP_KEEPCNT", 3),
+            ("TCP_USER_TIMEOUT", lost_seconds * 5000 // 6),
         ):
             if hasattr(socket, option):
                 handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -190,7 +190,7 @@ class Exchange:
     def _response_head(self, start: Message) -> bytes:
         status: int = start["status"]
         is_http_11 = self._head.http_version == "1.1"
-        self._bytes_announced = None
+        self._bytes_announced, self._is_chunked = None, False
         lines = [b"HTTP/%b %d %b" % (b"1.1" if is_http_11 else b"1.0", status, _PHRASES.get(status, b"Unknown"))]
         names_server = False
         for name, value in start.get("headers", ()):

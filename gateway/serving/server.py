@@ -27,13 +27,13 @@ Daphne's command line, endpoints, proxy headers, access log and ASGI messages st
     them.
 13. The access line goes through `redact`, a stream that ends by a disconnect has one too, and no warning holds the
     repr of a request. Daphne prints the path in all of them, and in this project the path holds the session key.
-14. Folded headers, `Transfer-Encoding: identity` or in HTTP/1.0, absolute-form targets and lengths of thousands of
-    digits are refused, see `head`. Twisted lets the first ones through and raises on the last.
+14. Folded headers, `Transfer-Encoding: identity` or in HTTP/1.0, control characters, targets that are not a path and
+    lengths beyond 64 bits are refused, see `head`. Twisted lets them through, or raises on thousands of digits.
 15. Requests are read by two regular expressions and answered by one `send(2)`. Twisted parses headers line by line and
     bodies' Content-Type with the email package, formats an access line that Daphne throws away, and waits for a turn
     of the loop before it writes.
-16. An application runs in a fresh context. In Daphne a request inherits the context variables of the one before it on
-    the same connection when that made Twisted resume reading, and behind a proxy that one may be another user's.
+16. An application runs in a fresh context. In Daphne a pipelined request is started from the `send` of the one before
+    it and sees the context variables of that one, which behind a proxy may be another user's.
 """
 
 from __future__ import annotations
@@ -206,16 +206,6 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         if self.is_draining:
             return
         self.is_draining = True
-        logger.info("Shutting down: %d requests in flight", len(self.connections))
-        for port in self._ports:
-            # The kernel resets what waits in the queue of a port that closes: these clients are taken on first.
-            with contextlib.suppress(Exception):
-                port.doRead()
-            port.stopListening()
-        self._call_hook("on_drain", self.hooks.on_drain)
-        for channel in list(self.http_factory.channels):
-            channel.drain()
-        self._loop.call_later(DRAIN_ALLOWANCE_SECONDS + 0.01, self._check_deadlines)
         self._draining = self._loop.create_task(self._finish())
 
     def _drain_from_thread(self) -> None:
@@ -228,7 +218,13 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     async def _finish(self) -> None:
         grace_ends = time.monotonic() + self.limits.shutdown_grace_seconds
+        logger.info("Shutting down: %d requests in flight", len(self.connections))
         try:
+            await self._stop_listening()
+            self._call_hook("on_drain", self.hooks.on_drain)
+            for channel in list(self.http_factory.channels):
+                channel.drain()
+            self._loop.call_later(DRAIN_ALLOWANCE_SECONDS + 0.01, self._check_deadlines)
             await self._wait_until_idle(grace_ends)
             cancelled = list(self.connections.values())
             if cancelled:
@@ -243,6 +239,15 @@ class Server(daphne.server.Server):  # type: ignore[misc]
             logger.exception("Shutdown was not orderly")
         finally:
             self.stop()
+
+    async def _stop_listening(self) -> None:
+        for port in self._ports:
+            # The kernel resets what waits in the queue of a port that closes: these clients are taken on first.
+            with contextlib.suppress(Exception):
+                port.doRead()
+            closed = port.stopListening()
+            if closed is not None:
+                await closed.asFuture(self._loop)
 
     async def _wait_until_idle(self, until: float) -> None:
         self._something_ended = asyncio.Event()

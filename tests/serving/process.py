@@ -1,0 +1,177 @@
+"""Start `tests.serving.host` and talk to it in bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+WAIT_SECONDS = 10.0
+"""How long anything may take that is expected to happen."""
+
+
+class Host:
+    """A running host process and what it has told."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.process = process
+        self.told: list[dict[str, Any]] = []
+        self._log = log
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.told.append(json.loads(line))
+                self._news.notify_all()
+
+    def wait_until_told(self, seconds: float = WAIT_SECONDS, times: int = 1, **facts: Any) -> dict[str, Any]:
+        """Return what was told with these facts in it; an ellipsis stands for any value."""
+
+        def matches(told: dict[str, Any]) -> bool:
+            return all(key in told and value in (..., told[key]) for key, value in facts.items())
+
+        def found() -> dict[str, Any] | None:
+            matching = [told for told in self.told if matches(told)]
+            return matching[times - 1] if len(matching) >= times else None
+
+        with self._news:
+            self._news.wait_for(lambda: found() is not None, seconds)
+            fact = found()
+        assert fact is not None, f"{facts} was not told {times} times in {seconds} s\n{self.log()}"
+        return fact
+
+    def count(self, **facts: Any) -> int:
+        with self._news:
+            return sum(all(told.get(key) == value for key, value in facts.items()) for told in self.told)
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def port(self) -> int:
+        return int(self.wait_until_told(port=...)["port"])
+
+    def connect(self, source: str = "127.0.0.1") -> Client:
+        return Client(socket.create_connection(("127.0.0.1", self.port), WAIT_SECONDS, source_address=(source, 0)))
+
+    def get(self, target: str) -> tuple[int, Any]:
+        """Make one request on a connection of its own."""
+        with self.connect() as client:
+            return client.get(target)
+
+    def until(self, condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"not reached in {seconds} s\n{self.log()}"
+            time.sleep(0.01)
+
+    def terminate(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def exit_status(self, seconds: float = WAIT_SECONDS) -> int:
+        status = self.process.wait(seconds)
+        self._reader.join(WAIT_SECONDS)
+        return status
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def get(self, target: str) -> tuple[int, Any]:
+        self.send(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % target.encode())
+        return self.answer()
+
+    def response(self, method: str = "GET") -> HTTPResponse:
+        response = HTTPResponse(self.socket, method=method)
+        response.begin()
+        return response
+
+    def answer(self) -> tuple[int, Any]:
+        """Read one response; a JSON body is decoded."""
+        with closing(self.response()) as response:
+            body = response.read()
+            if response.headers["content-type"] == "application/json":
+                return response.status, json.loads(body)
+            return response.status, body
+
+    def read_until(self, end: bytes) -> bytes:
+        data = b""
+        while not data.endswith(end):
+            received = self.socket.recv(65536)
+            assert received, f"the connection ended after {data!r}"
+            data += received
+        return data
+
+    def read_to_end(self) -> bytes:
+        """Read until the server closes; a reset counts as an end."""
+        data = []
+        with suppress(ConnectionResetError):
+            while received := self.socket.recv(65536):
+                data.append(received)
+        return b"".join(data)
+
+    def is_reset(self) -> bool:
+        """Read until the server closes and tell whether it did so by a reset."""
+        while True:
+            try:
+                if not self.socket.recv(65536):
+                    return False
+            except ConnectionResetError:
+                return True
+
+
+@contextmanager
+def running_host(log: Path, **options: Any) -> Iterator[Host]:
+    """Start a host; end it by force if the test has not ended it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.serving.host", json.dumps(options)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+        )
+    host = Host(process, log)
+    try:
+        yield host
+    finally:
+        process.kill()
+        process.wait(WAIT_SECONDS)
+        host._reader.join(WAIT_SECONDS)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def statuses(data: bytes) -> list[int]:
+    """Find the responses in what a connection has sent."""
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", data)]

@@ -1,0 +1,584 @@
+"""What our Daphne does that Daphne's own does not, by the numbers of `gateway.serving.server`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.serving.process import ROOT, WAIT_SECONDS, Client, Host, running_host, statuses
+
+MEBIBYTE = 1024 * 1024
+
+
+def state(host: Host) -> dict[str, Any]:
+    return host.get("/state")[1]
+
+
+@pytest.fixture(scope="module")
+def patient_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host with the limits as they are."""
+    with running_host(tmp_path_factory.mktemp("host") / "log") as host:
+        yield host
+
+
+# The exchange itself
+
+
+def test_scope_describes_the_request(host: Host) -> None:
+    with host.connect() as client:
+        client.send(
+            b"PUT /echo/a%20b%ff?q=%20 HTTP/1.1\r\nHost: h:80\r\nX-One: 1\r\nX_One: 2\r\nx-one: 3\r\n"
+            b"Content-Length: 2\r\n\r\nhi"
+        )
+        status, content = client.answer()
+        assert content["client"] == list(client.socket.getsockname())
+    assert status == 200
+    assert (content["method"], content["http_version"], content["scheme"]) == ("PUT", "1.1", "http")
+    assert content["raw_path"] == "/echo/a%20b%ff"
+    assert content["path"] == "/echo/a b�"
+    assert content["headers"] == [["host", "h:80"], ["x-one", "1"], ["x-one", "3"], ["content-length", "2"]]
+
+
+def test_pipelined_requests_are_answered_in_order(host: Host) -> None:
+    with host.connect() as client:
+        requests = b"".join(b"GET /echo/%d HTTP/1.1\r\nHost: h\r\n\r\n" % number for number in range(20))
+        client.send(requests + b"GET /echo/last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        answer = client.read_to_end()
+    assert statuses(answer) == [200] * 21
+    assert re.findall(rb'"path": "/echo/(\w+)"', answer) == [b"%d" % number for number in range(20)] + [b"last"]
+
+
+def test_http_10_is_answered_in_kind_and_closed(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"GET /chunks HTTP/1.0\r\n\r\n")
+        answer = client.read_to_end()
+    assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert answer.endswith(b"\r\n\r\nonetwo")
+    assert b"chunked" not in answer
+
+
+def test_response_without_length_is_chunked(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"GET /chunks HTTP/1.1\r\nHost: h\r\n\r\n")
+        answer = client.read_until(b"0\r\n\r\n")
+        assert answer.endswith(b"transfer-encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+        assert client.get("/echo")[0] == 200
+
+
+@pytest.mark.parametrize("target", ["/echo", "/chunks"])
+def test_head_has_no_body_and_the_connection_goes_on(host: Host, target: str) -> None:
+    with host.connect() as client:
+        client.send(b"HEAD %b HTTP/1.1\r\nHost: h\r\n\r\n" % target.encode())
+        assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        assert client.get("/echo")[0] == 200
+
+
+@pytest.mark.parametrize("code", [204, 304])
+def test_status_without_body_is_not_chunked(host: Host, code: int) -> None:
+    with host.connect() as client:
+        client.send(b"GET /status?code=%d HTTP/1.1\r\nHost: h\r\n\r\n" % code)
+        assert b"chunked" not in client.read_until(b"\r\n\r\n")
+        assert client.get("/echo")[0] == 200
+
+
+def test_continue_is_sent_only_for_a_body_that_will_be_read(host: Host) -> None:
+    head = b"POST /echo HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    with host.connect() as client:
+        client.send(head % 5)
+        assert client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.send(b"hello")
+        assert client.answer()[1]["body"] == "hello"
+        client.send(head % 1_000_000)
+        assert statuses(client.read_to_end()) == [413]
+
+
+def test_application_may_close_the_connection(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"GET /close HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.read_to_end().lower().count(b"connection: close") == 1
+
+
+def test_disconnect_is_received_at_once_and_ever_after(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n")
+        client.read_until(b"begun\n\r\n")
+    host.wait_until_told(seconds=1, left=["http.disconnect"] * 4)
+
+
+def test_application_that_sends_to_nobody_does_not_hold_the_loop(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"GET /spin HTTP/1.1\r\nHost: h\r\n\r\n")
+        client.socket.recv(1)
+    assert host.get("/echo")[0] == 200
+    host.wait_until_told(ended="/spin")
+
+
+@pytest.mark.parametrize(("announced", "sent"), [(5, 7), (7, 5)])
+def test_response_that_belies_its_length_is_not_passed_on(host: Host, announced: int, sent: int) -> None:
+    with host.connect() as client:
+        client.send(b"GET /length?announced=%d&sent=%d HTTP/1.1\r\nHost: h\r\n\r\n" % (announced, sent))
+        assert client.read_to_end().partition(b"\r\n\r\n")[2] in (b"", b"a")
+
+
+def test_header_with_a_line_break_becomes_a_500(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"GET /split HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.response().status == 500
+
+
+# 1
+
+
+@pytest.mark.parametrize("path", ["/boom", "/boom-after-start", "/forget", "/split"])
+def test_1_failure_before_the_first_byte_is_a_500_and_the_connection_goes_on(host: Host, path: str) -> None:
+    with host.connect() as client:
+        assert client.get(path) == (500, b"Internal Server Error")
+        assert client.get("/echo")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/boom-in-stream", "/forget-in-stream"])
+def test_1_failure_in_the_middle_is_a_reset(host: Host, path: str) -> None:
+    with host.connect() as client:
+        client.send(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path.encode())
+        assert client.is_reset()
+
+
+def test_1_hundred_failures_of_each_kind_leave_nothing_behind(patient_host: Host) -> None:
+    host = patient_host
+    for path in ("/boom", "/boom-after-start", "/boom-in-stream", "/boom-after-end"):
+        clients = [host.connect() for _ in range(100)]
+        for client in clients:
+            client.send(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path.encode())
+        host.wait_until_told(ended=path, times=100)
+        for client in clients:
+            client.socket.close()
+        begun = time.monotonic()
+        assert host.get("/boom")[0] == 500
+        assert time.monotonic() - begun < 1
+    host.until(lambda: (state(host)["connections"], state(host)["channels"]) == (1, 1))
+
+
+# 2 and 3
+
+
+def test_2_send_waits_for_a_client_that_does_not_read(patient_host: Host) -> None:
+    host = patient_host
+    process = psutil.Process(host.process.pid)
+    host.get("/echo")
+    memory = process.memory_info().rss
+    with host.connect() as client:
+        client.send(b"GET /flood?megabytes=64 HTTP/1.1\r\nHost: h\r\n\r\n")
+        client.socket.recv(1)
+        # What is in flight is bounded by the buffers of the kernel, a few megabytes on both sides.
+        assert host.get("/echo")[0] == 200
+        assert not host.count(flooded=32)
+        assert process.memory_info().rss - memory < 4 * MEBIBYTE
+        received = 1
+        while received < 64 * MEBIBYTE:
+            received += len(client.socket.recv(MEBIBYTE))
+        host.wait_until_told(flooded=64)
+    assert process.memory_info().rss - memory < 8 * MEBIBYTE
+
+
+def test_2_response_larger_than_every_buffer_arrives_whole(host: Host) -> None:
+    with host.connect() as client:
+        status, body = client.get(f"/big?size={20 * MEBIBYTE}")
+    assert (status, len(body)) == (200, 20 * MEBIBYTE)
+
+
+def test_2_pipelined_requests_of_a_client_that_does_not_read_wait(patient_host: Host) -> None:
+    host = patient_host
+    with host.connect() as client:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.send(b"GET /big/pipelined?size=8000000 HTTP/1.1\r\nHost: h\r\n\r\n" * 100)
+        host.wait_until_told(request="/big/pipelined")
+        assert host.get("/echo")[0] == 200
+        assert host.count(request="/big/pipelined") <= 2
+
+
+@pytest.mark.parametrize("target", ["/flood?megabytes=64", f"/big?size={30 * MEBIBYTE}"])
+def test_3_client_that_does_not_read_is_cut_and_counted(host: Host, target: str) -> None:
+    cut_before = host.count(event="slow_reader")
+    with host.connect() as client:
+        client.send(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target.encode())
+        host.wait_until_told(seconds=4, event="slow_reader", times=cut_before + 1)
+        path = target.partition("?")[0]
+        host.wait_until_told(ended=path)
+        assert client.is_reset()
+
+
+def test_3_client_that_reads_slowly_but_steadily_is_not_cut(tmp_path: Path) -> None:
+    limits = {"slow_reader_seconds": 0.6, "buffered_bytes": 1000}
+    with running_host(tmp_path / "log", limits=limits) as host, host.connect() as client:
+        client.send(f"GET /big?size={12 * MEBIBYTE} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+        received, begun = 0, time.monotonic()
+        while data := client.socket.recv(64 * 1024):
+            received += len(data)
+            # As slow as makes the whole take two deadlines
+            while received / (12 * MEBIBYTE) > (time.monotonic() - begun) / 1.3:
+                time.sleep(0.005)
+        assert received > 12 * MEBIBYTE
+        assert not host.count(event="slow_reader")
+
+
+# 4
+
+
+def cut_after(client: Client, dripped: bytes, seconds: float) -> tuple[bytes, float]:
+    """Send a byte every 20 ms until the server answers or closes; tell its answer and when it came."""
+    begun = time.monotonic()
+    client.socket.settimeout(0.02)
+    for position in range(10_000):
+        with contextlib.suppress(TimeoutError):
+            return client.socket.recv(65536), time.monotonic() - begun
+        assert time.monotonic() - begun < seconds, "never cut"
+        client.send(dripped[position : position + 1])
+    raise AssertionError("never cut")
+
+
+def test_4_headers_that_drip_are_cut(host: Host) -> None:
+    with host.connect() as client:
+        answer, seconds = cut_after(client, b"GET / HTTP/1.1\r\nHost: h\r\n" + b"x-name: value\r\n" * 1000, 3)
+    assert statuses(answer) == [408]
+    assert 0.9 < seconds < 1.6
+    host.wait_until_told(event="header_timeout")
+
+
+def test_4_later_headers_that_drip_are_cut(host: Host) -> None:
+    with host.connect() as client:
+        assert client.get("/echo")[0] == 200
+        answer, seconds = cut_after(client, b"GET / HTTP/1.1\r\nHost: h\r\n" + b"x-name: value\r\n" * 1000, 3)
+    assert statuses(answer) == [408]
+    assert 0.9 < seconds < 1.6
+
+
+def test_4_socket_that_sends_nothing_is_closed(host: Host) -> None:
+    begun = time.monotonic()
+    with host.connect() as client:
+        assert client.read_to_end() == b""
+    assert 0.9 < time.monotonic() - begun < 1.6
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [(b"Content-Length: 9000", b"x" * 9000), (b"Transfer-Encoding: chunked", b"1\r\nx\r\n" * 2000)],
+)
+def test_4_body_that_drips_is_cut(host: Host, framing: bytes, body: bytes) -> None:
+    with host.connect() as client:
+        client.send(b"POST /echo HTTP/1.1\r\nHost: h\r\n%b\r\n\r\n" % framing)
+        answer, seconds = cut_after(client, body, 3)
+    assert statuses(answer) == [408]
+    assert 0.5 < seconds < 1.5
+    host.wait_until_told(event="body_timeout")
+
+
+def test_4_body_that_comes_fast_enough_but_too_long_is_cut(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 90000\r\n\r\n" + b"x" * 3000)
+        answer, seconds = cut_after(client, b"x" * 9000, 4)
+    assert statuses(answer) == [408]
+    assert 1.8 < seconds < 2.8
+
+
+def test_4_five_hundred_dripping_clients_do_not_slow_the_others(host: Host) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(host.connect()) for _ in range(500)]
+        for client in clients:
+            client.send(b"GET / HT")
+        begun = time.monotonic()
+        assert host.get("/echo")[0] == 200
+        assert time.monotonic() - begun < 0.5
+        for client in clients:
+            assert statuses(client.read_to_end()) == [408]
+    host.until(lambda: state(host)["channels"] == 1)
+
+
+# 5
+
+
+def open_files(host: Host) -> list[str]:
+    directory = Path(f"/proc/{host.process.pid}/fd")
+    targets = []
+    for entry in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            targets.append(os.readlink(entry))
+    return [target for target in targets if target.startswith("/tmp") and "(deleted)" in target]
+
+
+def test_5_body_announced_too_large_is_refused_before_it_is_sent(host: Host) -> None:
+    refused_before = host.count(event="body_too_large")
+    with host.connect() as client:
+        client.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 1073741824\r\n\r\n")
+        assert statuses(client.read_to_end()) == [413]
+    host.wait_until_told(event="body_too_large", times=refused_before + 1)
+
+
+def test_5_client_that_goes_on_sending_still_reads_the_refusal(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 1073741824\r\n\r\n")
+        for _ in range(50):
+            client.send(bytes(10_000))
+        assert statuses(client.read_to_end()) == [413]
+
+
+@pytest.mark.parametrize("chunk", [b"2710\r\n" + bytes(10_000) + b"\r\n", b"1\r\nx\r\n" * 1000])
+def test_5_endless_chunks_are_refused_at_the_limit(host: Host, chunk: bytes) -> None:
+    with host.connect() as client:
+        client.send(b"POST /endless HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sent = 0
+        client.socket.settimeout(0.01)
+        answer = b""
+        while not answer:
+            with contextlib.suppress(TimeoutError):
+                client.send(chunk)
+                sent += len(chunk)
+            with contextlib.suppress(TimeoutError):
+                answer = client.socket.recv(65536)
+            assert sent < 5_000_000
+    assert statuses(answer) == [413]
+    assert not host.count(request="/endless")
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_5_body_of_exactly_the_limit_is_read_in_memory(host: Host, framing: str) -> None:
+    body = os.urandom(100_000)
+    with host.connect() as client:
+        head = b"POST /echo HTTP/1.1\r\nHost: h\r\n"
+        if framing == "length":
+            client.send(head + b"Content-Length: 100000\r\n\r\n" + body[:99_999])
+        else:
+            client.send(head + b"Transfer-Encoding: chunked\r\n\r\n186a0\r\n" + body[:99_999])
+        assert open_files(host) == []
+        client.send(body[99_999:] + (b"" if framing == "length" else b"\r\n0\r\n\r\n"))
+        status, content = client.answer()
+    assert (status, content["body_bytes"]) == (200, 100_000)
+    assert content["body_digest"] == hashlib.sha256(body).hexdigest()
+
+
+def test_5_encoded_body_is_passed_on_as_it_is(host: Host) -> None:
+    with host.connect() as client:
+        client.send(
+            b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00"
+        )
+        assert client.answer()[1]["body_bytes"] == 4
+
+
+def test_5_client_that_leaves_in_the_body_starts_no_application(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"POST /left-early HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nfive.")
+    host.until(lambda: state(host)["channels"] == 1)
+    assert not host.count(request="/left-early")
+
+
+# 6, 7 and 8
+
+
+def test_6_sockets_notice_a_vanished_peer_within_a_minute(host: Host) -> None:
+    options = state(host)["options"]
+    assert options["SO_KEEPALIVE"] == options["TCP_NODELAY"] == 1
+    assert options["TCP_KEEPIDLE"] + options["TCP_KEEPINTVL"] * options["TCP_KEEPCNT"] <= 60
+    assert options["TCP_USER_TIMEOUT"] / 1000 + options["TCP_KEEPINTVL"] <= 60
+
+
+def test_7_two_hundred_clients_connect_while_the_loop_stands_still(patient_host: Host) -> None:
+    if int(Path("/proc/sys/net/core/somaxconn").read_text()) < 256:
+        pytest.skip("the kernel allows no longer queue")
+    host = patient_host
+    host.get("/echo")
+    host.process.send_signal(signal.SIGSTOP)
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(200):
+            connected = socket.create_connection(("127.0.0.1", host.port), 1)
+            connected.settimeout(WAIT_SECONDS)
+            clients.append(stack.enter_context(Client(connected)))
+        host.process.send_signal(signal.SIGCONT)
+        for client in clients:
+            assert client.get("/echo")[0] == 200
+
+
+def test_8_idle_connection_is_kept_for_its_time_and_closed_without_a_word(host: Host) -> None:
+    with host.connect() as client:
+        assert client.get("/echo")[0] == 200
+        begun = time.monotonic()
+        assert client.read_to_end() == b""
+    assert 1.1 < time.monotonic() - begun < 1.8
+
+
+# 9: doubled and missing Host are in test_smuggling
+
+
+def test_9_client_cannot_set_the_root_path(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"GET /echo HTTP/1.1\r\nHost: h\r\nDaphne-Root-Path: /other\r\n\r\n")
+        content = client.answer()[1]
+    assert content["root_path"] == ""
+    assert [name for name, _ in content["headers"]] == ["host"]
+
+
+# 10
+
+
+def test_10_address_with_too_many_connections_is_answered_503(tmp_path: Path) -> None:
+    limits = {"connections_per_address": 3}
+    with running_host(tmp_path / "log", limits=limits) as host, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(host.connect()) for _ in range(3)]
+        for client in clients:
+            assert client.get("/echo")[0] == 200
+        with host.connect() as surplus:
+            assert surplus.get("/echo")[0] == 503
+        host.wait_until_told(event="too_many_connections")
+        with host.connect(source="127.0.0.2") as other:
+            assert other.get("/echo")[0] == 200
+        clients[0].socket.close()
+        host.until(lambda: host.get("/echo")[0] == 200)
+
+
+def test_10_too_many_connections_in_all_are_answered_503(tmp_path: Path) -> None:
+    with running_host(tmp_path / "log", limits={"connections": 3}) as host:
+        with contextlib.ExitStack() as stack:
+            for last in range(1, 4):
+                assert stack.enter_context(host.connect(source=f"127.0.0.{last}")).get("/echo")[0] == 200
+            with host.connect(source="127.0.0.4") as surplus:
+                assert surplus.get("/echo")[0] == 503
+        host.until(lambda: host.get("/echo")[0] == 200)
+
+
+def test_10_addresses_are_not_limited_behind_a_proxy(tmp_path: Path) -> None:
+    options = {
+        "limits": {"connections_per_address": 1},
+        "server": {"proxy_forwarded_address_header": "X-Forwarded-For"},
+    }
+    with running_host(tmp_path / "log", **options) as host, host.connect() as first, host.connect() as second:
+        assert first.get("/echo")[0] == 200
+        second.send(b"GET /echo HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
+        assert second.answer()[1]["client"] == ["192.0.2.7", 0]
+
+
+# 12: HTTP/2 by prior knowledge is in test_smuggling
+
+
+def test_12_websocket_is_refused_cheaply(host: Host) -> None:
+    log = host.log()
+    with host.connect() as client:
+        client.send(
+            b"GET /websocket HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        assert statuses(client.read_to_end()) == [400]
+    host.get("/after-websocket")
+    host.wait_until_told(request="/after-websocket")
+    assert not host.count(request="/websocket")
+    assert "Traceback" not in host.log().removeprefix(log)
+
+
+# 13
+
+
+def test_13_access_line_of_a_stream_that_was_left_is_written_without_the_key(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"GET /stream/secret/1 HTTP/1.1\r\nHost: h\r\n\r\n")
+        client.read_until(b"begun\n\r\n")
+        address = "{}:{}".format(*client.socket.getsockname())
+    host.until(lambda: any(address in told.get("access", "") for told in host.told))
+    (line,) = [told["access"] for told in host.told if address in told.get("access", "")]
+    assert re.fullmatch(rf'{address} - - \[[^]]+\] "GET /stream/…/1" 200 6', line)
+
+
+def test_13_access_line_of_a_request_left_before_its_answer_has_no_status(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"GET /wait/secret/2?a=secret HTTP/1.1\r\nHost: h\r\n\r\n")
+        host.wait_until_told(request="/wait/secret/2")
+    host.until(lambda: any('"GET /wait/…/2?a=…" - -' in told.get("access", "") for told in host.told))
+
+
+def test_13_no_key_in_access_lines_and_warnings(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"GET /stubborn/secret HTTP/1.1\r\nHost: h\r\n\r\n")
+        host.wait_until_told(request="/stubborn/secret")
+    for path in ("/boom/secret", "/boom-in-stream/secret", "/echo/secret"):
+        with host.connect() as client:
+            client.send(b"GET %b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n" % path.encode())
+            client.read_to_end()
+    for path in ("/stubborn", "/boom", "/boom-in-stream", "/echo"):
+        host.until(lambda path=path: any(f"GET {path}/…" in told.get("access", "") for told in host.told))
+    host.wait_until_told(swallowed=True)
+    assert not [told for told in host.told if "secret" in told.get("access", "")]
+    assert "took too long to shut down" in host.log()
+    assert "secret" not in host.log()
+
+
+def test_application_that_outlives_its_response_is_ended(host: Host) -> None:
+    with host.connect() as client:
+        assert client.get("/linger")[0] == 200
+        host.wait_until_told(ended="/linger")
+
+
+# 16
+
+
+def test_16_context_of_one_request_is_not_seen_by_the_next(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"GET /context HTTP/1.1\r\nHost: h\r\n\r\n" * 2 + b"GET /context HTTP/1.0\r\n\r\n")
+        assert client.read_to_end().count(b'"nothing"') == 3
+    with host.connect() as client:
+        for _ in range(3):
+            assert client.get("/context") == (200, "nothing")
+
+
+# The command
+
+
+@pytest.mark.parametrize("server", ["daphne", "uvicorn"])
+def test_install_acts_under_daphne_and_nowhere_else(server: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["-p", f"{port}"] if server == "daphne" else ["--port", f"{port}"]
+    with (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", server, *arguments, "tests.serving.under_daphne:application"],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        )
+    try:
+        end = time.monotonic() + WAIT_SECONDS
+        while True:
+            assert time.monotonic() < end, (tmp_path / "out").read_text()
+            try:
+                client = Client(socket.create_connection(("127.0.0.1", port), WAIT_SECONDS))
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.02)
+        with client:
+            client.send(b"POST /key HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\nhello world")
+            status, body = client.answer()
+        if server == "daphne":
+            assert status == 413
+            with Client(socket.create_connection(("127.0.0.1", port), WAIT_SECONDS)) as client:
+                assert client.get("/key") == (200, b"Twisted is loaded")
+        else:
+            assert (status, body) == (200, b"Twisted is not loaded")
+        process.terminate()
+        process.wait(WAIT_SECONDS)
+        assert ("/key" in (tmp_path / "out").read_text()) == (server == "uvicorn")
+        if server == "daphne":
+            assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,200 @@
+"""SIGTERM in every situation that could hold it up: the exit is in time, and what can be saved is."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving.process import Host, running_host, statuses
+
+GRACE_SECONDS = 0.8
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    with running_host(tmp_path / "log", limits={"shutdown_grace_seconds": GRACE_SECONDS}) as host:
+        yield host
+
+
+def terminate(host: Host) -> float:
+    begun = time.monotonic()
+    host.terminate()
+    return begun
+
+
+def seconds_to_exit(host: Host, begun: float) -> float:
+    """Wait for an exit with status 0."""
+    assert host.exit_status() == 0, host.log()
+    return time.monotonic() - begun
+
+
+def begin(host: Host, path: str) -> None:
+    host.wait_until_told(request=path)
+
+
+def request(path: str) -> bytes:
+    return b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path.encode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_idle_host_ends_at_once(host: Host, number: int) -> None:
+    with host.connect() as idle, host.connect() as silent:
+        assert idle.get("/echo")[0] == 200
+        host.terminate(number)
+        begun = time.monotonic()
+        assert idle.read_to_end() == b""
+        assert time.monotonic() - begun < 0.4
+        assert silent.read_to_end() == b""
+        assert seconds_to_exit(host, begun) < 1
+    assert [told["hook"] for told in host.told if "hook" in told] == ["drain", "stop"]
+
+
+def test_call_in_flight_finishes_and_no_other_is_accepted(host: Host) -> None:
+    with host.connect() as client, host.connect() as other:
+        client.send(request("/wait"))
+        begin(host, "/wait")
+        begun = terminate(host)
+        host.wait_until_told(hook="drain")
+        with pytest.raises(ConnectionRefusedError):
+            host.connect()
+        # A connection that was there already may still ask, for half a second: health is asked like this.
+        assert other.get("/release") == (200, {"draining": True})
+        response = client.response()
+        assert (response.status, response.read()) == (200, b'"released"')
+        assert response.headers["connection"] == "close"
+        assert seconds_to_exit(host, begun) < GRACE_SECONDS
+    assert host.told[-1] == {"hook": "stop"}
+
+
+def test_stream_is_told_to_end_and_ends_cleanly(host: Host) -> None:
+    with host.connect() as client:
+        client.send(request("/stream"))
+        client.read_until(b"begun\n\r\n")
+        begun = terminate(host)
+        assert client.read_to_end() == b"4\r\nbye\n\r\n0\r\n\r\n"
+        assert seconds_to_exit(host, begun) < GRACE_SECONDS
+
+
+def test_bytes_on_their_way_are_sent_before_the_exit(host: Host) -> None:
+    with host.connect() as client:
+        client.send(request("/big?size=10000000"))
+        host.wait_until_told(ended="/big")
+        begun = terminate(host)
+        host.wait_until_told(hook="drain")
+        assert len(client.read_to_end()) > 10_000_000
+        assert seconds_to_exit(host, begun) < GRACE_SECONDS + 1
+
+
+@pytest.mark.parametrize(
+    "half",
+    [b"GET /echo HT", b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nfive.", b""],
+)
+def test_half_sent_request_does_not_hold_up_the_exit(host: Host, half: bytes) -> None:
+    with host.connect() as client, host.connect() as running:
+        client.send(half)
+        running.send(request("/wait"))
+        begin(host, "/wait")
+        begun = terminate(host)
+        # The application is cancelled all the same: in Daphne the half-sent request keeps it from that.
+        assert statuses(running.read_to_end()) == [503]
+        assert client.read_to_end() == b""
+        assert GRACE_SECONDS <= seconds_to_exit(host, begun) < GRACE_SECONDS + 1
+    assert "Traceback" not in host.log()
+
+
+def test_half_sent_request_alone_ends_within_a_second(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nfive.")
+        host.get("/echo")
+        assert seconds_to_exit(host, terminate(host)) < 1
+
+
+def test_half_sent_request_that_arrives_is_answered(host: Host) -> None:
+    with host.connect() as client:
+        client.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nfive.")
+        host.get("/echo")
+        begun = terminate(host)
+        host.wait_until_told(hook="drain")
+        client.send(b"five.")
+        assert statuses(client.read_to_end()) == [200]
+        assert seconds_to_exit(host, begun) < GRACE_SECONDS
+
+
+def test_client_in_the_queue_of_the_port_is_served(host: Host) -> None:
+    host.get("/echo")
+    host.process.send_signal(signal.SIGSTOP)
+    with host.connect() as client:
+        client.send(request("/echo"))
+        host.terminate()
+        host.process.send_signal(signal.SIGCONT)
+        assert statuses(client.read_to_end()) == [200]
+    assert host.exit_status() == 0
+
+
+def test_what_is_left_after_the_grace_is_cancelled_and_runs_its_finally(host: Host) -> None:
+    with host.connect() as client:
+        client.send(request("/wait"))
+        begin(host, "/wait")
+        begun = terminate(host)
+        assert statuses(client.read_to_end()) == [503]
+        assert GRACE_SECONDS <= seconds_to_exit(host, begun) < GRACE_SECONDS + 1
+    assert host.told[-1] == {"hook": "stop"}
+    assert {"ended": "/wait"} in host.told
+
+
+def test_application_that_swallows_cancellation_does_not_hold_up_the_exit(host: Host) -> None:
+    with host.connect() as client, host.connect() as other:
+        client.send(request("/stubborn"))
+        other.send(request("/wait"))
+        begin(host, "/stubborn")
+        begin(host, "/wait")
+        assert GRACE_SECONDS <= seconds_to_exit(host, terminate(host)) < GRACE_SECONDS + 1
+    assert {"swallowed": True} in host.told
+    assert {"ended": "/wait"} in host.told
+    assert {"hook": "stop"} in host.told
+
+
+def test_blocked_loop_does_not_hold_up_the_exit(host: Host) -> None:
+    with host.connect() as client:
+        client.send(request("/block-loop"))
+        host.wait_until_told(blocked=True)
+        assert seconds_to_exit(host, terminate(host)) < GRACE_SECONDS + 1
+
+
+def test_blocked_thread_does_not_hold_up_the_exit(host: Host) -> None:
+    with host.connect() as client:
+        client.send(request("/block-thread"))
+        host.wait_until_told(blocked=True)
+        assert seconds_to_exit(host, terminate(host)) < GRACE_SECONDS + 1
+    assert {"hook": "stop"} in host.told
+
+
+def test_thread_that_outlives_its_request_does_not_hold_up_the_exit(tmp_path: Path) -> None:
+    with running_host(tmp_path / "log", server={"application_close_timeout": 1}) as host:
+        with host.connect() as client:
+            client.send(request("/block-thread"))
+            host.wait_until_told(blocked=True)
+        host.wait_until_told(ended="/block-thread")
+        # The grace is twenty seconds here, and nothing needs them.
+        assert seconds_to_exit(host, terminate(host)) < 3
+
+
+@pytest.mark.parametrize("path", ["/wait", "/block-loop", "/stubborn"])
+def test_second_signal_ends_at_once(tmp_path: Path, path: str) -> None:
+    with running_host(tmp_path / "log") as host, host.connect() as client:
+        client.send(request(path))
+        begin(host, path)
+        host.terminate()
+        if path != "/block-loop":
+            host.wait_until_told(hook="drain")
+        else:
+            # Equal signals that are pending together are one: only a signal that was noticed can be followed.
+            host.until(lambda: "SigPnd:\t0000000000000000" in Path(f"/proc/{host.process.pid}/status").read_text())
+        begun = time.monotonic()
+        host.terminate(signal.SIGINT)
+        assert host.exit_status() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        assert time.monotonic() - begun < 0.5
