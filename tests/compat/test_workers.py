@@ -274,8 +274,7 @@ async def test_job_of_to_thread_that_was_given_up_counts_as_stuck(
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await threads.run(handler)
-    await until(lambda: threads.busy == 0)
-    assert threads.stuck == 4
+    await until(lambda: threads.busy == 0 and threads.stuck == 4)
     with pytest.raises(NoFreeThreadError):
         await threads.run(thread_and_loop)
 
