@@ -83,7 +83,7 @@ def run_job(job: Job, series: Series) -> None:
     )
     if client.returncode != 0:
         print(client.stderr, file=sys.stderr)
-        series.instead, series.has_failed = f"FAILED: {client.stderr.strip().splitlines()[-1]}", True
+        series.fail(client.stderr.strip().splitlines()[-1])
         return
     outcome: dict[str, Any] = json.loads(client.stdout)
     if "not_served" in outcome:
@@ -98,7 +98,13 @@ def measure_load(hosts: Sequence[Host], eras: Sequence[str], workload: str, plan
         (era, host.name): Series("load", era, workload, host.name, host.title, []) for era in eras for host in hosts
     }
     with ExitStack() as stack:
-        up = [stack.enter_context(running(host, servers)) for host in hosts]
+        up: list[Running] = []
+        for host in hosts:
+            try:
+                up.append(stack.enter_context(running(host, servers)))
+            except HostFailed as failure:
+                for era in eras:
+                    note_failure(series[era, host.name], failure)
         for number in range(plan.rounds):
             progress(f"calls, round {number + 1} of {plan.rounds}")
             for era in eras:
@@ -119,10 +125,19 @@ def measure_memory(
         for era in eras:
             for host in hosts:
                 row = series[era, host.name]
-                if row.instead is None:
+                if row.instead is not None:
+                    continue
+                try:
                     with running(host, servers) as target:
                         run_job(plan.job("hold", era, workload, target), row)
+                except HostFailed as failure:
+                    note_failure(row, failure)
     return list(series.values())
+
+
+def note_failure(series: Series, failure: HostFailed) -> None:
+    print(failure, file=sys.stderr)
+    series.fail(str(failure).splitlines()[0])
 
 
 def progress(text: str) -> None:
@@ -167,6 +182,12 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def print_tables(measured: Sequence[Series], what: str) -> None:
+    """One table for each era."""
+    for era in dict.fromkeys(row.era for row in measured):
+        print(f"\n{table(f'{era} · {what}', [row for row in measured if row.era == era])}", flush=True)
+
+
 def main() -> int:
     arguments = parse_arguments()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -185,20 +206,14 @@ def main() -> int:
         flush=True,
     )
     everything: list[Series] = []
-    try:
-        for workload in arguments.workloads:
-            measured = measure_load(hosts, arguments.eras, workload, plan, servers)
-            if plan.held_sessions and held_eras:
-                measured += measure_memory(hosts, held_eras, workload, plan, servers)
+    for workload in arguments.workloads:
+        measured = measure_load(hosts, arguments.eras, workload, plan, servers)
+        print_tables(measured, f"{workload} · calls, {plan.sessions} sessions · {plan.users} user(s)")
+        everything += measured
+        if plan.held_sessions and held_eras:
+            measured = measure_memory(hosts, held_eras, workload, plan, servers)
+            print_tables(measured, f"{workload} · {plan.held_sessions} held sessions · {plan.users} user(s)")
             everything += measured
-            for kind, what in (("load", f"calls, {plan.sessions} sessions"), ("hold", f"{plan.held_sessions} held")):
-                for era in arguments.eras:
-                    rows = [row for row in measured if (row.kind, row.era) == (kind, era)]
-                    if rows:
-                        print(f"\n{table(f'{era} · {workload} · {what} · {plan.users} user(s)', rows)}", flush=True)
-    except HostFailed as failure:
-        print(failure, file=sys.stderr)
-        return 1
     if arguments.json is not None:
         report = {"machine": about, "plan": vars(plan), "series": as_data(everything)}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")

@@ -39,6 +39,10 @@ class Series:
     """What is shown in place of figures: the host refuses this era, or an answer was wrong."""
     has_failed: bool = False
 
+    def fail(self, reason: str) -> None:
+        """Show what went wrong in place of figures; those of earlier rounds are not to be trusted either."""
+        self.instead, self.has_failed = f"FAILED: {reason}", True
+
 
 @dataclass(frozen=True)
 class Column:
