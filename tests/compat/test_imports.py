@@ -1,5 +1,6 @@
 import builtins
 import importlib
+import importlib.util
 import logging
 import sys
 import threading
@@ -219,6 +220,25 @@ def test_helpers_of_the_project_may_use_version_1_names(project: tuple[Path, dic
     assert scope["errors"].McpError is McpError
     assert scope["alone"].Server is CompatServer
     assert scope["src"].shared.urls is scope["urls"]
+
+
+def test_siblings_of_a_module_may_use_version_1_names(project: tuple[Path, dict[str, Any]]) -> None:
+    root, namespace = project
+    (root / "tools.py").write_text("from mcp.types import AnyUrl\n")
+    (root / "more.py").write_text("from .tools import AnyUrl\n")
+    (root / "main.py").write_text("from . import tools\nfrom .more import AnyUrl\n")
+    spec = importlib.util.spec_from_file_location(
+        "v1_server_package", root / "main.py", submodule_search_locations=[str(root)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__["__builtins__"] = namespace
+    sys.modules[spec.name] = module
+
+    spec.loader.exec_module(module)
+
+    assert module.tools.AnyUrl is module.AnyUrl is pydantic.AnyUrl
 
 
 def test_helper_that_fails_to_load_is_reported_and_tried_again(project: tuple[Path, dict[str, Any]]) -> None:
