@@ -11,6 +11,7 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
 from gateway import metrics
 from gateway.offers import Offers
+from gateway.tool_schemas import current_schemas
 
 
 class HandlerAborted(Exception):
@@ -26,6 +27,10 @@ class CallMiddleware:
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Handle one message. Raises what the handler raises, `HandlerAborted` for what is no `Exception`."""
+        if ctx.method == "tools/list":
+            result = await _contained(ctx, call_next)
+            _remember_schemas(ctx, result)
+            return result
         if ctx.method != "tools/call":
             return await _contained(ctx, call_next)
         started = time.perf_counter()
@@ -46,6 +51,13 @@ class CallMiddleware:
         tool = name if isinstance(name, str) and offer is not None and name in offer.tools else metrics.OTHER_TOOL
         metrics.tool_calls.labels(self._server_name, tool, outcome).inc()
         metrics.tool_call_seconds.labels(self._server_name, tool).observe(seconds)
+
+
+def _remember_schemas(ctx: ServerRequestContext[Any, Any], result: HandlerResult) -> None:
+    schemas = current_schemas.get(None)
+    if schemas is not None and isinstance(result, dict) and isinstance(result.get("tools"), list):
+        is_complete = "nextCursor" not in result and "cursor" not in (ctx.params or {})
+        schemas.learn(result["tools"], is_complete=is_complete)
 
 
 async def _contained(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:

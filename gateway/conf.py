@@ -68,6 +68,26 @@ class GatewaySettings:
         return cast("int", settings.GUMCP_MAX_INSTANCES)
 
     @property
+    def max_sessions(self) -> int:
+        """How many sessions this process has open at once; beyond it a new one is answered 503."""
+        return cast("int", settings.GUMCP_MAX_SESSIONS)
+
+    @property
+    def session_idle_seconds(self) -> float:
+        """How long a Streamable HTTP session without a request in flight is kept."""
+        return cast("float", settings.GUMCP_SESSION_IDLE_SECONDS)
+
+    @property
+    def max_kept_events(self) -> int:
+        """How many events of one session are kept for clients that resume a stream."""
+        return cast("int", settings.GUMCP_MAX_KEPT_EVENTS)
+
+    @property
+    def max_kept_event_bytes(self) -> int:
+        """How many bytes they may have; the newest is kept whatever its size."""
+        return cast("int", settings.GUMCP_MAX_KEPT_EVENT_BYTES)
+
+    @property
     def max_body_bytes(self) -> int:
         """The largest client message; beyond it 413."""
         return cast("int", settings.GUMCP_MAX_BODY_BYTES)

@@ -45,6 +45,10 @@ class RepeatedInitialize(InvalidMessage):
     """`initialize` was sent on a session that has it behind it."""
 
 
+class SessionLimitReached(GatewayError):
+    """The host has as many sessions open as it may."""
+
+
 class SessionBacklogFull(GatewayError):
     """A session has as many messages waiting or running as it may."""
 

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVarTuple
 from wsgiref.simple_server import WSGIServer
 
 from django.conf import settings
@@ -28,6 +29,8 @@ from gateway.transports.security import OriginPolicy
 from gateway.transports.streams import Streams
 
 logger = logging.getLogger(__name__)
+
+_Ts = TypeVarTuple("_Ts")
 
 UPKEEP_SECONDS: Final = 1.0
 """How often silent streams, idle instances and lane lag are looked at."""
@@ -53,6 +56,7 @@ class Host:
         self._control = ControlListener(self.sessions)
         self._collector = metrics.HostCollector(self)
         self._metrics_server: WSGIServer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._is_prepared = False
 
@@ -91,14 +95,22 @@ class Host:
         """
         if self._upkeep is None:
             self.prepare()
+            self._loop = asyncio.get_running_loop()
             self._upkeep = asyncio.create_task(self._keep_up())
             self._control.start()
+
+    def call_soon(self, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
+        """Call `callback(*args)` on the serving loop. For lanes; after the host's end nothing happens."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(callback, *args)
 
     async def _keep_up(self) -> None:
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
             try:
                 self.streams.comment_where_silent(conf.ping_seconds)
+                self.sessions.expire(conf.session_idle_seconds)
                 self.instances.expire()
                 for lane in self.lanes:
                     lane.probe()

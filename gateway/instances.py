@@ -16,14 +16,18 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
+from django.conf import settings
+from django.utils.crypto import salted_hmac
 from mcp.server import Server
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.models import InitializationOptions
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 
 from gateway import signals
 from gateway.calls import CallMiddleware
@@ -34,6 +38,7 @@ from gateway.identity import Identity
 from gateway.lanes import Lane, Lanes
 from gateway.offers import Offers, ask_offer
 from gateway.redaction import redact
+from gateway.tool_schemas import ToolSchemas, current_schemas, look_up_schema
 from gateway.transports.running_server import RunningServer
 
 logger = logging.getLogger(__name__)
@@ -46,6 +51,30 @@ _STOP_TIMEOUT_SECONDS: Final = 5.0
 _UNAVAILABLE: Final = "The server could not be started for this user. Its operator finds the reason in the log."
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every instance of a process is given."""
+
+    offers: Offers
+    request_state: RequestStateSecurity
+
+
+@dataclass(slots=True)
+class Activity:
+    """Stateless requests of one instance: they have no session to be counted in."""
+
+    requests: int = 0
+    calls: int = 0
+    last: float = 0.0
+    """Seconds since the epoch of the last one; 0 before the first."""
+
+    def note(self, is_call: bool) -> None:
+        """Count one request."""
+        self.requests += 1
+        self.calls += is_call
+        self.last = time.time()
+
+
 class Instance:
     """One `Server` object of one identity, alive in its server's lane."""
 
@@ -56,6 +85,7 @@ class Instance:
         self.uses = 0
         """How many connections hold it now."""
         self.idle_since = time.monotonic()
+        self.activity = Activity()
         self._running: RunningServer | None = None
         self._stopping = asyncio.Event()  # bound to the lane's loop on first wait there
         self._life: asyncio.Task[None] | None = None
@@ -67,7 +97,7 @@ class Instance:
         assert self._running is not None
         return self._running
 
-    async def start(self, offers: Offers) -> None:
+    async def start(self, surroundings: "Surroundings") -> None:
         """Make the `Server` object and enter its lifespan. Runs in the lane.
 
         Raises:
@@ -77,8 +107,7 @@ class Instance:
             server, options = await self._make()
             # The SDK reports the Server object's own name and version on transports that know no options.
             server.name, server.version = options.server_name, options.server_version
-            if not any(isinstance(middleware, CallMiddleware) for middleware in server.middleware):
-                server.middleware.insert(0, CallMiddleware(self.definition.name, offers))
+            self._equip(server, surroundings)
             started: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             self._life = asyncio.create_task(self._live(server, started))
             lifespan_state = await started
@@ -92,7 +121,20 @@ class Instance:
             text = "".join(traceback.format_exception(error))
             logger.error("Server %s gave no instance: %s", self.definition.name, redact(text, self.identity.api_key))
             raise InstanceUnavailable(_UNAVAILABLE) from None
-        self._running = RunningServer(server, options, lifespan_state, self.lane, _caller_context(self))
+        context = _instance_context(self, server, lifespan_state)
+        self._running = RunningServer(server, options, lifespan_state, self.lane, context)
+
+    def _equip(self, server: Server[Any], surroundings: "Surroundings") -> None:
+        """Add what the host does around each request. Once: a factory may return the same object every time."""
+        if not any(isinstance(middleware, CallMiddleware) for middleware in server.middleware):
+            server.middleware.insert(0, CallMiddleware(self.definition.name, surroundings.offers))
+        if server.get_tool_input_schema is None:
+            server.get_tool_input_schema = look_up_schema
+        if not any(isinstance(middleware, RequestStateBoundary) for middleware in server.middleware):
+            # Outermost, so that the server's own middleware and handlers see what they minted. An author's own
+            # boundary stands.
+            boundary = RequestStateBoundary(surroundings.request_state, default_audience=self.definition.name)
+            server.middleware.insert(0, boundary)
 
     async def _make(self) -> tuple[Server[Any], InitializationOptions]:
         server = self.definition.factory(self.identity.user_id, self.identity.api_key)
@@ -141,6 +183,7 @@ class Instances:
     def __init__(self, lanes: Lanes, offers: Offers) -> None:
         self._lanes = lanes
         self._offers = offers
+        self._surroundings = Surroundings(offers, RequestStateSecurity(keys=_request_state_keys()))
         self._ready: dict[_Key, Instance] = {}
         self._building: dict[_Key, asyncio.Task[Instance]] = {}
 
@@ -152,13 +195,22 @@ class Instances:
             InstanceUnavailable: it could not be made; it will be tried again next time.
             InstanceLimitReached: the host keeps as many as it may.
         """
-        instance = await self._get(definition, identity)
-        instance.uses += 1
+        instance = await self.acquire(definition, identity)
         try:
             yield instance
         finally:
-            instance.uses -= 1
-            instance.idle_since = time.monotonic()
+            self.release(instance)
+
+    async def acquire(self, definition: ServerDefinition, identity: Identity) -> Instance:
+        """Hold an instance until `release`, for users that are no block. Raises what `use` raises."""
+        instance = await self._get(definition, identity)
+        instance.uses += 1
+        return instance
+
+    def release(self, instance: Instance) -> None:
+        """Let go of an acquired instance."""
+        instance.uses -= 1
+        instance.idle_since = time.monotonic()
 
     async def _get(self, definition: ServerDefinition, identity: Identity) -> Instance:
         key = (definition.name, identity)
@@ -176,7 +228,7 @@ class Instances:
         instance = Instance(definition, identity, self._lanes.get(definition.name))
         try:
             async with asyncio.timeout(conf.factory_timeout_seconds):
-                await instance.lane.run(instance.start(self._offers))
+                await instance.lane.run(instance.start(self._surroundings))
         except TimeoutError:
             logger.error("Server %s gave no instance within %s seconds", definition.name, conf.factory_timeout_seconds)
             raise InstanceUnavailable("The server took too long to start for this user. Try again.") from None
@@ -222,13 +274,21 @@ class Instances:
         return len(self._ready) + len(self._building)
 
 
-def _caller_context(instance: Instance) -> contextvars.Context:
-    """Context variables in which the SDK finds the caller, so that what it keeps is bound to this identity.
+def _request_state_keys() -> list[bytes]:
+    """Keys that seal `requestState`: derived from Django's, so that a state outlives a restart and a rotated key."""
+    secrets = dict.fromkeys([settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS])
+    return [salted_hmac("gumcp.request-state", "v1", secret=secret, algorithm="sha256").digest() for secret in secrets]
 
-    The principal is a digest: neither the user id nor the key is needed to tell callers apart.
+
+def _instance_context(instance: Instance, server: Server[Any], lifespan_state: Any) -> contextvars.Context:
+    """Context variables of this instance's message loops.
+
+    The SDK finds the caller in its own, and binds what it keeps to that principal: a digest, since neither the user id
+    nor the key is needed to tell callers apart.
     """
     identity = instance.identity
     principal = sha256(repr((instance.definition.name, identity.user_id, identity.api_key)).encode()).hexdigest()
     context = contextvars.Context()
     context.run(auth_context_var.set, AuthenticatedUser(AccessToken(token="", client_id=principal, scopes=[])))
+    context.run(current_schemas.set, ToolSchemas(server, lifespan_state))
     return context

@@ -62,11 +62,12 @@ async def ask_offer(server: Server[Any], lifespan_state: Any) -> Offer:
     )
 
 
-async def _list_names(server: Server[Any], lifespan_state: Any, kind: str, key: str) -> tuple[str, ...]:
+async def list_items(server: Server[Any], lifespan_state: Any, kind: str) -> list[dict[str, Any]]:
+    """What `server` lists under `{kind}/list`, in wire form; bounded by `MAX_PAGES` and about `MAX_NAMES`."""
     method = f"{kind}/list"
     if server.get_request_handler(method) is None:
-        return ()
-    names: list[str] = []
+        return []
+    items: list[dict[str, Any]] = []
     params: dict[str, Any] = {
         "_meta": {PROTOCOL_VERSION_META_KEY: LATEST_MODERN_VERSION, CLIENT_CAPABILITIES_META_KEY: {}}
     }
@@ -75,12 +76,17 @@ async def _list_names(server: Server[Any], lifespan_state: Any, kind: str, key: 
         result = await serve_one(
             server, _InternalRequest(), method, params, connection=connection, lifespan_state=lifespan_state
         )
-        names += [str(item[key]) for item in result.get(kind, []) if key in item]
+        items += result.get(kind, [])
         cursor = result.get("nextCursor")
-        if not cursor or len(names) >= MAX_NAMES:
+        if not cursor or len(items) >= MAX_NAMES:
             break
         params = {**params, "cursor": cursor}
-    return tuple(names[:MAX_NAMES])
+    return items
+
+
+async def _list_names(server: Server[Any], lifespan_state: Any, kind: str, key: str) -> tuple[str, ...]:
+    items = await list_items(server, lifespan_state, kind)
+    return tuple(str(item[key]) for item in items[:MAX_NAMES] if key in item)
 
 
 @dataclass

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from channels.routing import URLRouter
 from django.urls import re_path
 
-from gateway.consumers import MessagesEndpoint, NotFound, SessionEndpoint
+from gateway.endpoints import MessagesEndpoint, NotFound, SessionEndpoint
 from gateway.transports.responses import Receive, Scope, Send
 
 if TYPE_CHECKING:

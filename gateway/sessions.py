@@ -8,20 +8,17 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from uuid import UUID, uuid4
 
 from gateway import signals
+from gateway.exceptions import SessionLimitReached
 from gateway.identity import Identity
 
 Transport = Literal["sse", "streamable-http"]
 
 MAX_FACT_LENGTH: Final = 200
 """Longest client name, version or address that is kept: clients choose the first two freely."""
-
-
-def _deliver_nowhere(message: Any, scope: Any) -> None:
-    raise RuntimeError("The session has no transport.")
 
 
 @dataclass(eq=False, slots=True)
@@ -51,10 +48,12 @@ class Session:
     calls: int = 0
     in_flight: dict[Hashable, float] = field(default_factory=dict, repr=False)
     """Requests that are not answered yet: their id, and when they came (monotonic seconds)."""
+    open_requests: int = 0
+    """HTTP requests of this session that are being answered, open streams included."""
     end_reason: str = ""
     """Why the host ended it; empty when the client did."""
-    deliver: Callable[[Any, Any], None] = field(default=_deliver_nowhere, repr=False)
-    """Hands a client's message and its ASGI scope to the session's transport, which sets this."""
+    wire: object = field(default=None, repr=False)
+    """The transport that carries it; the doors know which kind by `transport`."""
     _end: Callable[[], object] | None = field(default=None, repr=False)
 
     def note_client(self, name: object, version: object, protocol_version: object) -> None:
@@ -63,15 +62,19 @@ class Session:
         self.client_version = str(version or "")[:MAX_FACT_LENGTH]
         self.protocol_version = str(protocol_version or "")[:MAX_FACT_LENGTH]
 
+    def touch(self) -> None:
+        """Note that the session was used."""
+        self.last_activity = time.time()
+
     def note_incoming(self) -> None:
         """Count a message from the client."""
         self.messages_in += 1
-        self.last_activity = time.time()
+        self.touch()
 
     def note_outgoing(self) -> None:
         """Count a message to the client."""
         self.messages_out += 1
-        self.last_activity = time.time()
+        self.touch()
 
     def on_end(self, callback: Callable[[], object]) -> None:
         """Set what closes the session's wire. Called once, on the host's loop."""
@@ -90,6 +93,15 @@ class Sessions:
 
     def __init__(self) -> None:
         self._by_id: dict[str, Session] = {}
+
+    def require_room(self, limit: int) -> None:
+        """Check that one more session may be opened.
+
+        Raises:
+            SessionLimitReached
+        """
+        if len(self._by_id) >= limit:
+            raise SessionLimitReached("The host has as many sessions open as it may. Try again later.")
 
     @contextmanager
     def open(self, session: Session) -> Iterator[Session]:
@@ -124,6 +136,21 @@ class Sessions:
         ):
             return None
         return session
+
+    def expire(self, idle_seconds: float) -> int:
+        """End the Streamable HTTP sessions that had no request for so long; returns how many."""
+        oldest = time.time() - idle_seconds
+        idle = [
+            session
+            for session in self
+            if session.transport == "streamable-http"
+            and not session.open_requests
+            and not session.in_flight
+            and session.last_activity < oldest
+        ]
+        for session in idle:
+            session.end("idle")
+        return len(idle)
 
     def by_row_id(self, row_id: UUID) -> Session | None:
         """The open session behind a row. Meant for operators' commands, which are rare: it looks at all of them."""

@@ -1,6 +1,7 @@
 """What the host says of itself over HTTP. Read only, asynchronous, and never dependent on the database."""
 
-from django.http import HttpRequest, HttpResponseBase, HttpResponseNotAllowed, JsonResponse
+from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
 
 from gateway.apps import GatewayConfig
 
@@ -9,15 +10,23 @@ def _server_names() -> list[str]:
     return GatewayConfig.current().registry.names
 
 
+def _refuse_method() -> HttpResponseBase:
+    allowed = "GET, HEAD"
+    return JsonResponse({"error": f"This resource answers {allowed}."}, status=405, headers={"Allow": allowed})
+
+
+# Exempt, or a POST would be told of a missing CSRF token instead of the methods there are.
+@csrf_exempt
 async def index(request: HttpRequest) -> HttpResponseBase:
     """Say what this is and what it serves."""
     if request.method not in ("GET", "HEAD"):
-        return HttpResponseNotAllowed(["GET", "HEAD"])
+        return _refuse_method()
     return JsonResponse({"status": "ok", "message": "guMCP server running", "servers": _server_names()})
 
 
+@csrf_exempt
 async def health_check(request: HttpRequest) -> HttpResponseBase:
     """Answer a liveness probe."""
     if request.method not in ("GET", "HEAD"):
-        return HttpResponseNotAllowed(["GET", "HEAD"])
+        return _refuse_method()
     return JsonResponse({"status": "ok", "servers": _server_names()})

@@ -59,6 +59,8 @@ class EventStream:
         self._sender: asyncio.Task[None] | None = None
         self._room_wakeup: Callable[[], object] | None = None
         self.is_closed = False
+        self.was_left = False
+        """Whether the client left before the end."""
         self.was_slow = False
         """Whether it was closed because its client did not read."""
         self.last_sent = time.monotonic()
@@ -174,7 +176,7 @@ class EventStream:
     async def _watch_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.is_closed = True
+        self.is_closed = self.was_left = True
 
     def _wake_sender(self) -> None:
         if self._is_sender_idle:

@@ -7,6 +7,7 @@ session's accounts of what is in flight. Shaped after `mcp.shared._stream_protoc
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -99,12 +100,23 @@ class Link:
         self.session = session
         self._max_backlog = max_backlog
         self.inbound = Inbound(lane)
+        self.is_initialized = False
+        """Whether the server has accepted `initialize`."""
         self._initialize_key: RequestId | None = None
         self._count_in = metrics.messages.labels(session.server_name, "in")
         self._count_out = metrics.messages.labels(session.server_name, "out")
 
-    def admit(self, message: JSONRPCMessage, scope: Scope) -> None:
+    def admit(
+        self,
+        message: JSONRPCMessage,
+        scope: Scope,
+        metadata: ServerMessageMetadata | None = None,
+        on_admitted: Callable[[], None] | None = None,
+    ) -> None:
         """Hand `message` to the server. Called on the host's loop.
+
+        `metadata` carries what the transport offers to the handler. `on_admitted` is called once nothing can be
+        refused any more, before the server can see the message.
 
         Raises:
             DuplicateRequestId: its id is in flight, so an answer could not be told from the first one's.
@@ -114,7 +126,8 @@ class Link:
         session = self.session
         if len(self.inbound) + len(session.in_flight) >= self._max_backlog:
             raise SessionBacklogFull("Too many messages of this session are waiting. Read the answers first.")
-        metadata = ServerMessageMetadata(request_context=Request(scope))
+        metadata = metadata or ServerMessageMetadata()
+        metadata.request_context = Request(scope)
         if isinstance(message, JSONRPCRequest):
             key = request_key(message.id)
             if key in session.in_flight:
@@ -131,10 +144,16 @@ class Link:
                 session.calls += 1
             session.in_flight[key] = time.monotonic()
 
-            async def forget() -> None:  # a cancelled request is never answered
-                session.in_flight.pop(key, None)
+            end_on_wire = metadata.on_request_unanswered
 
-            metadata.on_request_unanswered = forget
+            async def settle() -> None:  # a cancelled request is never answered
+                session.in_flight.pop(key, None)
+                if end_on_wire is not None:
+                    await end_on_wire()
+
+            metadata.on_request_unanswered = settle
+        if on_admitted is not None:
+            on_admitted()
         session.note_incoming()
         self._count_in.inc()
         self.inbound.put(SessionMessage(message, metadata))
@@ -155,6 +174,7 @@ class Link:
             key = request_key(message.id)
             self.session.in_flight.pop(key, None)
             if key == self._initialize_key and isinstance(message, JSONRPCResponse):
+                self.is_initialized = True
                 # What the server settled for, which may be another version than the client proposed.
                 self.session.protocol_version = str(message.result.get("protocolVersion", ""))[:MAX_FACT_LENGTH]
 

@@ -18,6 +18,7 @@ from gateway.exceptions import (
     InvalidMessage,
     InvalidSessionKey,
     SessionBacklogFull,
+    SessionLimitReached,
     UnknownServer,
 )
 from gateway.transports.messages import error_body
@@ -40,6 +41,7 @@ _ANSWERS: Final[dict[type[GatewayError], tuple[int, str, Headers]]] = {
     InstanceLimitReached: (503, "instance_limit", _RETRY),
     InstanceUnavailable: (503, "instance_unavailable", _RETRY),
     DuplicateRequestId: (400, "duplicate_request_id", ()),
+    SessionLimitReached: (503, "session_limit", _RETRY),
     SessionBacklogFull: (503, "session_backlog", _RETRY),
     BodyTooLarge: (413, "body_too_large", ()),
     InvalidMessage: (400, "invalid_message", ()),
@@ -98,6 +100,21 @@ def header(scope: Scope, name: bytes) -> str | None:
         if key == name:
             return str(value.decode("latin-1"))
     return None
+
+
+def client_address(scope: Scope) -> str:
+    """The client's IP address, or nothing where it has none."""
+    client: Any = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def accepts(scope: Scope, media_type: str) -> bool:
+    """Whether the request's Accept header allows `media_type`; a missing header allows everything (RFC 9110)."""
+    value = header(scope, b"accept")
+    if value is None:
+        return True
+    ranges = {part.split(";")[0].strip().lower() for part in value.split(",")}
+    return not ranges.isdisjoint({media_type, f"{media_type.partition('/')[0]}/*", "*/*"})
 
 
 def has_media_type(scope: Scope, name: bytes, media_type: str) -> bool:

@@ -1,0 +1,339 @@
+"""The doors of the MCP routes: they resolve who is calling what, check the request, and hand over to the transports.
+
+`SessionEndpoint` answers the session URL for clients of every era; `MessagesEndpoint` takes what HTTP+SSE clients post.
+They are plain ASGI applications: a Channels consumer that reads a body costs a third of the throughput (channels 4.3).
+
+Spec: 2025-11-25 basic/transports, 2026-07-28 basic/transports/streamable-http.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs
+
+from mcp_types import INVALID_REQUEST, JSONRPCRequest
+
+from gateway.conf import conf
+from gateway.consumers import SseConsumer
+from gateway.discovery import ServerDefinition
+from gateway.exceptions import ClientDisconnected, GatewayError
+from gateway.identity import Identity, parse_session_key
+from gateway.sessions import Session
+from gateway.transports.event_stream import EventStream
+from gateway.transports.exchange import Exchange
+from gateway.transports.link import INITIALIZE
+from gateway.transports.messages import parse_message
+from gateway.transports.responses import (
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    accepts,
+    client_address,
+    has_media_type,
+    header,
+    read_body,
+    refuse,
+    refuse_error,
+    refuse_message,
+    refuse_method,
+    respond,
+)
+from gateway.transports.sse import SseTransport
+from gateway.transports.stateless import StatelessCall, is_stateless
+from gateway.transports.streamable_http import StreamableHttpTransport
+
+if TYPE_CHECKING:
+    from gateway.host import Host
+
+logger = logging.getLogger(__name__)
+
+SESSION_GONE: Final = "Session not found or expired"
+"""What the ancestor says of an unknown session; clients match on it."""
+
+SESSION_ID: Final = b"mcp-session-id"
+VERSION: Final = b"mcp-protocol-version"
+LAST_EVENT_ID: Final = b"last-event-id"
+
+
+class _Endpoint:
+    """What the MCP routes share: origin, server, identity, and errors as answers."""
+
+    def __init__(self, host: "Host") -> None:
+        self._host = host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if await self._host.origin_policy.refuse_foreign(scope, send):
+            return
+        try:
+            captured = scope["url_route"]["kwargs"]
+            definition = self._host.registry.get(captured["server_name"])
+            await self._answer(definition, parse_session_key(captured["session_key"]), scope, receive, send)
+        except GatewayError as error:
+            await refuse_error(send, error)
+        except ClientDisconnected:
+            return
+
+    async def _answer(
+        self, definition: ServerDefinition, identity: Identity, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        raise NotImplementedError
+
+
+class MessagesEndpoint(_Endpoint):
+    """`/{server_name}/{session_key}/messages/?session_id=…`: takes one message for an HTTP+SSE session."""
+
+    async def _answer(
+        self, definition: ServerDefinition, identity: Identity, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """202 once the message is on its way to the server; what it answers goes to the stream."""
+        if scope["method"] != "POST":
+            await refuse_method(send, "POST")
+            return
+        session = self._host.sessions.find(_query_session_id(scope), definition.name, identity, "sse")
+        if session is None:
+            await refuse(send, 404, "unknown_session", SESSION_GONE)
+            return
+        if not has_media_type(scope, b"content-type", "application/json"):
+            await _refuse_content_type(send)
+            return
+        assert isinstance(session.wire, SseTransport)
+        session.wire.deliver(parse_message(await read_body(scope, receive, conf.max_body_bytes)), scope)
+        await respond(send, 202, b"Accepted", b"text/plain; charset=utf-8")
+
+
+class SessionEndpoint(_Endpoint):
+    """`/{server_name}/{session_key}`: HTTP+SSE, Streamable HTTP with sessions, and the stateless protocol."""
+
+    async def _answer(
+        self, definition: ServerDefinition, identity: Identity, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        method = scope["method"]
+        if is_stateless(header(scope, VERSION)):
+            if method != "POST":
+                await refuse_method(send, "POST")
+            elif await _is_acceptable(scope, send):
+                await self._post_stateless(definition, identity, scope, receive, send)
+        elif method == "POST":
+            if await _is_acceptable(scope, send):
+                await self._post(definition, identity, scope, receive, send)
+        elif method == "GET":
+            if not accepts(scope, "text/event-stream"):
+                await refuse(
+                    send, 406, "not_acceptable", "This resource is an event stream: Accept: text/event-stream."
+                )
+            elif header(scope, SESSION_ID) is None:
+                await SseConsumer(self._host, definition, identity)(scope, receive, send)
+            else:
+                await self._get(definition, identity, scope, receive, send)
+        elif method == "DELETE":
+            await self._delete(definition, identity, scope, send)
+        else:
+            await refuse_method(send, "GET, POST, DELETE")
+
+    # -- Handshake era -----------------------------------------------------------------------------------------------
+
+    async def _post(
+        self, definition: ServerDefinition, identity: Identity, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        session = None
+        if header(scope, SESSION_ID) is not None:
+            session = await self._find_session(definition, identity, scope, send)
+            if session is None:
+                return
+        message = parse_message(await read_body(scope, receive, conf.max_body_bytes))
+        if session is None:
+            if not isinstance(message, JSONRPCRequest) or message.method != INITIALIZE:
+                # Not 404: by that clients decide to try another transport, or that their session is gone.
+                await refuse_message(
+                    send, 400, "missing_session_id", INVALID_REQUEST, "The Mcp-Session-Id header is missing."
+                )
+                return
+            await self._initialize(definition, identity, message, scope, receive, send)
+            return
+        transport = _streamable(session)
+        with _request_of(session):
+            if isinstance(message, JSONRPCRequest):
+                exchange = self._exchange(send, _session_headers(session))
+                transport.call(message, scope, exchange)
+                await self._run(exchange, definition.name, receive)
+            else:
+                transport.deliver(message, scope)
+                await respond(send, 202, b"", b"application/json", _session_headers(session))
+
+    async def _initialize(
+        self,
+        definition: ServerDefinition,
+        identity: Identity,
+        message: JSONRPCRequest,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Open a session, and keep it if the server accepts `initialize`."""
+        self._host.sessions.require_room(conf.max_sessions)
+        instance = await self._host.instances.acquire(definition, identity)
+        session = Session(definition.name, identity, "streamable-http", client_address(scope))
+        transport = StreamableHttpTransport(
+            instance.running,
+            session,
+            max_backlog=conf.max_session_backlog,
+            max_events=conf.max_kept_events,
+            max_event_bytes=conf.max_kept_event_bytes,
+        )
+        session.wire = transport
+
+        def close() -> None:
+            transport.stop()
+            self._host.sessions.remove(session)
+            self._host.instances.release(instance)
+
+        session.on_end(close)
+        self._host.sessions.add(session)
+        try:
+            transport.start(on_lost=lambda: self._host.call_soon(session.end, "its message loop ended"))
+            with _request_of(session):
+                exchange = self._exchange(send, _session_headers(session))
+                transport.call(message, scope, exchange)
+                await self._run(exchange, definition.name, receive)
+        finally:
+            if not transport.is_established:
+                session.end("initialize failed")
+
+    async def _get(
+        self, definition: ServerDefinition, identity: Identity, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Open the session's standalone stream, or resume one that was lost."""
+        session = await self._find_session(definition, identity, scope, send)
+        if session is None:
+            return
+        stream = self._stream(send)
+        transport = _streamable(session)
+        last_event_id = header(scope, LAST_EVENT_ID)
+        with _request_of(session):
+            if last_event_id is not None:
+                if not await transport.resume(stream, last_event_id):
+                    await refuse_message(send, 404, "unknown_event", INVALID_REQUEST, "Event not found or expired")
+                    return
+            elif not await transport.attach_standalone(stream):
+                await refuse_message(
+                    send,
+                    409,
+                    "stream_conflict",
+                    INVALID_REQUEST,
+                    "This session has its standalone stream open already.",
+                )
+                return
+            with self._host.streams.open(stream, definition.name):
+                await stream.start(_session_headers(session))
+                await stream.run(receive)
+
+    async def _delete(self, definition: ServerDefinition, identity: Identity, scope: Scope, send: Send) -> None:
+        if header(scope, SESSION_ID) is None:
+            await refuse_message(
+                send, 400, "missing_session_id", INVALID_REQUEST, "The Mcp-Session-Id header is missing."
+            )
+            return
+        session = await self._find_session(definition, identity, scope, send)
+        if session is not None:
+            session.end("")
+            await respond(send, 200, b"", b"application/json")
+
+    async def _find_session(
+        self, definition: ServerDefinition, identity: Identity, scope: Scope, send: Send
+    ) -> Session | None:
+        session_id = header(scope, SESSION_ID) or ""
+        session = self._host.sessions.find(session_id, definition.name, identity, "streamable-http")
+        if session is None:
+            # Spec 2025-11-25 basic/transports#session-management rule 3: 404, so that the client opens a new one.
+            await refuse_message(send, 404, "unknown_session", INVALID_REQUEST, SESSION_GONE)
+        return session
+
+    # -- Stateless era -----------------------------------------------------------------------------------------------
+
+    async def _post_stateless(
+        self, definition: ServerDefinition, identity: Identity, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        body = await read_body(scope, receive, conf.max_body_bytes)
+        async with self._host.instances.use(definition, identity) as instance:
+            exchange = self._exchange(send, ())
+            instance.activity.note(header(scope, b"mcp-method") == "tools/call")
+            call = StatelessCall(instance.running, definition.name, scope, body, exchange)
+            call.start()
+            is_complete = False
+            try:
+                is_complete = await self._run(exchange, definition.name, receive)
+            finally:
+                if not is_complete:
+                    call.cancel()
+
+    # -- Both --------------------------------------------------------------------------------------------------------
+
+    def _stream(self, send: Send) -> EventStream:
+        return EventStream(send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds)
+
+    def _exchange(self, send: Send, headers: Headers) -> Exchange:
+        return Exchange(self._stream(send), send, headers)
+
+    async def _run(self, exchange: Exchange, server_name: str, receive: Receive) -> bool:
+        return await exchange.run(
+            receive,
+            silence_seconds=conf.ping_seconds,
+            counted=lambda: self._host.streams.open(exchange.stream, server_name),
+        )
+
+
+class NotFound:
+    """Everything under the MCP routes that is none of them."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 404 as JSON."""
+        await refuse(send, 404, "unknown_server", "Nothing here. Servers answer at /{server_name}/{session_key}.")
+
+
+@contextmanager
+def _request_of(session: Session) -> Iterator[None]:
+    """Count a request of `session` while it is answered: a session with none expires when idle."""
+    session.open_requests += 1
+    try:
+        yield
+    finally:
+        session.open_requests -= 1
+        session.touch()
+
+
+def _streamable(session: Session) -> StreamableHttpTransport:
+    assert isinstance(session.wire, StreamableHttpTransport)
+    return session.wire
+
+
+def _session_headers(session: Session) -> Headers:
+    return ((SESSION_ID, session.id.encode("ascii")),)
+
+
+async def _is_acceptable(scope: Scope, send: Send) -> bool:
+    """Check what a POST has and wants; answers it if that will not do."""
+    # Spec 2025-11-25 basic/transports#sending-messages-to-the-server rule 2: the client accepts both.
+    if not (accepts(scope, "application/json") and accepts(scope, "text/event-stream")):
+        message = "The client must accept both: Accept: application/json, text/event-stream."
+        await refuse_message(send, 406, "not_acceptable", INVALID_REQUEST, message)
+        return False
+    if not has_media_type(scope, b"content-type", "application/json"):
+        await _refuse_content_type(send)
+        return False
+    return True
+
+
+async def _refuse_content_type(send: Send) -> None:
+    message = "The body must be JSON: Content-Type: application/json."
+    await refuse_message(send, 415, "unsupported_media_type", INVALID_REQUEST, message)
+
+
+def _query_session_id(scope: Scope) -> str:
+    query: bytes = scope.get("query_string", b"")
+    # The form every client sends; anything else takes the long way.
+    if query.startswith(b"session_id=") and query[11:].isalnum():
+        return query[11:].decode("ascii")
+    return parse_qs(query.decode("latin-1")).get("session_id", [""])[0]

@@ -1,0 +1,116 @@
+"""One POST and its answer: plain JSON if nothing comes before the result, an event stream as soon as something does.
+
+The lane decides, by what the handler does; the host's loop does the HTTP. The SDK (mcp 2.3) always streams in the
+handshake era, at a third of the speed, or never, which loses notifications.
+
+Spec: 2025-11-25 basic/transports#sending-messages-to-the-server, rule 5: either content type may answer a request.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.transports.event_stream import EventStream
+from gateway.transports.responses import Headers, Receive, Send, respond
+
+WATCH_AFTER_SECONDS: Final = 1.0
+"""Most answers come sooner; only after this is a task spent on noticing that the client has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response."""
+
+    body: bytes
+    status: int = 200
+    content_type: bytes = b"application/json"
+    headers: Headers = ()
+
+
+class Exchange:
+    """The answer to one POST, undecided at first.
+
+    `answer` and `open_stream` may be called from any thread; the first call of either decides.
+    """
+
+    def __init__(self, stream: EventStream, send: Send, headers: Headers = ()) -> None:
+        self.stream = stream
+        self._send = send
+        self._headers = headers
+        self._loop = asyncio.get_running_loop()
+        self._decided: asyncio.Future[None] = self._loop.create_future()
+        self._lock = threading.Lock()
+        self._answer: Answer | None = None
+        self.is_stream = False
+        """Whether the answer is an event stream."""
+
+    def answer(self, answer: Answer) -> bool:
+        """Answer with a whole response. False if the answer is a stream already, and this belongs on it."""
+        with self._lock:
+            if self.is_stream:
+                return False
+            self._answer = self._answer or answer
+        self._notify()
+        return True
+
+    def open_stream(self) -> None:
+        """Answer with an event stream, which is written to from now on."""
+        with self._lock:
+            self.is_stream = self._answer is None
+        self._notify()
+
+    def _notify(self) -> None:
+        if not self._decided.done():
+            with contextlib.suppress(RuntimeError):  # the host's loop is closed: nobody is waiting
+                self._loop.call_soon_threadsafe(self._decide)
+
+    def _decide(self) -> None:
+        if not self._decided.done():
+            self._decided.set_result(None)
+
+    async def run(
+        self, receive: Receive, *, silence_seconds: float, counted: Callable[[], AbstractContextManager[object]]
+    ) -> bool:
+        """Answer the client. Returns whether it got its whole answer; False when it left first.
+
+        An answer that takes longer than `silence_seconds` is streamed, so that comments keep its connection open.
+        `counted` is entered while the answer is a stream.
+        """
+        started = time.monotonic()
+        await asyncio.wait({self._decided}, timeout=min(WATCH_AFTER_SECONDS, silence_seconds))
+        if not self._decided.done() and not await self._wait_watching(
+            receive, silence_seconds - (time.monotonic() - started)
+        ):
+            self.stream.close()
+            return False
+        self.open_stream()  # unless it is answered by now
+        if self._answer is not None:
+            answer = self._answer
+            await respond(
+                self._send, answer.status, answer.body, answer.content_type, (*self._headers, *answer.headers)
+            )
+            return True
+        with counted():
+            await self.stream.start(self._headers)
+            await self.stream.run(receive)
+        return not self.stream.was_left
+
+    async def _wait_watching(self, receive: Receive, seconds: float) -> bool:
+        """Wait for the decision while watching the client; False when it has left."""
+        watcher = asyncio.create_task(_until_disconnect(receive))
+        try:
+            await asyncio.wait({self._decided, watcher}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            return self._decided.done() or not watcher.done()
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,318 @@
+"""Streamable HTTP of the handshake era (2025-03-26 to 2025-11-25): sessions with an `Mcp-Session-Id`.
+
+Lives here: one session's message loop in its lane, and which of its streams a message belongs to. Not here: HTTP
+(`endpoints`), the stateless protocol (`stateless`).
+
+Spec: 2025-11-25 basic/transports#streamable-http. Where this differs from the SDK's `StreamableHTTPServerTransport`
+(mcp 2.3):
+
+1. a call is answered with JSON unless something has to be streamed before its result (`exchange`);
+2. a request whose id is in flight and a second `initialize` are refused at once; the SDK would hang the first caller;
+3. what belongs to the standalone stream while it is not connected is kept, within bounds, until it is;
+4. resumption is on for every session, within bounds, and an event id that cannot be resumed from gets 404;
+5. the lifespan is the instance's, and the instance's initialization options are used.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from mcp.server.runner import serve_loop
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
+from mcp_types.version import is_version_at_least
+
+from gateway.exceptions import StreamClosed
+from gateway.sessions import Session
+from gateway.transports.event_buffer import STANDALONE, EventBuffer
+from gateway.transports.event_stream import EventStream, frame
+from gateway.transports.exchange import Answer, Exchange
+from gateway.transports.link import INITIALIZE, Link
+from gateway.transports.messages import JSONRPCMessage, error_body, request_key
+from gateway.transports.responses import Scope
+from gateway.transports.running_server import RunningServer
+
+logger = logging.getLogger(__name__)
+
+REQUEST_CANCELLED: Final = -32800
+"""JSON-RPC code that ends the HTTP answer of a request which the client cancelled (LSP's RequestCancelled)."""
+
+CONNECTION_CLOSED: Final = -32000
+"""JSON-RPC code for calls that were in flight when their session ended."""
+
+RETRY_MILLISECONDS: Final = 500
+"""What a client is told to wait before it resumes a stream that was closed on purpose."""
+
+RESUMABLE_SINCE: Final = "2025-11-25"
+"""Older clients cannot read the empty event that opens a resumable stream (SDK: `_mint_priming_event`)."""
+
+
+class _Channel:
+    """One stream of a session as the server sees it, whether or not a client is reading it. Used in the lane."""
+
+    def __init__(self, number: int, buffer: EventBuffer) -> None:
+        self.number = number
+        self._buffer = buffer
+        self.stream: EventStream | None = None
+        self._sent_through = 0
+        """The sequence of the last event that was written to a connected stream."""
+
+    def send(self, data: bytes) -> None:
+        """Write one event, or keep it until a client connects."""
+        event_id = self._buffer.append(self.number, data)
+        if self.stream is not None and not self.stream.is_closed:
+            self._sent_through = self._buffer.last_sequence
+            self.stream.write(frame(b"message", data, event_id))
+
+    def attach(self, stream: EventStream, replay: list[tuple[bytes, bytes]] | None = None) -> None:
+        """Connect `stream`, and first write to it what its client has missed."""
+        for event_id, data in self._buffer.later_than(self.number, self._sent_through) if replay is None else replay:
+            stream.write(frame(b"message", data, event_id))
+        self._sent_through = self._buffer.last_sequence
+        self.stream = stream
+
+    def prime(self) -> None:
+        """Open the stream with an event that has an id and no data, so that its client can resume from the start."""
+        if self.stream is not None:
+            event_id = self._buffer.append(self.number, b"")
+            self.stream.write(b"id: %b\r\nretry: %d\r\ndata: \r\n\r\n" % (event_id, RETRY_MILLISECONDS))
+
+    async def wait_for_room(self) -> None:
+        if self.stream is not None and self.stream.is_full:
+            await self.stream.wait_for_room()
+
+
+class _Call(_Channel):
+    """One request in flight: the exchange that brought it, and the stream its answer may become."""
+
+    def __init__(
+        self, number: int, buffer: EventBuffer, request_id: RequestId, exchange: Exchange, *, is_resumable: bool
+    ) -> None:
+        super().__init__(number, buffer)
+        self.request_id = request_id
+        self._exchange = exchange
+        self._is_resumable = is_resumable
+
+    def open_stream(self) -> None:
+        """Make the answer a stream, if it is still open how it goes."""
+        if self.stream is None:
+            self.attach(self._exchange.stream)
+            self._exchange.open_stream()
+            if self._is_resumable:
+                self.prime()
+
+    def send(self, data: bytes) -> None:
+        self.open_stream()
+        super().send(data)
+
+    def finish(self, data: bytes) -> None:
+        """Send the result; the last event of the stream if there is one, a JSON body otherwise."""
+        if self.stream is not None or not self._exchange.answer(Answer(data)):
+            self.send(data)
+            assert self.stream is not None
+            self.stream.close()
+
+
+class StreamableHttpTransport:
+    """One handshake-era session. Made, started and stopped on the host's loop; its message loop runs in the lane."""
+
+    def __init__(
+        self,
+        running: RunningServer,
+        session: Session,
+        *,
+        max_backlog: int,
+        max_events: int,
+        max_event_bytes: int,
+    ) -> None:
+        self._running = running
+        self._session = session
+        self._link = Link(session, running.lane, max_backlog)
+        self._buffer = EventBuffer(max_events, max_event_bytes)
+        self._standalone = _Channel(STANDALONE, self._buffer)
+        self._calls: dict[RequestId, _Call] = {}
+        self._channels: dict[int, _Channel] = {STANDALONE: self._standalone}
+        self._last_number = STANDALONE
+        self._task: asyncio.Task[None] | None = None
+        self._is_stopped = False
+        self._on_lost: Callable[[], object] = lambda: None
+
+    def start(self, on_lost: Callable[[], object]) -> None:
+        """Start the message loop. `on_lost` is called in the lane if it ends by itself."""
+        self._on_lost = on_lost
+        self._running.lane.post(self._start_in_lane)
+
+    def stop(self) -> None:
+        """End the message loop, cancel its handlers and answer what is open."""
+        self._is_stopped = True
+        self._running.lane.post(self._stop_in_lane)
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the server has accepted `initialize`."""
+        return self._link.is_initialized
+
+    def deliver(self, message: JSONRPCMessage, scope: Scope) -> None:
+        """Hand over a notification or a response. Raises what `Link.admit` raises."""
+        self._link.admit(message, scope)
+
+    def call(self, message: JSONRPCRequest, scope: Scope, exchange: Exchange) -> None:
+        """Hand over a request whose answer goes to `exchange`. Raises what `Link.admit` raises."""
+        self._last_number += 1
+        version = self._session.protocol_version
+        call = _Call(
+            self._last_number,
+            self._buffer,
+            message.id,
+            exchange,
+            is_resumable=message.method != INITIALIZE and is_version_at_least(version, RESUMABLE_SINCE),
+        )
+        key = request_key(message.id)
+
+        def register() -> None:
+            self._calls[key] = call
+            self._channels[call.number] = call
+
+        self._link.admit(message, scope, metadata=self._metadata(key, call), on_admitted=register)
+
+    async def attach_standalone(self, stream: EventStream) -> bool:
+        """Connect the standalone stream; False if there is one already."""
+        return await self._running.lane.run(self._attach_standalone(stream))
+
+    async def resume(self, stream: EventStream, last_event_id: str) -> bool:
+        """Connect `stream` where another was lost; False if that is unknown or too long ago."""
+        return await self._running.lane.run(self._resume(stream, last_event_id))
+
+    # -- In the lane -------------------------------------------------------------------------------------------------
+
+    def _metadata(self, key: RequestId, call: _Call) -> ServerMessageMetadata:
+        async def close_sse_stream() -> None:
+            call.open_stream()
+            if call.stream is not None:
+                call.stream.close()
+
+        async def close_standalone_sse_stream() -> None:
+            if self._standalone.stream is not None:
+                self._standalone.stream.close()
+
+        async def end_unanswered() -> None:
+            # This era's wire ends a request's stream only with a response.
+            self._finish(key, error_body(REQUEST_CANCELLED, "Request cancelled", call.request_id))
+
+        metadata = ServerMessageMetadata(on_request_unanswered=end_unanswered)
+        if is_version_at_least(self._session.protocol_version, RESUMABLE_SINCE):
+            metadata.close_sse_stream = close_sse_stream
+            metadata.close_standalone_sse_stream = close_standalone_sse_stream
+        return metadata
+
+    async def _attach_standalone(self, stream: EventStream) -> bool:
+        current = self._standalone.stream
+        if current is not None and not current.is_closed:
+            return False
+        self._standalone.attach(stream)
+        if is_version_at_least(self._session.protocol_version, RESUMABLE_SINCE):
+            self._standalone.prime()
+        return True
+
+    async def _resume(self, stream: EventStream, last_event_id: str) -> bool:
+        found = self._buffer.after(last_event_id)
+        if found is None:
+            return False
+        number, missed = found
+        channel = self._channels.get(number)
+        if channel is None:  # the call has been answered: what is left of it is all there will be
+            for event_id, data in missed:
+                stream.write(frame(b"message", data, event_id))
+            stream.close()
+            return True
+        if channel.stream is not None:
+            channel.stream.close()
+        channel.attach(stream, missed)
+        return True
+
+    def _finish(self, key: RequestId, data: bytes) -> None:
+        call = self._calls.pop(key, None)
+        if call is not None:
+            call.finish(data)
+            del self._channels[call.number]
+
+    def _start_in_lane(self) -> None:
+        if not self._is_stopped:
+            self._task = self._running.lane.loop.create_task(self._serve(), context=self._running.context.copy())
+
+    def _stop_in_lane(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._close()
+
+    def _close(self) -> None:
+        for key, call in list(self._calls.items()):
+            message = "The session ended before the request completed."
+            self._finish(key, error_body(CONNECTION_CLOSED, message, call.request_id))
+        if self._standalone.stream is not None:
+            self._standalone.stream.close()
+
+    async def _serve(self) -> None:
+        running = self._running
+        try:
+            await serve_loop(
+                running.server,
+                self._link.inbound,
+                _Outbound(self._link, self._calls, self._standalone, self._finish),
+                lifespan_state=running.lifespan_state,
+                session_id=self._session.id,
+                init_options=running.initialization_options,
+            )
+        except Exception:
+            # The message loop is the SDK's and contains handlers itself; what gets here costs this session only.
+            logger.exception("The message loop of a Streamable HTTP session of %s failed", self._session.server_name)
+        finally:
+            self._close()
+            self._on_lost()
+
+
+class _Outbound:
+    """What the server says: each message goes to the stream it belongs to. Used in the lane."""
+
+    def __init__(
+        self,
+        link: Link,
+        calls: dict[RequestId, _Call],
+        standalone: _Channel,
+        finish: Callable[[RequestId, bytes], None],
+    ) -> None:
+        self._link = link
+        self._calls = calls
+        self._standalone = standalone
+        self._finish = finish
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Send one message; waits while its client is behind with reading."""
+        message = item.message
+        data = message.model_dump_json(by_alias=True, exclude_unset=True).encode()
+        self._link.note_answer(message)
+        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+            self._finish(request_key(message.id), data)
+            return
+        channel: _Channel = self._standalone
+        if isinstance(item.metadata, ServerMessageMetadata) and item.metadata.related_request_id is not None:
+            channel = self._calls.get(request_key(item.metadata.related_request_id), self._standalone)
+        channel.send(data)
+        try:
+            await channel.wait_for_room()
+        except StreamClosed:
+            # The client may come back for the rest: what it misses is kept.
+            return
+
+    async def aclose(self) -> None:
+        """Nothing to close: streams end with their calls and their session."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
