@@ -1,0 +1,205 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+from django.test import override_settings
+from mcp.server import Server
+
+from gateway.apps import GatewayConfig
+from gateway.discovery import ServerDefinition
+from gateway.exceptions import InstanceLimitReached, InstanceUnavailable
+from gateway.identity import Identity
+from gateway.instances import Instance, Instances
+from gateway.lanes import Lanes
+from gateway.offers import Offers
+from tests.e2e.host_process import until
+
+
+@asynccontextmanager
+async def new_instances() -> AsyncIterator[Instances]:
+    lanes = Lanes()
+    instances = Instances(lanes, Offers())
+    try:
+        yield instances
+    finally:
+        await instances.stop()
+        await asyncio.to_thread(lanes.stop)
+
+
+@pytest.fixture
+def moody() -> ServerDefinition:
+    return GatewayConfig.current().registry.get("moody")
+
+
+@pytest.fixture
+def workshop() -> ServerDefinition:
+    return GatewayConfig.current().registry.get("workshop")
+
+
+def built(definition: ServerDefinition, user_id: str) -> int:
+    return int(definition.factory.__globals__["built"][user_id])
+
+
+def open_lifespans(definition: ServerDefinition) -> list[str]:
+    lifespans: list[str] = definition.factory.__globals__["lifespans"]
+    return lifespans
+
+
+async def use_once(instances: Instances, definition: ServerDefinition, identity: Identity) -> Instance:
+    async with instances.use(definition, identity) as instance:
+        return instance
+
+
+async def test_instance_is_built_once_when_fifty_connect_at_the_same_moment(moody: ServerDefinition) -> None:
+    identity = Identity("slow-fifty", "key")
+    async with new_instances() as instances:
+        used = await asyncio.gather(*(use_once(instances, moody, identity) for _ in range(50)))
+        assert len(set(map(id, used))) == 1
+        assert built(moody, "slow-fifty") == 1
+        assert len(instances) == 1
+
+
+async def test_instance_is_reused_by_later_connections(moody: ServerDefinition) -> None:
+    async with new_instances() as instances:
+        first = await use_once(instances, moody, Identity("fine-reused"))
+        assert await use_once(instances, moody, Identity("fine-reused")) is first
+
+
+async def test_server_user_and_key_each_make_an_instance_of_their_own(
+    moody: ServerDefinition, workshop: ServerDefinition
+) -> None:
+    async with new_instances() as instances:
+        callers = [
+            *((moody, Identity("fine", "one")), (moody, Identity("fine", "two")), (moody, Identity("fine"))),
+            *((moody, Identity("fine-2", "one")), (workshop, Identity("fine", "one"))),
+        ]
+        used = [await use_once(instances, definition, identity) for definition, identity in callers]
+        assert len(set(map(id, used))) == len(callers)
+        assert instances.count_by_server() == {"moody": 4, "workshop": 1}
+
+
+async def test_factory_runs_in_its_servers_lane(workshop: ServerDefinition) -> None:
+    async with new_instances() as instances:
+        instance = await use_once(instances, workshop, Identity("lane"))
+        assert instance.running.lane is instance.lane
+        assert instance.lane.name == "workshop"
+
+
+async def test_factory_over_its_time_limit_fails_and_its_late_instance_is_dropped(moody: ServerDefinition) -> None:
+    identity = Identity("stuck-user")
+    async with new_instances() as instances:
+        started = time.monotonic()
+        with override_settings(GUMCP_FACTORY_TIMEOUT_SECONDS=0.2), pytest.raises(InstanceUnavailable):
+            await use_once(instances, moody, identity)
+        assert time.monotonic() - started < 1.4
+        assert len(instances) == 0
+        # The lane is busy with the late factory until it returns; then the next attempt gets a new instance.
+        await use_once(instances, moody, identity)
+        assert built(moody, "stuck-user") == 2
+        assert len(instances) == 1
+
+
+async def test_lifespan_over_the_time_limit_fails(moody: ServerDefinition) -> None:
+    async with new_instances() as instances:
+        with override_settings(GUMCP_FACTORY_TIMEOUT_SECONDS=0.2), pytest.raises(InstanceUnavailable):
+            await use_once(instances, moody, Identity("endless-user"))
+        await use_once(instances, moody, Identity("fine-after-endless"))
+
+
+@pytest.mark.parametrize("mood", ["raises", "exits", "nonsense", "optionless", "lifeless"])
+async def test_factory_that_fails_for_one_key_fails_for_no_other(
+    moody: ServerDefinition, mood: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    identity = Identity(f"{mood}-alone", "canary-key")
+    async with new_instances() as instances:
+        before = built(moody, identity.user_id)
+        for attempt in (1, 2):
+            with pytest.raises(InstanceUnavailable) as error:
+                await use_once(instances, moody, identity)
+            assert not isinstance(error.value, InstanceLimitReached)
+            assert "canary" not in str(error.value)
+            assert built(moody, identity.user_id) - before == attempt
+            await use_once(instances, moody, Identity("fine-beside"))
+        assert len(instances) == 1
+    assert "canary-key" not in caplog.text
+    assert "moody" in caplog.text
+
+
+async def test_all_who_waited_for_a_factory_that_failed_are_told(moody: ServerDefinition) -> None:
+    async with new_instances() as instances:
+        callers = (use_once(instances, moody, Identity("flaky-crowd")) for _ in range(10))
+        outcomes = await asyncio.gather(*callers, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {InstanceUnavailable}
+        assert built(moody, "flaky-crowd") == 1
+        await use_once(instances, moody, Identity("flaky-crowd"))
+
+
+async def test_caller_that_leaves_while_it_waits_costs_the_others_nothing(moody: ServerDefinition) -> None:
+    identity = Identity("slow-left")
+    async with new_instances() as instances:
+        leaving = asyncio.create_task(use_once(instances, moody, identity))
+        staying = asyncio.create_task(use_once(instances, moody, identity))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await staying
+        assert built(moody, "slow-left") == 1
+
+
+async def test_instance_beyond_the_limit_is_refused_and_room_made_is_used(moody: ServerDefinition) -> None:
+    async with new_instances() as instances:
+        with override_settings(GUMCP_MAX_INSTANCES=2, GUMCP_INSTANCE_IDLE_SECONDS=0):
+            await use_once(instances, moody, Identity("fine-1"))
+            await use_once(instances, moody, Identity("fine-2"))
+            with pytest.raises(InstanceLimitReached):
+                await use_once(instances, moody, Identity("fine-3"))
+            await use_once(instances, moody, Identity("fine-1"))
+            assert instances.expire() == 2
+            await use_once(instances, moody, Identity("fine-3"))
+
+
+async def test_limit_counts_what_is_still_being_built(moody: ServerDefinition) -> None:
+    with override_settings(GUMCP_MAX_INSTANCES=3):
+        async with new_instances() as instances:
+            callers = (use_once(instances, moody, Identity(f"slow-limit-{number}")) for number in range(8))
+            outcomes = await asyncio.gather(*callers, return_exceptions=True)
+            assert sum(isinstance(outcome, InstanceLimitReached) for outcome in outcomes) == 5
+            assert len(instances) == 3
+
+
+async def test_idle_instance_expires_and_its_lifespan_ends(workshop: ServerDefinition) -> None:
+    async with new_instances() as instances:
+        first = await use_once(instances, workshop, Identity("idle"))
+        await asyncio.to_thread(until, lambda: "idle" in open_lifespans(workshop))
+        assert instances.expire() == 0
+        with override_settings(GUMCP_INSTANCE_IDLE_SECONDS=0):
+            assert instances.expire() == 1
+        await asyncio.to_thread(until, lambda: "idle" not in open_lifespans(workshop))
+        assert await use_once(instances, workshop, Identity("idle")) is not first
+
+
+async def test_instance_in_use_does_not_expire(workshop: ServerDefinition) -> None:
+    with override_settings(GUMCP_INSTANCE_IDLE_SECONDS=0):
+        async with new_instances() as instances, AsyncExitStack() as stack:
+            instance = await stack.enter_async_context(instances.use(workshop, Identity("used")))
+            async with instances.use(workshop, Identity("used")):
+                pass
+            assert instances.expire() == 0
+            assert await use_once(instances, workshop, Identity("used")) is instance
+
+
+async def test_lifespans_end_when_the_host_stops(workshop: ServerDefinition) -> None:
+    async with new_instances() as instances:
+        await use_once(instances, workshop, Identity("stopping"))
+        await asyncio.to_thread(until, lambda: "stopping" in open_lifespans(workshop))
+    assert "stopping" not in open_lifespans(workshop)
+
+
+async def test_options_of_the_module_name_the_server(workshop: ServerDefinition) -> None:
+    async with new_instances() as instances:
+        instance = await use_once(instances, workshop, Identity("named"))
+        assert isinstance(instance.running.server, Server)
+        assert (instance.running.server.name, instance.running.server.version) == ("workshop", "7.1")
