@@ -2,13 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from django.apps import AppConfig, apps
 
 from gateway.conf import conf
 from gateway.discovery import Discovery, discover
 from gateway.registry import Registry
+
+if TYPE_CHECKING:
+    from gateway.host import Host
 
 SERVING_COMMANDS: Final = frozenset({"serve", "list_servers", "run_stdio", "call"})
 """Management commands that need the servers. Others (`migrate`, `collectstatic` …) must not execute their code."""
@@ -21,6 +24,8 @@ class GatewayConfig(AppConfig):
     verbose_name = "MCP gateway"
     default_auto_field = "django.db.models.BigAutoField"
     registry: Registry
+    host: "Host | None" = None
+    """The running host, in a process that serves."""
 
     @classmethod
     def current(cls) -> "GatewayConfig":

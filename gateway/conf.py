@@ -113,6 +113,21 @@ class GatewaySettings:
         return cast("float", settings.GUMCP_SLOW_READER_SECONDS)
 
     @property
+    def max_connections(self) -> int:
+        """How many sockets our Daphne has open at once; beyond it 503."""
+        return cast("int", settings.GUMCP_MAX_CONNECTIONS)
+
+    @property
+    def max_connections_per_address(self) -> int:
+        """How many of them one client address may have. A proxy in front is one address: raise it there."""
+        return cast("int", settings.GUMCP_MAX_CONNECTIONS_PER_ADDRESS)
+
+    @property
+    def shutdown_grace_seconds(self) -> float:
+        """How long calls in flight may take after SIGTERM."""
+        return cast("float", settings.GUMCP_SHUTDOWN_GRACE_SECONDS)
+
+    @property
     def session_retention_days(self) -> float:
         """How long the rows of ended sessions are kept."""
         return cast("float", settings.GUMCP_SESSION_RETENTION_DAYS)

@@ -24,6 +24,7 @@ from gateway.offers import Offers
 from gateway.recorder import Recorder
 from gateway.redaction import PathRedactor, install_record_redaction
 from gateway.registry import Registry
+from gateway.serving import ServingHooks, ServingLimits
 from gateway.sessions import Sessions
 from gateway.transports.security import OriginPolicy
 from gateway.transports.streams import Streams
@@ -31,6 +32,9 @@ from gateway.transports.streams import Streams
 logger = logging.getLogger(__name__)
 
 _Ts = TypeVarTuple("_Ts")
+
+STOPPED: Final = "the host stopped"
+"""Why sessions ended that were open when the process was told to stop."""
 
 UPKEEP_SECONDS: Final = 1.0
 """How often silent streams, idle instances and lane lag are looked at."""
@@ -59,6 +63,8 @@ class Host:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._is_prepared = False
+        self.is_draining = False
+        """Whether the process has been told to stop."""
 
     def prepare(self) -> None:
         """Do what needs no event loop: log redaction, metrics and their port, the recorder's thread."""
@@ -105,6 +111,13 @@ class Host:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(callback, *args)
 
+    def drain(self) -> None:
+        """Begin to end: health says so from now on, and open streams end. Calls in flight go on."""
+        if not self.is_draining:
+            self.is_draining = True
+            logger.info("Draining: %d sessions, %d streams", len(self.sessions), len(self.streams))
+            self._end_answered()
+
     async def _keep_up(self) -> None:
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
@@ -114,15 +127,26 @@ class Host:
                 self.instances.expire()
                 for lane in self.lanes:
                     lane.probe()
+                if self.is_draining:
+                    self._end_answered()
                 self._control.apply_wanted(self.recorder.take_wanted_ends())
             except Exception:  # upkeep must go on, whatever one round ran into
                 logger.exception("Upkeep failed")
 
+    def _end_answered(self) -> None:
+        """End the sessions that a drain had left open for their calls, once those are answered."""
+        for session in self.sessions:
+            if not session.in_flight:
+                session.end(STOPPED)
+
     async def stop(self) -> None:
-        """End sessions, instances and lanes, and write the last rows. Called on the serving loop."""
+        """End sessions, instances and lanes, and write the last rows. Called on the serving loop.
+
+        What may take long comes last: the process may be ended at any time from now on.
+        """
         started = time.monotonic()
         for session in self.sessions:
-            session.end("the host stopped")
+            session.end(STOPPED)
         self.streams.close_all()
         if self._upkeep is not None:
             self._upkeep.cancel()
@@ -130,7 +154,7 @@ class Host:
                 await self._upkeep
             self._upkeep = None
         await self._control.stop()
-        await self.instances.stop()
+        await asyncio.gather(asyncio.to_thread(self.recorder.stop), self.instances.stop())
         await asyncio.to_thread(self.close)
         logger.info("Stopped in %.1f s", time.monotonic() - started)
 
@@ -138,6 +162,9 @@ class Host:
         """Do the part of `stop` that needs no event loop."""
         self.lanes.stop()
         self.recorder.stop()
+        self._stop_metrics()
+
+    def _stop_metrics(self) -> None:
         if self._is_prepared:
             self._is_prepared = False
             self._collector.unregister()
@@ -145,3 +172,30 @@ class Host:
                 self._metrics_server.shutdown()
                 self._metrics_server.server_close()
                 self._metrics_server = None
+
+
+def serving_limits() -> ServingLimits:
+    """The limits of our Daphne, from settings."""
+    return ServingLimits(
+        body_bytes=conf.max_body_bytes,
+        buffered_bytes=conf.stream_buffer_bytes,
+        slow_reader_seconds=conf.slow_reader_seconds,
+        connections=conf.max_connections,
+        connections_per_address=conf.max_connections_per_address,
+        shutdown_grace_seconds=conf.shutdown_grace_seconds,
+    )
+
+
+def serving_hooks(host: Host) -> ServingHooks:
+    """What our Daphne tells `host`."""
+
+    def count(event: str) -> None:
+        metrics.connection_faults.labels(event).inc()
+
+    return ServingHooks(
+        redact=host.redactor.path,
+        on_event=count,
+        on_start=host.ensure_started,
+        on_drain=host.drain,
+        on_stop=host.stop,
+    )

@@ -51,6 +51,7 @@ tool_call_seconds = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
 )
 refused_requests = Counter("gumcp_refused_requests_total", "Requests refused by the host", ["reason"])
+connection_faults = Counter("gumcp_connection_faults_total", "Connections that our Daphne refused or cut", ["reason"])
 load_failures = Gauge("gumcp_load_failures_servers", "Server folders that failed to load")
 slow_readers = Counter("gumcp_slow_readers_total", "Streams closed because their client did not read", ["server"])
 

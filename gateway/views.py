@@ -26,7 +26,10 @@ async def index(request: HttpRequest) -> HttpResponseBase:
 
 @csrf_exempt
 async def health_check(request: HttpRequest) -> HttpResponseBase:
-    """Answer a liveness probe."""
+    """Answer a liveness probe: 200 while healthy, 503 once the process has been told to stop."""
     if request.method not in ("GET", "HEAD"):
         return _refuse_method()
+    host = GatewayConfig.current().host
+    if host is not None and host.is_draining:
+        return JsonResponse({"status": "draining", "servers": _server_names()}, status=503)
     return JsonResponse({"status": "ok", "servers": _server_names()})

@@ -10,8 +10,11 @@ django_application = get_asgi_application()
 # Only after Django is set up: these import models.
 from gateway.application import Application  # noqa: E402
 from gateway.apps import GatewayConfig  # noqa: E402
-from gateway.host import Host  # noqa: E402
+from gateway.host import Host, serving_hooks, serving_limits  # noqa: E402
+from gateway.serving import install_if_daphne  # noqa: E402
 
 host = Host(GatewayConfig.current().registry)
+GatewayConfig.current().host = host
 host.prepare()
 application = Application(host, django_application)
+install_if_daphne(serving_limits(), serving_hooks(host))

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+import sys
 from argparse import ArgumentParser
 from typing import Any
 
@@ -39,14 +40,19 @@ class Command(BaseCommand):
         self._say_what_is_next(host, port)
 
         # Imported here: it builds the host, which only a process that serves may do.
+        from daphne.access import AccessLogGenerator
         from daphne.endpoints import build_endpoint_description_strings
-        from daphne.server import Server
 
-        from gumcp_site.asgi import application
+        from gateway.host import serving_hooks, serving_limits
+        from gateway.serving.server import Server
+        from gumcp_site import asgi
 
         Server(
-            application=application,
+            application=asgi.application,
             endpoints=build_endpoint_description_strings(host=host, port=port),
+            action_logger=AccessLogGenerator(sys.stdout),
+            limits=serving_limits(),
+            hooks=serving_hooks(asgi.host),
         ).run()
 
     def _make_operator(self) -> None:

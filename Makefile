@@ -1,0 +1,48 @@
+# One command for each chore. PYTHON picks the interpreter: `make test PYTHON=python3.13`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types check conformance matrix bench clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(BIN)/.run: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make run PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(BIN)/.dev: requirements-dev.txt $(BIN)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+run: $(BIN)/.run ## serve on 127.0.0.1:8000
+	@$(BIN)/python manage.py serve --prepare
+
+test: $(BIN)/.dev ## run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.dev ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(BIN)/.dev ## mypy
+	$(BIN)/mypy
+	$(BIN)/mypy --exclude '' servers/simple-tools-server/main.py
+
+check: lint types test ## all of the above
+
+conformance: $(BIN)/.dev ## the MCP conformance tool, both revisions, against a real Daphne (needs npm)
+	$(BIN)/python tests/conformance/run.py
+
+matrix: $(BIN)/.dev ## official clients of every era, each in an environment of its own (needs npm)
+	$(BIN)/python tests/matrix/run.py
+
+bench: $(BIN)/.dev ## the host beside what one would use instead
+	$(BIN)/python -m tests.benchmarks
+
+clean: ## remove environments and caches
+	rm -rf .venv* tests/*/node_modules .mypy_cache .pytest_cache .ruff_cache
