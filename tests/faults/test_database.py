@@ -1,0 +1,84 @@
+"""A database that is locked, missing or broken: calls go on as always, rows catch up afterwards."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartHost
+from tests.e2e.host_process import HostProcess, until
+from tests.e2e.wire import SseStream
+
+pytestmark = pytest.mark.e2e
+
+LOCK_SECONDS = float(os.environ.get("GUMCP_TEST_LOCK_SECONDS", "3"))
+"""How long the database is locked. The promise is for 10 s; the suite takes less unless told otherwise."""
+
+ROW_SECONDS = 8.0
+"""How soon rows have caught up: a writer may be in the middle of a wait for the lock, which takes 5 s at most."""
+
+
+@contextmanager
+def locked(host: HostProcess) -> Iterator[None]:
+    with closing(sqlite3.connect(host.data_dir / "gumcp.sqlite3", isolation_level=None)) as database:
+        database.execute("PRAGMA busy_timeout=5000")
+        database.execute("BEGIN EXCLUSIVE")
+        yield
+        database.execute("ROLLBACK")
+
+
+def latencies(stream: SseStream, seconds: float) -> list[float]:
+    measured, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        started = time.monotonic()
+        stream.call("echo", text="x")
+        measured.append(time.monotonic() - started)
+    return measured
+
+
+def test_calls_keep_their_latency_while_the_database_is_locked_and_rows_catch_up(host: HostProcess) -> None:
+    with host.session("workshop", "steady:key") as stream:
+        until(lambda: host.rows("SELECT * FROM gateway_session WHERE user_id = 'steady'"))
+        usual = latencies(stream, 1)
+        with locked(host):
+            started = time.monotonic()
+            meanwhile = latencies(stream, LOCK_SECONDS - 0.5)
+            with host.session("workshop", "opened-meanwhile:key") as other:
+                assert other.call("echo", text="x") == "x"
+            assert host.request("GET", "/health_check").status == 200
+            calls = len(usual) + len(meanwhile)
+            while time.monotonic() - started < LOCK_SECONDS:
+                stream.call("echo", text="x")
+                calls += 1
+        assert statistics.median(meanwhile) < 3 * statistics.median(usual) + 0.005
+        assert sorted(meanwhile)[int(len(meanwhile) * 0.99) - 1] < 0.1
+        query = "SELECT calls FROM gateway_session WHERE user_id = 'steady'"
+        until(lambda: host.rows(query)[0]["calls"] == calls, ROW_SECONDS)
+        closed = "SELECT state FROM gateway_session WHERE user_id = 'opened-meanwhile'"
+        until(lambda: host.rows(closed) == [{"state": "closed"}], ROW_SECONDS)
+
+
+def test_host_without_tables_serves_and_writes_once_they_are_there(
+    start_host: StartHost, tmp_path: Path, migrated_database: Path
+) -> None:
+    path = tmp_path / "data"
+    path.mkdir()
+    sqlite3.connect(path / "gumcp.sqlite3").close()
+    with start_host(data_dir=path) as host, host.session("workshop", "early:key") as stream:
+        assert stream.call("echo", text="x") == "x"
+        until(lambda: "Rows cannot be written" in host.log())
+        with (
+            closing(sqlite3.connect(migrated_database)) as source,
+            closing(sqlite3.connect(path / "gumcp.sqlite3")) as target,
+        ):
+            source.backup(target)
+        until(lambda: host.rows("SELECT * FROM gateway_session WHERE user_id = 'early'"), ROW_SECONDS)
+        until(lambda: host.rows("SELECT * FROM gateway_server"), ROW_SECONDS)
+        assert host.log().count("Rows cannot be written") == 1
