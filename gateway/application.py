@@ -4,6 +4,10 @@ Lives here: scope types, the host's start and stop as the ASGI server tells of t
 """
 
 import logging
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
 from typing import Any, Final
 
 from gateway.host import Host
@@ -59,8 +63,31 @@ class Application:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self.host.ensure_started()
+                _drain_on_signals(self.host)
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.host.stop()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+def _drain_on_signals(host: Host) -> None:
+    """Begin to drain as soon as the process is told to stop.
+
+    uvicorn and its kin send `lifespan.shutdown` only after every connection has ended, and event streams do not end by
+    themselves. So their signal handlers, which are in place by now, get a predecessor.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous = signal.getsignal(number)
+        if callable(previous):
+            signal.signal(number, _chained(host, previous))
+
+
+def _chained(host: Host, previous: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], None]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        host.call_soon(host.drain)
+        previous(number, frame)
+
+    return handle

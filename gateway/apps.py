@@ -43,6 +43,6 @@ class GatewayConfig(AppConfig):
 
 def _serves(argv: list[str]) -> bool:
     """Whether this process will serve: true unless it runs another management command."""
-    program = Path(argv[0]).name if argv else ""
-    is_management = program in ("manage.py", "django-admin") or (program == "__main__.py" and "django" in argv[0])
+    program = Path(argv[0]) if argv else Path()
+    is_management = program.name in ("manage.py", "django-admin") or program.parts[-2:] == ("django", "__main__.py")
     return not is_management or (len(argv) > 1 and argv[1] in SERVING_COMMANDS)

@@ -5,18 +5,22 @@ served (`registry`), and what their factories make (`instances`).
 """
 
 import importlib.util
+import itertools
 import logging
 import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from hashlib import sha256
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+
+from gateway.compat.imports import compat_builtins
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +30,8 @@ RESERVED_NAMES: Final = frozenset(
 """First path segments that the host answers itself."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+_load_numbers = itertools.count(1)
 
 Factory = Callable[..., Any]
 """`(user_id, api_key) -> mcp.server.Server`"""
@@ -73,8 +79,9 @@ def discover(server_dirs: list[Path]) -> Discovery:
         if not server_dir.is_dir():
             logger.warning("Server directory %s does not exist", server_dir)
             continue
+        project = Project(server_dir)
         for folder in sorted(path for path in server_dir.iterdir() if (path / "main.py").is_file()):
-            outcome = _load(folder, taken)
+            outcome = project.load(folder, taken)
             if isinstance(outcome, LoadFailure):
                 found.failures.append(outcome)
                 logger.warning("Could not load server %s: %s", outcome.name, outcome.reason)
@@ -86,47 +93,95 @@ def discover(server_dirs: list[Path]) -> Discovery:
     return found
 
 
-def _load(folder: Path, taken: dict[str, Path]) -> ServerDefinition | LoadFailure:
-    name = folder.name
-    if name in RESERVED_NAMES:
-        return LoadFailure(name, folder, f"The name {name} is reserved for the host's own pages. Rename the folder.")
-    if not _NAME.fullmatch(name):
-        return LoadFailure(name, folder, "The folder's name may have letters, digits, and . _ - after the first.")
-    if name in taken:
-        return LoadFailure(name, folder, f"The name {name} is taken by {taken[name]}. Rename one of the folders.")
+class Project:
+    """A server directory and what its modules may import: the packages of the project that it belongs to.
 
-    started = time.perf_counter()
-    try:
-        with _restored_process_state():
-            module = _execute(folder)
-    # Foreign code: SystemExit and the like included, it may cost this server and no other.
-    except BaseException as error:
-        reason = f"main.py raised {type(error).__name__} when it was loaded: {error}".rstrip(": ")
-        return LoadFailure(name, folder, reason, "".join(traceback.format_exception(error)))
+    Modules see version 1's names of the MCP SDK beside version 2's (`gateway.compat`).
+    """
 
-    for attribute in ("server", "get_initialization_options"):
-        if not callable(getattr(module, attribute, None)):
-            return LoadFailure(name, folder, f"main.py has no function {attribute}.")
-    seconds = time.perf_counter() - started
-    return ServerDefinition(name, folder, module.server, module.get_initialization_options, seconds)
+    def __init__(self, server_dir: Path) -> None:
+        # Servers of guMCP's structure stand in {root}/src/servers and import from {root} (`from src.auth…`), also in
+        # functions that run long after they were loaded.
+        self._root = server_dir.resolve().parent.parent
+        self._builtins = compat_builtins([self._root, server_dir])
+        if self._root not in Path(__file__).resolve().parents:
+            ProjectFinder.add(self._root)
+
+    def load(self, folder: Path, taken: dict[str, Path]) -> ServerDefinition | LoadFailure:
+        """Load one server folder. `taken` has the names that other folders have."""
+        name = folder.name
+        if name in RESERVED_NAMES:
+            reason = f"The name {name} is reserved for the host's own pages. Rename the folder."
+            return LoadFailure(name, folder, reason)
+        if not _NAME.fullmatch(name):
+            return LoadFailure(name, folder, "The folder's name may have letters, digits, and . _ - after the first.")
+        if taken.get(name, folder) != folder:
+            return LoadFailure(name, folder, f"The name {name} is taken by {taken[name]}. Rename one of the folders.")
+
+        started = time.perf_counter()
+        try:
+            with _restored_process_state():
+                module = self._execute(folder)
+        # Foreign code: SystemExit and the like included, it may cost this server and no other.
+        except BaseException as error:
+            reason = f"main.py raised {type(error).__name__} when it was loaded: {error}".rstrip(": ")
+            return LoadFailure(name, folder, reason, "".join(traceback.format_exception(error)))
+        seconds = time.perf_counter() - started
+
+        for attribute in ("server", "get_initialization_options"):
+            if not callable(getattr(module, attribute, None)):
+                return LoadFailure(name, folder, f"main.py has no function {attribute}.")
+        return ServerDefinition(name, folder, module.server, module.get_initialization_options, seconds)
+
+    def _execute(self, folder: Path) -> ModuleType:
+        """Execute the folder's `main.py` as a package of a unique name, so that `from . import …` finds its siblings.
+
+        Each load has a name of its own: after a reload, what still runs of the old code keeps its modules.
+        """
+        digest = sha256(str(folder).encode()).hexdigest()[:12]
+        unique_name = f"gumcp_server_{digest}_{next(_load_numbers)}"
+        spec = importlib.util.spec_from_file_location(
+            unique_name, folder / "main.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        module.__dict__["__builtins__"] = self._builtins
+        sys.modules[unique_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            forget_modules(unique_name)
+            raise
+        return module
 
 
-def _execute(folder: Path) -> ModuleType:
-    """Execute the folder's `main.py` as a package of a unique name, so that `from . import …` finds its siblings."""
-    path = folder / "main.py"
-    digest = sha256(str(folder).encode()).hexdigest()[:12]
-    unique_name = f"gumcp_server_{digest}_{re.sub(r'[^A-Za-z0-9]', '_', folder.name)}"
-    spec = importlib.util.spec_from_file_location(unique_name, path, submodule_search_locations=[str(folder)])
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[unique_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(unique_name, None)
-        raise
-    return module
+def forget_modules(package: str) -> None:
+    """Take a server's module and its siblings out of `sys.modules`. Code that still runs keeps its own references."""
+    for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+        del sys.modules[name]
+
+
+class ProjectFinder:
+    """Finds top-level modules in the roots of server projects, after everything else.
+
+    On `sys.meta_path` instead of `sys.path`: a project's folders can shadow nothing of the host's.
+    """
+
+    _roots: ClassVar[list[str]] = []
+
+    @classmethod
+    def add(cls, root: Path) -> None:
+        """Make the modules in `root` importable. Adding it again changes nothing."""
+        if str(root) not in cls._roots:
+            cls._roots.append(str(root))
+        if cls not in sys.meta_path:
+            sys.meta_path.append(cls)
+
+    @classmethod
+    def find_spec(cls, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Look for a top-level module (`importlib.abc.MetaPathFinder`)."""
+        return PathFinder.find_spec(name, cls._roots) if path is None else None
 
 
 @contextmanager

@@ -65,7 +65,9 @@ def install_record_redaction(redactor: PathRedactor) -> None:
 
     def make_redacted_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make_record(*args, **kwargs)
-        if isinstance(record.args, tuple) and record.args:
+        if isinstance(record.args, dict):
+            record.args = {name: _redacted(argument, redactor) for name, argument in record.args.items()}
+        elif record.args:
             # Argument by argument: uvicorn's access formatter reads them by position, the path being the third.
             redact_text = redactor.path if record.name == "uvicorn.access" else redactor
             record.args = tuple(_redacted(argument, redact_text) for argument in record.args)

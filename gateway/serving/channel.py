@@ -151,8 +151,6 @@ class Channel(Protocol):  # type: ignore[misc]
         if self._drained is not None:
             self._drained.set()
         self._regulate_reading()
-        if self._reading is _Reading.HEAD and self._buffer:
-            self.dataReceived(b"")
 
     def stopProducing(self) -> None:
         """Twisted has lost the connection and says so by `connectionLost` as well."""
@@ -195,7 +193,7 @@ class Channel(Protocol):  # type: ignore[misc]
         seconds = self._limits.header_timeout_seconds if self._buffer else self._limits.keep_alive_seconds
         self._deadline = time.monotonic() + seconds
         self._regulate_reading()
-        if self._buffer and not self.is_write_paused:
+        if self._buffer:
             self.dataReceived(b"")
 
     def abort(self) -> None:
@@ -250,9 +248,6 @@ class Channel(Protocol):  # type: ignore[misc]
     # Requests
 
     def _read_head(self) -> None:
-        if self.is_write_paused:
-            # A client that pipelines and does not read: its next request waits until it has read.
-            return
         buffer = self._buffer
         if buffer.startswith(b"\r") and not self._skipped_blank_line:
             # RFC 9112 section 2.2: at least one empty line before the request line is ignored.
@@ -341,6 +336,7 @@ class Channel(Protocol):  # type: ignore[misc]
         if self._reading is _Reading.NOTHING:
             reads = len(self._buffer) <= READ_AHEAD_BYTES
         else:
+            # Twisted's way too: a client that does not read its answers is not read either.
             reads = not self.is_write_paused or self._reading is _Reading.DISCARDING
         if reads != self._is_read:
             self._is_read = reads

@@ -39,7 +39,6 @@ Daphne's command line, endpoints, proxy headers, access log and ASGI messages st
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import inspect
 import logging
@@ -59,10 +58,10 @@ from gateway.serving.shutdown import FLUSH_SECONDS, ShutdownWatch
 
 logger = logging.getLogger(__name__)
 
-SHUTDOWN_MARGIN_SECONDS: Final = 0.85
+SHUTDOWN_MARGIN_SECONDS: Final = 0.75
 """From the end of the grace to the end of the process; with the flush it stays under one second."""
 
-CANCELLATION_SECONDS: Final = 0.35
+CANCELLATION_SECONDS: Final = 0.3
 """The part of the margin in which cancelled applications run their `finally`; the rest is for `on_stop`."""
 
 EXIT_SECONDS: Final = 1.0
@@ -242,9 +241,6 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     async def _stop_listening(self) -> None:
         for port in self._ports:
-            # The kernel resets what waits in the queue of a port that closes: these clients are taken on first.
-            with contextlib.suppress(Exception):
-                port.doRead()
             closed = port.stopListening()
             if closed is not None:
                 await closed.asFuture(self._loop)
