@@ -58,6 +58,8 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
         "GUMCP_DATA_DIR": str(data_dir),
         "DATABASE_URL": f"sqlite:///{data_dir / 'gumcp.sqlite3'}",
         "GUMCP_METRICS_PORT": "0",
+        # What a test leaves in flight must not hold up the next one.
+        "GUMCP_SHUTDOWN_GRACE_SECONDS": "3",
         "GUMCP_SERVER_DIRS": str(PLAIN_SERVERS),
         "PYTHONUNBUFFERED": "1",
         **settings,
