@@ -334,8 +334,9 @@ def test_5_client_that_goes_on_sending_still_reads_the_refusal(host: Host) -> No
         assert statuses(client.read_to_end()) == [413]
 
 
-@pytest.mark.parametrize("chunk", [b"2710\r\n" + bytes(10_000) + b"\r\n", b"1\r\nx\r\n" * 1000])
+@pytest.mark.parametrize("chunk", [b"2710\r\n" + bytes(10_000) + b"\r\n", b"1\r\nx\r\n" * 2000])
 def test_5_endless_chunks_are_refused_at_the_limit(host: Host, chunk: bytes) -> None:
+    # In chunks of one byte the limit comes after 600 kB; that much work is not waited for.
     with host.connect() as client:
         client.send(b"POST /endless HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
         sent = 0
@@ -347,7 +348,7 @@ def test_5_endless_chunks_are_refused_at_the_limit(host: Host, chunk: bytes) -> 
                 sent += len(chunk)
             with contextlib.suppress(TimeoutError):
                 answer = client.socket.recv(65536)
-            assert sent < 5_000_000
+            assert sent < 500_000
     assert statuses(answer) == [413]
     assert not host.count(request="/endless")
 

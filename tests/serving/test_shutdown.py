@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import time
 from collections.abc import Iterator
@@ -12,10 +13,20 @@ import pytest
 from tests.serving.process import Host, running_host, statuses
 
 GRACE_SECONDS = 0.8
+"""Of a host that is in a hurry; the other has its twenty seconds, and ends before them when it can."""
+
+SOON_SECONDS = 3.0
+"""What a host that has nothing to wait for may take, on a busy machine."""
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
+    with running_host(tmp_path / "log") as host:
+        yield host
+
+
+@pytest.fixture
+def hurried_host(tmp_path: Path) -> Iterator[Host]:
     with running_host(tmp_path / "log", limits={"shutdown_grace_seconds": GRACE_SECONDS}) as host:
         yield host
 
@@ -46,10 +57,11 @@ def test_idle_host_ends_at_once(host: Host, number: int) -> None:
         assert idle.get("/echo")[0] == 200
         host.terminate(number)
         begun = time.monotonic()
+        # One that has been served is closed at once, one that is new may be about to ask.
+        assert select.select([idle.socket, silent.socket], [], [], SOON_SECONDS)[0] == [idle.socket]
         assert idle.read_to_end() == b""
-        assert time.monotonic() - begun < 0.4
         assert silent.read_to_end() == b""
-        assert seconds_to_exit(host, begun) < 1
+        assert seconds_to_exit(host, begun) < SOON_SECONDS
     assert [told["hook"] for told in host.told if "hook" in told] == ["drain", "stop"]
 
 
@@ -66,7 +78,7 @@ def test_call_in_flight_finishes_and_no_other_is_accepted(host: Host) -> None:
         response = client.response()
         assert (response.status, response.read()) == (200, b'"released"')
         assert response.headers["connection"] == "close"
-        assert seconds_to_exit(host, begun) < GRACE_SECONDS
+        assert seconds_to_exit(host, begun) < SOON_SECONDS
     assert host.told[-1] == {"hook": "stop"}
 
 
@@ -76,7 +88,7 @@ def test_stream_is_told_to_end_and_ends_cleanly(host: Host) -> None:
         client.read_until(b"begun\n\r\n")
         begun = terminate(host)
         assert client.read_to_end() == b"4\r\nbye\n\r\n0\r\n\r\n"
-        assert seconds_to_exit(host, begun) < GRACE_SECONDS
+        assert seconds_to_exit(host, begun) < SOON_SECONDS
 
 
 def test_bytes_on_their_way_are_sent_before_the_exit(host: Host) -> None:
@@ -86,14 +98,15 @@ def test_bytes_on_their_way_are_sent_before_the_exit(host: Host) -> None:
         begun = terminate(host)
         host.wait_until_told(hook="drain")
         assert len(client.read_to_end()) > 10_000_000
-        assert seconds_to_exit(host, begun) < GRACE_SECONDS + 1
+        assert seconds_to_exit(host, begun) < SOON_SECONDS
 
 
 @pytest.mark.parametrize(
     "half",
     [b"GET /echo HT", b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nfive.", b""],
 )
-def test_half_sent_request_does_not_hold_up_the_exit(host: Host, half: bytes) -> None:
+def test_half_sent_request_does_not_hold_up_the_exit(hurried_host: Host, half: bytes) -> None:
+    host = hurried_host
     with host.connect() as client, host.connect() as running:
         client.send(half)
         running.send(request("/wait"))
@@ -106,11 +119,11 @@ def test_half_sent_request_does_not_hold_up_the_exit(host: Host, half: bytes) ->
     assert "Traceback" not in host.log()
 
 
-def test_half_sent_request_alone_ends_within_a_second(host: Host) -> None:
+def test_half_sent_request_alone_is_hardly_waited_for(host: Host) -> None:
     with host.connect() as client:
         client.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nfive.")
         host.get("/echo")
-        assert seconds_to_exit(host, terminate(host)) < 1
+        assert seconds_to_exit(host, terminate(host)) < SOON_SECONDS
 
 
 def test_half_sent_request_that_arrives_is_answered(host: Host) -> None:
@@ -121,7 +134,7 @@ def test_half_sent_request_that_arrives_is_answered(host: Host) -> None:
         host.wait_until_told(hook="drain")
         client.send(b"five.")
         assert statuses(client.read_to_end()) == [200]
-        assert seconds_to_exit(host, begun) < GRACE_SECONDS
+        assert seconds_to_exit(host, begun) < SOON_SECONDS
 
 
 def test_client_in_the_queue_of_the_port_is_served(host: Host) -> None:
@@ -135,7 +148,8 @@ def test_client_in_the_queue_of_the_port_is_served(host: Host) -> None:
     assert host.exit_status() == 0
 
 
-def test_what_is_left_after_the_grace_is_cancelled_and_runs_its_finally(host: Host) -> None:
+def test_what_is_left_after_the_grace_is_cancelled_and_runs_its_finally(hurried_host: Host) -> None:
+    host = hurried_host
     with host.connect() as client:
         client.send(request("/wait"))
         begin(host, "/wait")
@@ -146,7 +160,8 @@ def test_what_is_left_after_the_grace_is_cancelled_and_runs_its_finally(host: Ho
     assert {"ended": "/wait"} in host.told
 
 
-def test_application_that_swallows_cancellation_does_not_hold_up_the_exit(host: Host) -> None:
+def test_application_that_swallows_cancellation_does_not_hold_up_the_exit(hurried_host: Host) -> None:
+    host = hurried_host
     with host.connect() as client, host.connect() as other:
         client.send(request("/stubborn"))
         other.send(request("/wait"))
@@ -158,14 +173,16 @@ def test_application_that_swallows_cancellation_does_not_hold_up_the_exit(host: 
     assert {"hook": "stop"} in host.told
 
 
-def test_blocked_loop_does_not_hold_up_the_exit(host: Host) -> None:
+def test_blocked_loop_does_not_hold_up_the_exit(hurried_host: Host) -> None:
+    host = hurried_host
     with host.connect() as client:
         client.send(request("/block-loop"))
         host.wait_until_told(blocked=True)
         assert seconds_to_exit(host, terminate(host)) < GRACE_SECONDS + 1
 
 
-def test_blocked_thread_does_not_hold_up_the_exit(host: Host) -> None:
+def test_blocked_thread_does_not_hold_up_the_exit(hurried_host: Host) -> None:
+    host = hurried_host
     with host.connect() as client:
         client.send(request("/block-thread"))
         host.wait_until_told(blocked=True)
@@ -180,7 +197,7 @@ def test_thread_that_outlives_its_request_does_not_hold_up_the_exit(tmp_path: Pa
             host.wait_until_told(blocked=True)
         host.wait_until_told(ended="/block-thread")
         # The grace is twenty seconds here, and nothing needs them.
-        assert seconds_to_exit(host, terminate(host)) < 3
+        assert seconds_to_exit(host, terminate(host)) < SOON_SECONDS
 
 
 @pytest.mark.parametrize("path", ["/wait", "/block-loop", "/stubborn"])
@@ -197,4 +214,4 @@ def test_second_signal_ends_at_once(tmp_path: Path, path: str) -> None:
         begun = time.monotonic()
         host.terminate(signal.SIGINT)
         assert host.exit_status() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-        assert time.monotonic() - begun < 0.5
+        assert time.monotonic() - begun < 1
