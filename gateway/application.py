@@ -85,7 +85,9 @@ def _drain_on_signals(host: Host) -> None:
             signal.signal(number, _chained(host, previous))
 
 
-def _chained(host: Host, previous: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], None]:
+def _chained(
+    host: Host, previous: Callable[[int, FrameType | None], object]
+) -> Callable[[int, FrameType | None], None]:
     def handle(number: int, frame: FrameType | None) -> None:
         host.call_soon(host.drain)
         previous(number, frame)

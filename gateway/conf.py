@@ -58,6 +58,26 @@ class GatewaySettings:
         return cast("float", settings.GUMCP_FACTORY_TIMEOUT_SECONDS)
 
     @property
+    def call_timeout_seconds(self) -> float:
+        """How long a call may take before its client gets an error result; 0 for no limit. Per server in the admin."""
+        return cast("float", settings.GUMCP_CALL_TIMEOUT_SECONDS)
+
+    @property
+    def max_concurrent_calls(self) -> int:
+        """How many tool calls one server may run at once; 0 for no limit. Per server in the admin."""
+        return cast("int", settings.GUMCP_MAX_CONCURRENT_CALLS)
+
+    @property
+    def max_concurrent_calls_per_user(self) -> int:
+        """How many of them one user may have; 0 for no limit. Per server in the admin."""
+        return cast("int", settings.GUMCP_MAX_CONCURRENT_CALLS_PER_USER)
+
+    @property
+    def max_threads(self) -> int:
+        """How many threads run the handlers of one version 1 server: so many calls of it may be stuck."""
+        return cast("int", settings.GUMCP_MAX_THREADS)
+
+    @property
     def instance_idle_seconds(self) -> float:
         """How long an instance without a session is kept."""
         return cast("float", settings.GUMCP_INSTANCE_IDLE_SECONDS)

@@ -7,6 +7,7 @@ served (`registry`), and what their factories make (`instances`).
 import importlib.util
 import itertools
 import logging
+import os
 import re
 import sys
 import time
@@ -189,11 +190,30 @@ def _restored_process_state() -> Iterator[None]:
     """Undo what modules commonly do to the process when they are imported: `sys.path`, standard output, logging."""
     path = list(sys.path)
     try:
-        # What modules print would otherwise get into the protocol of `run_stdio` and the output of other commands.
-        with redirect_stdout(sys.stderr), _restored_logging():
+        with _stdout_on_stderr(), _restored_logging():
             yield
     finally:
         sys.path[:] = path
+
+
+@contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Send what is printed to standard error: it would get into the protocol of `run_stdio` and `list_servers --json`.
+
+    The descriptor too, for what C code and child processes write.
+    """
+    with redirect_stdout(sys.stderr):
+        try:
+            kept = os.dup(1)
+        except OSError:  # closed, as in some daemons
+            yield
+            return
+        try:
+            os.dup2(2, 1)
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 @contextmanager

@@ -17,13 +17,13 @@ from mcp_types import INVALID_REQUEST, JSONRPCRequest
 from gateway.conf import conf
 from gateway.consumers import SseConsumer
 from gateway.discovery import ServerDefinition
-from gateway.exceptions import ClientDisconnected, GatewayError
+from gateway.exceptions import ClientDisconnected, GatewayError, SessionLimitReached
 from gateway.identity import Identity, parse_session_key
 from gateway.sessions import Session
 from gateway.transports.event_stream import EventStream
 from gateway.transports.exchange import Exchange
 from gateway.transports.link import INITIALIZE
-from gateway.transports.messages import parse_message
+from gateway.transports.messages import parse_message, require_json
 from gateway.transports.responses import (
     Headers,
     Receive,
@@ -31,8 +31,8 @@ from gateway.transports.responses import (
     Send,
     accepts,
     client_address,
-    has_media_type,
     header,
+    is_json,
     read_body,
     refuse,
     refuse_error,
@@ -60,6 +60,9 @@ LAST_EVENT_ID: Final = b"last-event-id"
 class _Endpoint:
     """What the MCP routes share: origin, server, identity, and errors as answers."""
 
+    answers_messages = False
+    """Whether the answer to a POST is the answer to the message in it."""
+
     def __init__(self, host: "Host") -> None:
         self._host = host
 
@@ -72,7 +75,8 @@ class _Endpoint:
             definition = self._host.registry.get(captured["server_name"])
             await self._answer(definition, parse_session_key(captured["session_key"]), scope, receive, send)
         except GatewayError as error:
-            await refuse_error(send, error)
+            # Clients show the user what a JSON-RPC error says, and of anything else the status at best.
+            await refuse_error(send, error, as_message=self.answers_messages and scope["method"] == "POST")
         except ClientDisconnected:
             return
 
@@ -96,16 +100,23 @@ class MessagesEndpoint(_Endpoint):
         if session is None:
             await refuse(send, 404, "unknown_session", SESSION_GONE)
             return
-        if not has_media_type(scope, b"content-type", "application/json"):
+        if not is_json(scope):
             await _refuse_content_type(send)
             return
+        message = parse_message(await read_body(scope, receive, conf.max_body_bytes))
+        # It may have ended while the body came in.
+        if self._host.sessions.find(session.id, definition.name, identity, "sse") is None:
+            await refuse(send, 404, "unknown_session", SESSION_GONE)
+            return
         assert isinstance(session.wire, SseTransport)
-        session.wire.deliver(parse_message(await read_body(scope, receive, conf.max_body_bytes)), scope)
+        session.wire.deliver(message, scope)
         await respond(send, 202, b"Accepted", b"text/plain; charset=utf-8")
 
 
 class SessionEndpoint(_Endpoint):
     """`/{server_name}/{session_key}`: HTTP+SSE, Streamable HTTP with sessions, and the stateless protocol."""
+
+    answers_messages = True
 
     async def _answer(
         self, definition: ServerDefinition, identity: Identity, scope: Scope, receive: Receive, send: Send
@@ -124,7 +135,7 @@ class SessionEndpoint(_Endpoint):
                 await refuse(
                     send, 406, "not_acceptable", "This resource is an event stream: Accept: text/event-stream."
                 )
-            elif header(scope, SESSION_ID) is None:
+            elif not header(scope, SESSION_ID):
                 await SseConsumer(self._host, definition, identity)(scope, receive, send)
             else:
                 await self._get(definition, identity, scope, receive, send)
@@ -139,12 +150,17 @@ class SessionEndpoint(_Endpoint):
         self, definition: ServerDefinition, identity: Identity, scope: Scope, receive: Receive, send: Send
     ) -> None:
         session = None
-        if header(scope, SESSION_ID) is not None:
+        if header(scope, SESSION_ID):
             session = await self._find_session(definition, identity, scope, send)
             if session is None:
                 return
         message = parse_message(await read_body(scope, receive, conf.max_body_bytes))
-        if session is None:
+        if session is not None:
+            # Once more: if it ended while the body came in, nobody would ever answer.
+            session = await self._find_session(definition, identity, scope, send)
+            if session is None:
+                return
+        else:
             if not isinstance(message, JSONRPCRequest) or message.method != INITIALIZE:
                 # Not 404: by that clients decide to try another transport, or that their session is gone.
                 await refuse_message(
@@ -172,9 +188,15 @@ class SessionEndpoint(_Endpoint):
         receive: Receive,
         send: Send,
     ) -> None:
-        """Open a session, and keep it if the server accepts `initialize`."""
+        """Open a session, and keep it if the server accepts `initialize` and the client is there to hear of it."""
         self._host.sessions.require_room(conf.max_sessions)
         instance = await self._host.instances.acquire(definition, identity)
+        try:
+            # Others took room while the instance was made.
+            self._host.sessions.require_room(conf.max_sessions)
+        except SessionLimitReached:
+            self._host.instances.release(instance)
+            raise
         session = Session(definition.name, identity, "streamable-http", client_address(scope))
         transport = StreamableHttpTransport(
             instance.running,
@@ -192,14 +214,15 @@ class SessionEndpoint(_Endpoint):
 
         session.on_end(close)
         self._host.sessions.add(session)
+        is_answered = False
         try:
             transport.start(on_lost=lambda: self._host.call_soon(session.end, "its message loop ended"))
             with _request_of(session):
                 exchange = self._exchange(send, _session_headers(session))
                 transport.call(message, scope, exchange)
-                await self._run(exchange, definition.name, receive)
+                is_answered = await self._run(exchange, definition.name, receive)
         finally:
-            if not transport.is_established:
+            if not (is_answered and transport.is_established):
                 session.end("initialize failed")
 
     async def _get(
@@ -213,25 +236,23 @@ class SessionEndpoint(_Endpoint):
         transport = _streamable(session)
         last_event_id = header(scope, LAST_EVENT_ID)
         with _request_of(session):
-            if last_event_id is not None:
-                if not await transport.resume(stream, last_event_id):
-                    await refuse_message(send, 404, "unknown_event", INVALID_REQUEST, "Event not found or expired")
+            try:
+                if last_event_id is not None:
+                    if not await transport.resume(stream, last_event_id):
+                        await refuse_message(send, 404, "unknown_event", INVALID_REQUEST, "Event not found or expired")
+                        return
+                elif not await transport.attach_standalone(stream):
+                    message = "This session has its standalone stream open already."
+                    await refuse_message(send, 409, "stream_conflict", INVALID_REQUEST, message)
                     return
-            elif not await transport.attach_standalone(stream):
-                await refuse_message(
-                    send,
-                    409,
-                    "stream_conflict",
-                    INVALID_REQUEST,
-                    "This session has its standalone stream open already.",
-                )
-                return
-            with self._host.streams.open(stream, definition.name):
-                await stream.start(_session_headers(session))
-                await stream.run(receive)
+                with self._host.streams.open(stream, definition.name):
+                    await stream.start(_session_headers(session))
+                    await stream.run(receive)
+            finally:
+                stream.close()  # also where it never ran: attached for ever, it would be in the way of the next one
 
     async def _delete(self, definition: ServerDefinition, identity: Identity, scope: Scope, send: Send) -> None:
-        if header(scope, SESSION_ID) is None:
+        if not header(scope, SESSION_ID):
             await refuse_message(
                 send, 400, "missing_session_id", INVALID_REQUEST, "The Mcp-Session-Id header is missing."
             )
@@ -257,6 +278,7 @@ class SessionEndpoint(_Endpoint):
         self, definition: ServerDefinition, identity: Identity, scope: Scope, receive: Receive, send: Send
     ) -> None:
         body = await read_body(scope, receive, conf.max_body_bytes)
+        require_json(body)  # the SDK's own reading takes NaN, and encodings other than UTF-8
         async with self._host.instances.use(definition, identity) as instance:
             exchange = self._exchange(send, ())
             instance.activity.note(header(scope, b"mcp-method") == "tools/call")
@@ -320,7 +342,7 @@ async def _is_acceptable(scope: Scope, send: Send) -> bool:
         message = "The client must accept both: Accept: application/json, text/event-stream."
         await refuse_message(send, 406, "not_acceptable", INVALID_REQUEST, message)
         return False
-    if not has_media_type(scope, b"content-type", "application/json"):
+    if not is_json(scope):
         await _refuse_content_type(send)
         return False
     return True

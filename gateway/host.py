@@ -22,6 +22,7 @@ from gateway.control import ControlListener
 from gateway.instances import Instances
 from gateway.lanes import Lanes
 from gateway.offers import Offers
+from gateway.policies import Policies
 from gateway.recorder import Recorder
 from gateway.redaction import PathRedactor, install_record_redaction
 from gateway.registry import Registry
@@ -54,7 +55,8 @@ class Host:
         self.origin_policy = OriginPolicy(settings.ALLOWED_HOSTS, conf.allowed_origins)
         self.lanes = Lanes()
         self.offers = Offers()
-        self.instances = Instances(self.lanes, self.offers)
+        self.policies = Policies()
+        self.instances = Instances(self.lanes, self.offers, self.policies)
         self.sessions = Sessions()
         self.streams = Streams()
         self.recorder = Recorder(registry, self.sessions)
@@ -131,7 +133,7 @@ class Host:
             try:
                 self.streams.comment_where_silent(conf.ping_seconds)
                 self.sessions.expire(conf.session_idle_seconds)
-                self.instances.expire()
+                self.instances.keep_up()
                 for lane in self.lanes:
                     lane.probe()
                 if self.is_draining:

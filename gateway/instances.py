@@ -1,7 +1,7 @@
-"""Instances: one `Server` object for each (server, identity), made by its factory, reused, expired.
+"""Instances: one for each (server, identity), made by the server's factory, reused, expired.
 
-Lives here: building one in its server's lane, keeping it alive, counting who uses it. Not here: what its sessions say
-(`transports`).
+Lives here: which there are, who uses them, and moving them to newer code. Not here: their `Server` objects
+(`generation`), what their sessions say (`transports`).
 
 Threads: every public method is called on the host's loop; what runs in the lane is marked.
 """
@@ -13,12 +13,13 @@ import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, cast
+from uuid import uuid4
 
 from django.conf import settings
 from django.utils.crypto import salted_hmac
@@ -26,19 +27,19 @@ from mcp.server import Server
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from mcp.server.models import InitializationOptions
-from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.request_state import RequestStateSecurity
 
 from gateway import signals
-from gateway.calls import CallMiddleware
+from gateway.calls import ServerCalls
 from gateway.conf import conf
 from gateway.discovery import ServerDefinition
 from gateway.exceptions import InstanceLimitReached, InstanceUnavailable
+from gateway.generation import Generation, ServerFront, Surroundings
 from gateway.identity import Identity
 from gateway.lanes import Lane, Lanes
 from gateway.offers import Offers, ask_offer
+from gateway.policies import Policies
 from gateway.redaction import redact
-from gateway.tool_schemas import ToolSchemas, current_schemas, look_up_schema
 from gateway.transports.running_server import RunningServer
 
 logger = logging.getLogger(__name__)
@@ -49,14 +50,6 @@ _STOP_TIMEOUT_SECONDS: Final = 5.0
 """How long an instance's lifespan may take to end."""
 
 _UNAVAILABLE: Final = "The server could not be started for this user. Its operator finds the reason in the log."
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every instance of a process is given."""
-
-    offers: Offers
-    request_state: RequestStateSecurity
 
 
 @dataclass(slots=True)
@@ -76,20 +69,26 @@ class Activity:
 
 
 class Instance:
-    """One `Server` object of one identity, alive in its server's lane."""
+    """One server of one identity, alive in its server's lane."""
 
-    def __init__(self, definition: ServerDefinition, identity: Identity, lane: Lane) -> None:
-        self.definition = definition
+    def __init__(
+        self, definition: ServerDefinition, identity: Identity, lane: Lane, surroundings: Surroundings
+    ) -> None:
+        self.server_name = definition.name
         self.identity = identity
         self.lane = lane
+        self.row_id = uuid4()
+        """What operators see."""
+        self.started_at = datetime.now(UTC)
         self.uses = 0
         """How many connections hold it now."""
         self.idle_since = time.monotonic()
         self.activity = Activity()
+        self._definition = definition
+        self._surroundings = surroundings
+        self._generation: Generation | None = None
+        self._front: ServerFront | None = None
         self._running: RunningServer | None = None
-        self._stopping = asyncio.Event()  # bound to the lane's loop on first wait there
-        self._life: asyncio.Task[None] | None = None
-        self._ended: Future[None] = Future()
 
     @property
     def running(self) -> RunningServer:
@@ -97,93 +96,74 @@ class Instance:
         assert self._running is not None
         return self._running
 
-    async def start(self, surroundings: "Surroundings") -> None:
+    async def start(self) -> None:
         """Make the `Server` object and enter its lifespan. Runs in the lane.
 
         Raises:
             InstanceUnavailable: the factory, its options or the lifespan failed. The reason is in the log.
         """
+        generation = await self._make(self._definition)
+        self._generation = generation
+        self._front = ServerFront(generation, self.identity.user_id, self._surroundings)
+        self._running = RunningServer(
+            cast("Server[Any]", self._front),
+            generation.options,
+            generation.lifespan_state,
+            generation.schemas,
+            self.lane,
+            _caller_context(self.server_name, self.identity),
+        )
+
+    async def switch(self, definition: ServerDefinition) -> None:
+        """Go over to newer code; what is being handled finishes on the old. Runs in the lane.
+
+        Raises:
+            InstanceUnavailable: the new code gave no server. The old one stays in use.
+        """
+        generation = await self._make(definition)
+        assert self._front is not None
+        assert self._generation is not None
+        previous, self._generation = self._generation, generation
+        self._definition = definition
+        self._front.switch(generation)
+        running = self.running
+        running.initialization_options = generation.options
+        running.lifespan_state = generation.lifespan_state
+        running.schemas = generation.schemas
+        previous.retire()
+
+    async def _make(self, definition: ServerDefinition) -> Generation:
         try:
-            server, options = await self._make()
-            # The SDK reports the Server object's own name and version on transports that know no options.
-            server.name, server.version = options.server_name, options.server_version
-            self._equip(server, surroundings)
-            started: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            self._life = asyncio.create_task(self._live(server, started))
-            lifespan_state = await started
+            return await Generation.start(definition, self.identity)
         except asyncio.CancelledError:
-            self._stopping.set()
-            if self._life is not None:
-                self._life.cancel()
             raise
         # Foreign code may raise anything; here it costs this caller and nobody else.
         except BaseException as error:
             text = "".join(traceback.format_exception(error))
-            logger.error("Server %s gave no instance: %s", self.definition.name, redact(text, self.identity.api_key))
+            logger.error("Server %s gave no instance: %s", self.server_name, redact(text, self.identity.api_key))
             raise InstanceUnavailable(_UNAVAILABLE) from None
-        context = _instance_context(self, server, lifespan_state)
-        self._running = RunningServer(server, options, lifespan_state, self.lane, context)
-
-    def _equip(self, server: Server[Any], surroundings: "Surroundings") -> None:
-        """Add what the host does around each request. Once: a factory may return the same object every time."""
-        if not any(isinstance(middleware, CallMiddleware) for middleware in server.middleware):
-            server.middleware.insert(0, CallMiddleware(self.definition.name, surroundings.offers))
-        if server.get_tool_input_schema is None:
-            server.get_tool_input_schema = look_up_schema
-        if not any(isinstance(middleware, RequestStateBoundary) for middleware in server.middleware):
-            # Outermost, so that the server's own middleware and handlers see what they minted. An author's own
-            # boundary stands.
-            boundary = RequestStateBoundary(surroundings.request_state, default_audience=self.definition.name)
-            server.middleware.insert(0, boundary)
-
-    async def _make(self) -> tuple[Server[Any], InitializationOptions]:
-        server = self.definition.factory(self.identity.user_id, self.identity.api_key)
-        # A factory that overran its time was cancelled meanwhile: the next line is where that takes effect.
-        await asyncio.sleep(0)
-        if not isinstance(server, Server):
-            raise TypeError(f"The factory returned {type(server).__name__}, not an mcp.server.Server.")
-        options = self.definition.get_initialization_options(server)
-        if not isinstance(options, InitializationOptions):
-            raise TypeError(
-                f"get_initialization_options returned {type(options).__name__}, not an InitializationOptions."
-            )
-        return server, options
-
-    async def _live(self, server: Server[Any], started: "asyncio.Future[Any]") -> None:
-        """Hold the lifespan open until the instance is stopped: it is entered and left by the same task."""
-        try:
-            async with server.lifespan(server) as lifespan_state:
-                if not started.done():
-                    started.set_result(lifespan_state)
-                await self._stopping.wait()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            if not started.done():
-                started.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-            else:
-                logger.exception("The lifespan of an instance of %s failed as it ended", self.definition.name)
-        finally:
-            self._ended.set_result(None)
 
     def stop(self) -> None:
         """Leave the lifespan. What still uses the instance is not waited for."""
-        self.lane.post(self._stopping.set)
+        if self._generation is not None:
+            self.lane.post(self._generation.stop)
 
     async def wait_stopped(self, timeout_seconds: float) -> None:
         """Wait until the lifespan has ended, for so long at most: a blocked lane never tells."""
-        ended = self._ended
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.wrap_future(ended), timeout_seconds)
+        if self._generation is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.wrap_future(self._generation.ended), timeout_seconds)
 
 
 class Instances:
     """The instances of this process."""
 
-    def __init__(self, lanes: Lanes, offers: Offers) -> None:
+    def __init__(self, lanes: Lanes, offers: Offers, policies: Policies) -> None:
         self._lanes = lanes
         self._offers = offers
-        self._surroundings = Surroundings(offers, RequestStateSecurity(keys=_request_state_keys()))
+        self._policies = policies
+        self._request_state = RequestStateSecurity(keys=_request_state_keys())
+        self._surroundings: dict[str, Surroundings] = {}
         self._ready: dict[_Key, Instance] = {}
         self._building: dict[_Key, asyncio.Task[Instance]] = {}
 
@@ -221,14 +201,17 @@ class Instances:
             if len(self) >= conf.max_instances:
                 raise InstanceLimitReached("The host is full. Try again later.")
             building = self._building[key] = asyncio.create_task(self._build(key, definition, identity))
+            # Its failure is each waiter's to handle; with none left, nobody's.
+            building.add_done_callback(lambda task: task.cancelled() or task.exception())
         # Shielded: others may be waiting for the same instance when this caller leaves.
         return await asyncio.shield(building)
 
     async def _build(self, key: _Key, definition: ServerDefinition, identity: Identity) -> Instance:
-        instance = Instance(definition, identity, self._lanes.get(definition.name))
+        name = definition.name
+        instance = Instance(definition, identity, self._lanes.get(name), self.surroundings(name))
         try:
             async with asyncio.timeout(conf.factory_timeout_seconds):
-                await instance.lane.run(instance.start(self._surroundings))
+                await instance.lane.run(instance.start())
         except TimeoutError:
             logger.error("Server %s gave no instance within %s seconds", definition.name, conf.factory_timeout_seconds)
             raise InstanceUnavailable("The server took too long to start for this user. Try again.") from None
@@ -241,7 +224,7 @@ class Instances:
 
     async def _learn_offer(self, instance: Instance) -> None:
         """Runs in the lane."""
-        name = instance.definition.name
+        name = instance.server_name
         try:
             offer = await ask_offer(instance.running.server, instance.running.lifespan_state)
         except Exception:  # a list handler's own failure
@@ -250,13 +233,49 @@ class Instances:
         self._offers.learn(name, offer)
         signals.offer_learned.send_robust(Instances, server_name=name, offer=offer)
 
-    def expire(self) -> int:
-        """Stop the instances that have been idle for too long; returns how many."""
+    def surroundings(self, server_name: str) -> Surroundings:
+        """What the host gives to the instances of one server."""
+        found = self._surroundings.get(server_name)
+        if found is None:
+            calls = ServerCalls(server_name, self._offers, self._policies)
+            found = self._surroundings[server_name] = Surroundings(calls, self._request_state)
+        return found
+
+    @property
+    def calls(self) -> list[ServerCalls]:
+        """The calls of every server that has had an instance."""
+        return [surroundings.calls for surroundings in list(self._surroundings.values())]
+
+    async def switch(self, definition: ServerDefinition) -> int:
+        """Move the instances of a server to newer code; returns how many stayed on the old because it failed them."""
+        self.surroundings(definition.name).calls.retire_threads()
+        failures = 0
+        learner: Instance | None = None
+        for instance in [instance for instance in self if instance.server_name == definition.name]:
+            try:
+                async with asyncio.timeout(conf.factory_timeout_seconds):
+                    await instance.lane.run(instance.switch(definition))
+            except (TimeoutError, InstanceUnavailable):
+                failures += 1
+            else:
+                learner = instance
+        if learner is not None:
+            learner.lane.post(learner.lane.loop.create_task, self._learn_offer(learner))
+        return failures
+
+    def drop(self, server_name: str) -> None:
+        """Stop all instances of a server."""
+        for key in [key for key in self._ready if key[0] == server_name]:
+            self._ready.pop(key).stop()
+
+    def keep_up(self) -> None:
+        """Stop the instances that have been idle for too long, and look after their servers' threads."""
         oldest = time.monotonic() - conf.instance_idle_seconds
         idle = [key for key, instance in self._ready.items() if not instance.uses and instance.idle_since < oldest]
         for key in idle:
             self._ready.pop(key).stop()
-        return len(idle)
+        for calls in self.calls:
+            calls.keep_up()
 
     async def stop(self) -> None:
         """Stop all instances and wait a moment for their lifespans to end."""
@@ -265,10 +284,15 @@ class Instances:
         for instance in instances:
             instance.stop()
         await asyncio.gather(*(instance.wait_stopped(_STOP_TIMEOUT_SECONDS) for instance in instances))
+        for calls in self.calls:
+            calls.close()
 
     def count_by_server(self) -> Counter[str]:
         """How many instances each server has."""
         return Counter(server_name for server_name, _ in list(self._ready))
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(list(self._ready.values()))
 
     def __len__(self) -> int:
         return len(self._ready) + len(self._building)
@@ -280,15 +304,12 @@ def _request_state_keys() -> list[bytes]:
     return [salted_hmac("gumcp.request-state", "v1", secret=secret, algorithm="sha256").digest() for secret in secrets]
 
 
-def _instance_context(instance: Instance, server: Server[Any], lifespan_state: Any) -> contextvars.Context:
-    """Context variables of this instance's message loops.
+def _caller_context(server_name: str, identity: Identity) -> contextvars.Context:
+    """Context variables in which the SDK finds the caller, so that what it keeps is bound to this identity.
 
-    The SDK finds the caller in its own, and binds what it keeps to that principal: a digest, since neither the user id
-    nor the key is needed to tell callers apart.
+    The principal is a digest: neither the user id nor the key is needed to tell callers apart.
     """
-    identity = instance.identity
-    principal = sha256(repr((instance.definition.name, identity.user_id, identity.api_key)).encode()).hexdigest()
+    principal = sha256(repr((server_name, identity.user_id, identity.api_key)).encode()).hexdigest()
     context = contextvars.Context()
     context.run(auth_context_var.set, AuthenticatedUser(AccessToken(token="", client_id=principal, scopes=[])))
-    context.run(current_schemas.set, ToolSchemas(server, lifespan_state))
     return context

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from contextvars import ContextVar
 from typing import Any, Final
 
 from mcp.server import Server
@@ -57,13 +56,3 @@ class ToolSchemas:
             except Exception:  # the server's own failure: its call goes on unchecked, as in the SDK
                 logger.warning("A server's tools could not be listed", exc_info=True)
                 self._listed_at = time.monotonic()
-
-
-current_schemas: ContextVar[ToolSchemas] = ContextVar("current_schemas")
-"""The schemas of the instance that is being called: one `Server` object may serve several."""
-
-
-def look_up_schema(name: str) -> Mapping[str, Any] | None:
-    """`Server.get_tool_input_schema` for servers that have none of their own."""
-    schemas = current_schemas.get(None)
-    return schemas.get(name) if schemas is not None else None

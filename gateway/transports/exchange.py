@@ -48,6 +48,8 @@ class Exchange:
         self._answer: Answer | None = None
         self.is_stream = False
         """Whether the answer is an event stream."""
+        self.on_silence: Callable[[], object] | None = None
+        """Called on the host's loop when the answer became a stream because nothing was decided for too long."""
 
     def answer(self, answer: Answer) -> bool:
         """Answer with a whole response. False if the answer is a stream already, and this belongs on it."""
@@ -76,19 +78,21 @@ class Exchange:
     async def run(
         self, receive: Receive, *, silence_seconds: float, counted: Callable[[], AbstractContextManager[object]]
     ) -> bool:
-        """Answer the client. Returns whether it got its whole answer; False when it left first.
+        """Answer the client. Returns whether it got its whole answer; False when it left first or did not read.
 
         An answer that takes longer than `silence_seconds` is streamed, so that comments keep its connection open.
         `counted` is entered while the answer is a stream.
         """
         started = time.monotonic()
         await asyncio.wait({self._decided}, timeout=min(WATCH_AFTER_SECONDS, silence_seconds))
-        if not self._decided.done() and not await self._wait_watching(
-            receive, silence_seconds - (time.monotonic() - started)
-        ):
-            self.stream.close()
-            return False
-        self.open_stream()  # unless it is answered by now
+        if not self._decided.done():
+            if not await self._wait_watching(receive, silence_seconds - (time.monotonic() - started)):
+                self.stream.close()
+                return False
+            if not self._decided.done():
+                self.open_stream()  # unless it is answered by now
+                if self.is_stream and self.on_silence is not None:
+                    self.on_silence()
         if self._answer is not None:
             answer = self._answer
             await respond(
@@ -98,7 +102,7 @@ class Exchange:
         with counted():
             await self.stream.start(self._headers)
             await self.stream.run(receive)
-        return not self.stream.was_left
+        return not (self.stream.was_left or self.stream.was_slow)
 
     async def _wait_watching(self, receive: Receive, seconds: float) -> bool:
         """Wait for the decision while watching the client; False when it has left."""

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from gateway.exceptions import InvalidMessage
 
-__all__ = ["JSONRPCMessage", "error_body", "parse_message", "request_key"]
+__all__ = ["JSONRPCMessage", "error_body", "parse_message", "request_key", "require_json"]
 
 
 def parse_message(body: bytes) -> JSONRPCMessage:
@@ -29,11 +29,7 @@ def parse_message(body: bytes) -> JSONRPCMessage:
     Raises:
         InvalidMessage: it is not JSON in UTF-8, a batch, or no message that MCP allows.
     """
-    try:
-        # NaN and Infinity are no JSON, and would be sent on as such.
-        raw = pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError:
-        raise InvalidMessage("The body is not valid JSON in UTF-8.", PARSE_ERROR) from None
+    raw = require_json(body)
     if isinstance(raw, list):
         # Spec 2025-06-18 changelog: batching was removed.
         raise InvalidMessage("Batches are not supported. Send one message a request.", INVALID_REQUEST)
@@ -45,6 +41,19 @@ def parse_message(body: bytes) -> JSONRPCMessage:
         return jsonrpc_message_adapter.validate_python(raw, by_name=False)
     except ValidationError:
         raise InvalidMessage("The body is not a JSON-RPC 2.0 message.", INVALID_REQUEST) from None
+
+
+def require_json(body: bytes) -> Any:
+    """Read `body` as JSON.
+
+    Raises:
+        InvalidMessage: it is none, or not in UTF-8.
+    """
+    try:
+        # NaN and Infinity are no JSON, and would be sent on as such.
+        return pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError:
+        raise InvalidMessage("The body is not valid JSON in UTF-8.", PARSE_ERROR) from None
 
 
 def _is_request_id(value: Any) -> bool:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
+
 from gateway import signals
 from gateway.exceptions import (
     BodyTooLarge,
@@ -80,11 +82,14 @@ async def refuse_message(
     await respond(send, status, error_body(code, message, request_id), b"application/json", headers)
 
 
-async def refuse_error(send: Send, error: GatewayError) -> None:
-    """Answer with what the table says of `error`."""
+async def refuse_error(send: Send, error: GatewayError, *, as_message: bool = False) -> None:
+    """Answer with what the table says of `error`; as a JSON-RPC error where that is what the client reads."""
     status, reason, headers = next(_ANSWERS[cls] for cls in type(error).__mro__ if cls in _ANSWERS)
     if isinstance(error, InvalidMessage):
         await refuse_message(send, status, reason, error.code, str(error), error.request_id)
+    elif as_message:
+        code = INTERNAL_ERROR if status >= 500 else INVALID_REQUEST
+        await refuse_message(send, status, reason, code, str(error), headers=headers)
     else:
         await refuse(send, status, reason, str(error), headers)
 
@@ -110,17 +115,20 @@ def client_address(scope: Scope) -> str:
 
 def accepts(scope: Scope, media_type: str) -> bool:
     """Whether the request's Accept header allows `media_type`; a missing header allows everything (RFC 9110)."""
-    value = header(scope, b"accept")
-    if value is None:
+    # RFC 9110 section 5.3: several lines of a list are one list.
+    lines = [value for key, value in scope["headers"] if key == b"accept"]
+    if not lines:
         return True
-    ranges = {part.split(";")[0].strip().lower() for part in value.split(",")}
+    ranges = {part.split(";")[0].strip().lower() for part in b",".join(lines).decode("latin-1").split(",")}
     return not ranges.isdisjoint({media_type, f"{media_type.partition('/')[0]}/*", "*/*"})
 
 
-def has_media_type(scope: Scope, name: bytes, media_type: str) -> bool:
-    """Whether header `name` (Accept or Content-Type) names `media_type`; parameters are ignored."""
-    value = header(scope, name)
-    return value is not None and any(part.split(";")[0].strip().lower() == media_type for part in value.split(","))
+def is_json(scope: Scope) -> bool:
+    """Whether the request's body is said to be JSON; parameters are ignored."""
+    # Exactly one, and no list: `text/plain; x=,application/json` is plain text to a browser, which lets any page send
+    # that without asking first.
+    types = [value for key, value in scope["headers"] if key == b"content-type"]
+    return len(types) == 1 and types[0].partition(b";")[0].strip().lower() == b"application/json"
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:

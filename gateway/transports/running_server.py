@@ -2,7 +2,7 @@
 
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from mcp.server import Server
 from mcp.server.models import InitializationOptions
@@ -10,13 +10,21 @@ from mcp.server.models import InitializationOptions
 from gateway.lanes import Lane
 
 
-@dataclass(frozen=True, slots=True)
+class ToolSchemaCache(Protocol):
+    """Knows the input schemas of a server's tools."""
+
+    async def prepare(self, name: str) -> None:
+        """Make sure that the schema of tool `name` is known, if there is one."""
+
+
+@dataclass(slots=True)
 class RunningServer:
-    """One `Server` object whose lifespan has been entered in `lane`."""
+    """One server whose lifespan has been entered in `lane`. A reload changes all but the lane and the context."""
 
     server: Server[Any]
     initialization_options: InitializationOptions
     lifespan_state: Any
+    schemas: ToolSchemaCache
     lane: Lane
     context: Context
     """The context variables that message loops run with: who is calling, as the SDK's auth context has it."""

@@ -17,7 +17,6 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from gateway import metrics
 from gateway.exceptions import StreamClosed
-from gateway.tool_schemas import current_schemas
 from gateway.transports.exchange import Answer, Exchange
 from gateway.transports.responses import Message, Scope, header
 from gateway.transports.running_server import RunningServer
@@ -55,9 +54,7 @@ class StatelessCall:
     async def _serve(self) -> None:
         try:
             if header(self._scope, b"mcp-method") == "tools/call":
-                schemas = current_schemas.get(None)
-                if schemas is not None:
-                    await schemas.prepare(header(self._scope, b"mcp-name") or "")
+                await self._running.schemas.prepare(header(self._scope, b"mcp-name") or "")
             await handle_modern_request(
                 self._running.server, None, False, self._running.lifespan_state, self._scope, self._receive, self._send
             )

@@ -169,6 +169,8 @@ class StreamableHttpTransport:
             exchange,
             is_resumable=message.method != INITIALIZE and is_version_at_least(version, RESUMABLE_SINCE),
         )
+        # What is lost of a call that is silent for long, its client must be able to resume too.
+        exchange.on_silence = lambda: self._running.lane.post(call.open_stream)
         key = request_key(message.id)
 
         def register() -> None:
@@ -236,6 +238,7 @@ class StreamableHttpTransport:
         call = self._calls.pop(key, None)
         if call is not None:
             call.finish(data)
+            self._buffer.end(call.number)
             del self._channels[call.number]
 
     def _start_in_lane(self) -> None:

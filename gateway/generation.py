@@ -1,0 +1,154 @@
+"""One generation of an instance: a `Server` object of one version of the module's code, and its lifespan.
+
+Lives here: making the object and keeping its lifespan open, in the lane. Not here: which generation is in use
+(`instances`), what its requests are allowed (`calls`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mcp.server import Server
+from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
+from mcp.server.models import InitializationOptions
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+
+from gateway.calls import CallMiddleware, ServerCalls
+from gateway.compat.server import CompatServer
+from gateway.discovery import ServerDefinition
+from gateway.identity import Identity
+from gateway.tool_schemas import ToolSchemas
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the host gives to every generation of one server."""
+
+    calls: ServerCalls
+    request_state: RequestStateSecurity
+
+
+class Generation:
+    """A `Server` object whose lifespan is open. Used in its lane only, except for `ended`."""
+
+    def __init__(self, definition: ServerDefinition, server: Server[Any], options: InitializationOptions) -> None:
+        self.definition = definition
+        self.server = server
+        self.options = options
+        self.lifespan_state: Any = None
+        self.schemas = ToolSchemas(server, None)
+        self.ended: Future[None] = Future()
+        """Done when the lifespan has been left."""
+        self._requests = 0
+        self._is_retired = False
+        self._stopping = asyncio.Event()
+        self._life: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, definition: ServerDefinition, identity: Identity) -> "Generation":
+        """Make the `Server` object and enter its lifespan. Raises whatever the module's code raises."""
+        server = definition.factory(identity.user_id, identity.api_key)
+        # A factory that overran its time was cancelled meanwhile: the next line is where that takes effect.
+        await asyncio.sleep(0)
+        if not isinstance(server, Server):
+            raise TypeError(f"The factory returned {type(server).__name__}, not an mcp.server.Server.")
+        options = definition.get_initialization_options(server)
+        if not isinstance(options, InitializationOptions):
+            raise TypeError(
+                f"get_initialization_options returned {type(options).__name__}, not an InitializationOptions."
+            )
+        # The SDK reports the Server object's own name and version on the wire that has no options.
+        server.name, server.version = options.server_name, options.server_version
+        generation = cls(definition, server, options)
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        generation._life = asyncio.create_task(generation._live(started))
+        try:
+            await started
+        except asyncio.CancelledError:
+            generation._life.cancel()
+            raise
+        return generation
+
+    async def _live(self, started: "asyncio.Future[None]") -> None:
+        """Hold the lifespan open until `stop`: it is entered and left by the same task."""
+        try:
+            async with self.server.lifespan(self.server) as self.lifespan_state:
+                self.schemas = ToolSchemas(self.server, self.lifespan_state)
+                if not started.done():
+                    started.set_result(None)
+                await self._stopping.wait()
+        except asyncio.CancelledError:
+            raise
+        # Foreign code: what it raises costs this instance and nothing else.
+        except BaseException as error:
+            if not started.done():
+                started.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            else:
+                logger.exception("The lifespan of an instance of %s failed as it ended", self.definition.name)
+        finally:
+            self.ended.set_result(None)
+
+    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Middleware: give a request this generation's lifespan, and stay open while it is handled."""
+        self._requests += 1
+        try:
+            if ctx.lifespan_context is not self.lifespan_state:  # the message loop was started on older code
+                ctx = replace(ctx, lifespan_context=self.lifespan_state)
+            return await call_next(ctx)
+        finally:
+            self._requests -= 1
+            if self._is_retired and not self._requests:
+                self.stop()
+
+    def retire(self) -> None:
+        """Stop as soon as the requests in flight are done."""
+        self._is_retired = True
+        if not self._requests:
+            self.stop()
+
+    def stop(self) -> None:
+        """Leave the lifespan. What still runs is not waited for."""
+        self._stopping.set()
+
+
+class ServerFront:
+    """Stands for the `Server` object of the generation in use, towards the SDK.
+
+    A message loop lasts longer than a generation: it keeps this, and each request finds the newest code. What the host
+    adds to a server is added here, so that an object which several users share stays as its author made it.
+    """
+
+    def __init__(self, generation: Generation, user_id: str, surroundings: Surroundings) -> None:
+        self._user_id = user_id
+        self._surroundings = surroundings
+        self.switch(generation)
+
+    def switch(self, generation: Generation) -> None:
+        """Use `generation` from the next request on."""
+        server, surroundings = generation.server, self._surroundings
+        if isinstance(server, CompatServer):
+            server.handler_threads = surroundings.calls.threads
+        own = list(server.middleware)
+        added: list[ServerMiddleware[Any]] = [
+            generation,
+            CallMiddleware(surroundings.calls, self._user_id, generation.schemas),
+        ]
+        if not any(isinstance(middleware, RequestStateBoundary) for middleware in own):
+            # Before the server's own, so that they see the state which they minted. An author's own boundary stands.
+            added.append(RequestStateBoundary(surroundings.request_state, default_audience=generation.definition.name))
+        self.middleware = [*added, *own]
+        self._server = server
+        self._schemas = generation.schemas
+
+    def get_tool_input_schema(self, name: str) -> Mapping[str, Any] | None:
+        """What `Mcp-Param-*` headers are checked against: the author's look-up, or what the server has listed."""
+        look_up = self._server.get_tool_input_schema
+        return look_up(name) if look_up is not None else self._schemas.get(name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
