@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.machinery import ModuleSpec, PathFinder
@@ -209,7 +209,8 @@ def _stdout_on_stderr() -> Iterator[None]:
             yield
             return
         try:
-            os.dup2(2, 1)
+            with suppress(OSError):  # standard error is closed
+                os.dup2(2, 1)
             yield
         finally:
             os.dup2(kept, 1)

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import socket
 import sys
 from argparse import ArgumentParser
@@ -98,4 +97,7 @@ def _require_free_port(host: str, port: int, variable: str) -> None:
                     f"Port {port} on {host} is in use. Stop what uses it, or choose another port: "
                     f"{variable}={port + 1} make run"
                 ) from None
-            raise CommandError(f"Cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}.") from None
+            # Not os.strerror: a name that is not known has an errno of the resolver's.
+            raise CommandError(f"Cannot listen on {host}:{port}: {error.strerror or error}.") from None
+        except UnicodeError:
+            raise CommandError(f"Cannot listen on {host}:{port}: that is no host name.") from None
