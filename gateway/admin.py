@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
 from gateway.control import send_end_sessions
-from gateway.models import Server, Session
+from gateway.models import Instance, Server, Session
 
 if TYPE_CHECKING:
     _ModelAdmin = admin.ModelAdmin[Any]
@@ -31,41 +32,115 @@ class ReadOnlyAdmin(_ModelAdmin):
 
 @admin.register(Server)
 class ServerAdmin(ReadOnlyAdmin):
-    """The server folders that were found."""
+    """The server folders that were found, and how they are to be run."""
 
-    list_display = ["name", "status", "reason", "version", "tool_count", "folder", "loaded_at"]
-    list_filter = ["status"]
+    list_display = ["name", "status", "is_enabled", "condition", "reason", "version", "tool_count", "loaded_at"]
+    list_filter = ["status", "is_enabled"]
     search_fields = ["name", "folder", "reason"]
+    actions = ["enable_servers", "disable_servers", "reload_servers"]
     fieldsets = [
-        (None, {"fields": ["name", "status", "version", "folder", "loaded_at", "load_time"]}),
+        (None, {"fields": ["name", "status", "condition", "version", "folder", "loaded_at", "load_time"]}),
+        (
+            "How it is run",
+            {
+                "fields": [
+                    "is_enabled",
+                    "call_timeout_seconds",
+                    "max_concurrent_calls",
+                    "max_concurrent_calls_per_user",
+                    "max_threads",
+                ],
+                "description": "In force within five seconds, without a restart.",
+            },
+        ),
         ("What it offers", {"fields": ["tool_names", "resource_names", "prompt_names"]}),
-        ("Why it is not served", {"fields": ["reason", "traceback_text"], "classes": ["collapse"]}),
+        ("Why it, or its newest code, is not served", {"fields": ["reason", "traceback_text"]}),
     ]
-    readonly_fields = ["load_time", "tool_names", "resource_names", "prompt_names", "traceback_text"]
+    readonly_fields = [
+        "name",
+        "status",
+        "condition",
+        "version",
+        "folder",
+        "loaded_at",
+        "load_time",
+        "tool_names",
+        "resource_names",
+        "prompt_names",
+        "reason",
+        "traceback_text",
+    ]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Operators with the permission set how servers are run; what was found stays as it is."""
+        return bool(request.user.has_perm("gateway.change_server"))
 
     @admin.display(description="Tools")
     def tool_count(self, server: Server) -> str:
+        """How many tools there are, once a first user made it known."""
         return str(len(server.tools)) if server.version or server.tools else "not asked yet"
 
     @admin.display(description="Load time")
     def load_time(self, server: Server) -> str:
+        """How long its module took to load."""
         return f"{server.load_seconds * 1000:.0f} ms"
 
     @admin.display(description="Tools")
     def tool_names(self, server: Server) -> str:
+        """The tools as a list."""
         return _as_list(server.tools)
 
     @admin.display(description="Resources")
     def resource_names(self, server: Server) -> str:
+        """The resources as a list."""
         return _as_list(server.resources)
 
     @admin.display(description="Prompts")
     def prompt_names(self, server: Server) -> str:
+        """The prompts as a list."""
         return _as_list(server.prompts)
 
     @admin.display(description="Traceback")
     def traceback_text(self, server: Server) -> str:
+        """The traceback as it was printed."""
         return format_html("<pre>{}</pre>", server.traceback) if server.traceback else "-"
+
+    @admin.action(description="Switch the selected servers on", permissions=["change"])
+    def enable_servers(self, request: HttpRequest, queryset: QuerySet[Server]) -> None:
+        """Let clients use them again."""
+        self._switch(request, queryset, is_enabled=True)
+
+    @admin.action(description="Switch the selected servers off", permissions=["change"])
+    def disable_servers(self, request: HttpRequest, queryset: QuerySet[Server]) -> None:
+        """Answer their clients 503 and close their sessions."""
+        self._switch(request, queryset, is_enabled=False)
+
+    def _switch(self, request: HttpRequest, queryset: QuerySet[Server], *, is_enabled: bool) -> None:
+        changed = list(queryset.exclude(is_enabled=is_enabled))
+        for server in changed:
+            server.is_enabled = is_enabled
+            server.save(update_fields=["is_enabled"])
+            self.log_change(request, server, "Switched on." if is_enabled else "Switched off.")
+        self.message_user(request, f"{len(changed)} servers switched.", messages.SUCCESS)
+
+    @admin.action(description="Reload the selected servers", permissions=["change"])
+    def reload_servers(self, request: HttpRequest, queryset: QuerySet[Server]) -> None:
+        """Load their code anew; what is being handled finishes on the old."""
+        for server in queryset:
+            server.reload_wanted_at = timezone.now()
+            server.save(update_fields=["reload_wanted_at"])
+            self.log_change(request, server, "Reloaded.")
+        text = f"{queryset.count()} servers are being reloaded. A failure is shown on the server's page."
+        self.message_user(request, text, messages.SUCCESS)
+
+
+@admin.register(Instance)
+class InstanceAdmin(ReadOnlyAdmin):
+    """The instances, and the traffic that belongs to no session."""
+
+    list_display = ["user_id", "server_name", "started_at", "ended_at", "last_request_at", "requests", "calls"]
+    list_filter = [("ended_at", admin.EmptyFieldListFilter), "server_name"]
+    search_fields = ["user_id", "server_name"]
 
 
 @admin.register(Session)

@@ -81,7 +81,7 @@ def discover(server_dirs: list[Path]) -> Discovery:
             logger.warning("Server directory %s does not exist", server_dir)
             continue
         project = Project(server_dir)
-        for folder in sorted(path for path in server_dir.iterdir() if (path / "main.py").is_file()):
+        for folder in server_folders(server_dir):
             outcome = project.load(folder, taken)
             if isinstance(outcome, LoadFailure):
                 found.failures.append(outcome)
@@ -92,6 +92,14 @@ def discover(server_dirs: list[Path]) -> Discovery:
                 logger.info("Loaded server: %s", outcome.name)
     logger.info("Discovered %d servers", len(found.definitions))
     return found
+
+
+def server_folders(server_dir: Path) -> list[Path]:
+    """The folders in `server_dir` that hold a server, by name; none if the directory cannot be read."""
+    try:
+        return sorted(path for path in server_dir.iterdir() if (path / "main.py").is_file())
+    except OSError:
+        return []
 
 
 class Project:

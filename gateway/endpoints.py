@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 
 from mcp_types import INVALID_REQUEST, JSONRPCRequest
 
+from gateway import metrics
 from gateway.conf import conf
 from gateway.consumers import SseConsumer
 from gateway.discovery import ServerDefinition
@@ -72,7 +73,7 @@ class _Endpoint:
             return
         try:
             captured = scope["url_route"]["kwargs"]
-            definition = self._host.registry.get(captured["server_name"])
+            definition = self._host.find_server(captured["server_name"])
             await self._answer(definition, parse_session_key(captured["session_key"]), scope, receive, send)
         except GatewayError as error:
             # Clients show the user what a JSON-RPC error says, and of anything else the status at best.
@@ -282,14 +283,30 @@ class SessionEndpoint(_Endpoint):
         async with self._host.instances.use(definition, identity) as instance:
             exchange = self._exchange(send, ())
             instance.activity.note(header(scope, b"mcp-method") == "tools/call")
+            metrics.note_stateless_request(definition.name, header(scope, VERSION) or "")
             call = StatelessCall(instance.running, definition.name, scope, body, exchange)
             call.start()
-            is_complete = False
-            try:
-                is_complete = await self._run(exchange, definition.name, receive)
-            finally:
-                if not is_complete:
+            with self._listening(call, definition.name, header(scope, b"mcp-method")):
+                try:
+                    is_complete = await self._run(exchange, definition.name, receive)
+                except BaseException:
                     call.cancel()
+                    raise
+            if not is_complete or exchange.is_stream:
+                call.cancel()
+
+    @contextmanager
+    def _listening(self, call: StatelessCall, server_name: str, method: str | None) -> Iterator[None]:
+        """Keep a `subscriptions/listen` request reachable for what the host itself has to tell."""
+        if method != "subscriptions/listen":
+            yield
+            return
+        listening = self._host.listening.setdefault(server_name, set())
+        listening.add(call)
+        try:
+            yield
+        finally:
+            listening.discard(call)
 
     # -- Both --------------------------------------------------------------------------------------------------------
 

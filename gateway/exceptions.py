@@ -8,13 +8,49 @@ the client's error: what happened and what to change, never a key.
 class GatewayError(Exception):
     """Base of the errors that a client is told about."""
 
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """What the answer's head says besides."""
+
 
 class InvalidSessionKey(GatewayError):
     """The URL's last segment does not name a user."""
 
 
+class Unauthenticated(GatewayError):
+    """There is no key that may be used here. One error for every reason: a caller learns nothing from it."""
+
+    headers = ((b"www-authenticate", b"Bearer"),)
+
+    def __init__(self) -> None:
+        super().__init__("A valid key is required: as Authorization: Bearer KEY, or in the URL as {user_id}:{api_key}.")
+
+
+class OutOfScope(GatewayError):
+    """The key is good, and not for this server."""
+
+
+class AuthenticationUnavailable(GatewayError):
+    """It could not be found out whether the key is good."""
+
+
+class TooManyRequests(GatewayError):
+    """A key or an address has used up what it may do for now."""
+
+    def __init__(self, message: str, retry_after_seconds: int) -> None:
+        super().__init__(f"{message} Try again in {retry_after_seconds} seconds.")
+        self.headers = ((b"retry-after", str(retry_after_seconds).encode()),)
+
+
+class NotOpenToNetwork(GatewayError):
+    """The host runs without keys and was reached under an address that others can reach too."""
+
+
 class UnknownServer(GatewayError):
     """No server of this name is being served."""
+
+
+class ServerDisabled(GatewayError):
+    """An operator has switched the server off."""
 
 
 class InstanceUnavailable(GatewayError):
@@ -35,6 +71,10 @@ class InvalidMessage(GatewayError):
         super().__init__(message)
         self.code = code
         self.request_id = request_id
+
+
+class ToolOutOfScope(InvalidMessage):
+    """The key is good, and not for this tool."""
 
 
 class DuplicateRequestId(InvalidMessage):

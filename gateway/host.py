@@ -9,8 +9,8 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable
-from typing import Final, TypeVarTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVarTuple
 from wsgiref.simple_server import WSGIServer
 
 from django.conf import settings
@@ -19,6 +19,8 @@ from prometheus_client import start_http_server
 from gateway import metrics
 from gateway.conf import conf
 from gateway.control import ControlListener
+from gateway.discovery import ServerDefinition
+from gateway.exceptions import ServerDisabled
 from gateway.instances import Instances
 from gateway.lanes import Lanes
 from gateway.offers import Offers
@@ -26,9 +28,11 @@ from gateway.policies import Policies
 from gateway.recorder import Recorder
 from gateway.redaction import PathRedactor, install_record_redaction
 from gateway.registry import Registry
+from gateway.reloading import Reloader
 from gateway.serving import ServingHooks, ServingLimits
 from gateway.sessions import Sessions
 from gateway.transports.security import OriginPolicy
+from gateway.transports.stateless import StatelessCall
 from gateway.transports.streams import Streams
 
 logger = logging.getLogger(__name__)
@@ -37,6 +41,12 @@ _Ts = TypeVarTuple("_Ts")
 
 STOPPED: Final = "the host stopped"
 """Why sessions ended that were open when the process was told to stop."""
+
+DISABLED: Final = "the server was switched off"
+"""Why sessions ended whose server an operator disabled."""
+
+BLOCKED_SECONDS: Final = 1.0
+"""How long a lane may not answer before its server counts as blocked."""
 
 UPKEEP_SECONDS: Final = 1.0
 """How often silent streams, idle instances and lane lag are looked at."""
@@ -59,13 +69,20 @@ class Host:
         self.instances = Instances(self.lanes, self.offers, self.policies)
         self.sessions = Sessions()
         self.streams = Streams()
-        self.recorder = Recorder(registry, self.sessions)
+        self.recorder = Recorder(registry, self.sessions, self.instances)
+        self.reloader = Reloader(self)
+        self.listening: dict[str, set[StatelessCall]] = {}
+        """Open `subscriptions/listen` requests, by server."""
+        self._blocked: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._control = ControlListener(self.sessions)
         self._collector = metrics.HostCollector(self)
         self._metrics_server: WSGIServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._is_prepared = False
+        self.watches_files = False
+        """Whether servers are reloaded as their files change. Set before the start."""
         self.is_draining = False
         """Whether the process has been told to stop."""
         self._drains_until = float("inf")
@@ -112,6 +129,38 @@ class Host:
             self._loop = asyncio.get_running_loop()
             self._upkeep = asyncio.create_task(self._keep_up())
             self._control.start()
+            if self.watches_files:
+                self._start_task(self.reloader.watch())
+
+    def find_server(self, name: str) -> ServerDefinition:
+        """The server called `name`, if clients may use it now.
+
+        Raises:
+            UnknownServer, ServerDisabled
+        """
+        definition = self.registry.get(name)
+        if not self.policies.get(name).is_enabled:
+            raise ServerDisabled("An operator has switched this server off. Try again later.")
+        return definition
+
+    def end_sessions_of(self, server_name: str, reason: str) -> None:
+        """End the sessions of a server and let its instances go."""
+        for session in self.sessions:
+            if session.server_name == server_name:
+                session.end(reason)
+        for call in list(self.listening.get(server_name, ())):
+            call.announce()
+        self.instances.drop(server_name)
+
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("A background task failed", exc_info=error)
 
     def call_soon(self, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Call `callback(*args)` on the serving loop. For lanes; after the host's end nothing happens."""
@@ -134,13 +183,52 @@ class Host:
                 self.streams.comment_where_silent(conf.ping_seconds)
                 self.sessions.expire(conf.session_idle_seconds)
                 self.instances.keep_up()
-                for lane in self.lanes:
-                    lane.probe()
+                self._follow_operators()
+                self._watch_lanes()
                 if self.is_draining:
                     self._end_answered()
-                self._control.apply_wanted(self.recorder.take_wanted_ends())
             except Exception:  # upkeep must go on, whatever one round ran into
                 logger.exception("Upkeep failed")
+
+    def _follow_operators(self) -> None:
+        """Put in force what operators want, as the recorder has read it."""
+        self._control.apply_wanted(self.recorder.take_wanted_ends())
+        policies = self.recorder.take_policies()
+        if policies is not None:
+            for server_name in self.policies.replace(policies):
+                logger.info("Server %s was switched off", server_name)
+                self.end_sessions_of(server_name, DISABLED)
+        wanted = self.recorder.take_wanted_reloads()
+        if wanted:
+            self._start_task(self.reloader.update(names=wanted))
+
+    def _watch_lanes(self) -> None:
+        """Notice lanes that do not answer, while they do not, and say which call it is."""
+        conditions: dict[str, str] = {}
+        calls_by_server = {calls.server_name: calls for calls in self.instances.calls}
+        for lane in self.lanes:
+            lane.probe()
+            calls = calls_by_server.get(lane.name)
+            seconds = lane.blocked_seconds
+            if seconds < BLOCKED_SECONDS:
+                self._blocked.discard(lane.name)
+            elif calls is not None:
+                call = calls.blocking(lane.loop)
+                what = (call.tool or call.method) if call is not None else "its code"
+                conditions[lane.name] = f"Blocked for {seconds:.0f} s by {what}"
+                if lane.name not in self._blocked:
+                    self._blocked.add(lane.name)
+                    metrics.lane_blocks.labels(lane.name, what).inc()
+                    logger.warning(
+                        "Server %s: %s blocks its event loop (for %.1f s so far); all of its users wait",
+                        lane.name,
+                        what,
+                        seconds,
+                    )
+            if calls is not None and calls.stuck:
+                stuck = f"{calls.stuck} calls are stuck in threads that cannot be ended"
+                conditions[lane.name] = "; ".join(filter(None, [conditions.get(lane.name), stuck]))
+        self.recorder.note_conditions(conditions)
 
     def _end_answered(self) -> None:
         """End the sessions that a drain had left open for their calls: once those are answered, or take too long."""
@@ -163,6 +251,8 @@ class Host:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._upkeep
             self._upkeep = None
+        for task in list(self._tasks):
+            task.cancel()
         await self._control.stop()
         await asyncio.gather(asyncio.to_thread(self.recorder.stop), self.instances.stop())
         await asyncio.to_thread(self.close)

@@ -1,13 +1,16 @@
 """Who is calling. Lives here: the session key (one segment of the URL) and what it stands for.
 
-Not here: whether the key is right (open mode accepts any).
+Not here: whether the key is right (`access.authenticator`; open mode accepts any).
 """
 
 import unicodedata
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from gateway.access.grants import Grant
+from gateway.access.keys import PREFIX, is_well_formed
 from gateway.exceptions import InvalidSessionKey
 
 MAX_SESSION_KEY_BYTES: Final = 4096
@@ -25,6 +28,17 @@ class Identity:
 
     user_id: str
     api_key: str | None = field(default=None, repr=False)
+    grant: Grant | None = field(default=None, repr=False, compare=False)
+    """What the key allows; None where keys are not checked."""
+
+    @property
+    def key_for_factory(self) -> str | None:
+        """The key as the server's module sees it: nothing, where an operator wants it kept from modules."""
+        return None if self.grant is not None and self.grant.is_hidden else self.api_key
+
+
+current_identity: Final[ContextVar[Identity | None]] = ContextVar("current_identity", default=None)
+"""Whose request is being handled, at the doors and in the handlers."""
 
 
 def parse_session_key(segment: str) -> Identity:
@@ -55,6 +69,8 @@ def parse_user_id(user_id: str) -> str:
         raise InvalidSessionKey("The session key has no user id. Write it as {user_id}:{api_key} or {user_id}.")
     if len(user_id) > MAX_USER_ID_LENGTH:
         raise InvalidSessionKey(f"The user id is longer than {MAX_USER_ID_LENGTH} characters.")
+    if user_id.startswith(PREFIX) and is_well_formed(user_id):
+        raise InvalidSessionKey("The session key starts with a key. Write it as {user_id}:{api_key}.")
     if "/" in user_id or "\\" in user_id or ".." in user_id or user_id == ".":
         raise InvalidSessionKey("The user id must not contain a slash, a backslash or two dots in a row.")
     return user_id

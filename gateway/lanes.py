@@ -84,10 +84,15 @@ class Lane:
         self._probe_sent = None
 
     @property
+    def blocked_seconds(self) -> float:
+        """For how long the loop has not answered; 0 while it does."""
+        sent = self._probe_sent
+        return time.monotonic() - sent if sent is not None else 0.0
+
+    @property
     def lag_seconds(self) -> float:
         """The last measured lag, or for how long the current probe has gone unanswered if that is longer."""
-        sent = self._probe_sent
-        return max(self._last_lag_seconds, time.monotonic() - sent) if sent is not None else self._last_lag_seconds
+        return max(self._last_lag_seconds, self.blocked_seconds)
 
     def stop(self, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> bool:
         """Cancel what runs in the lane and end its thread. False when it is blocked and was left behind."""

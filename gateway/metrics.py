@@ -3,9 +3,11 @@
 Label values come only from what was discovered, never from a request, so that no client can grow them.
 """
 
+from collections import Counter as Counts
 from collections.abc import Iterator
 from typing import Any, Final
 
+from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -27,6 +29,7 @@ REFUSAL_REASONS: Final = (
     "not_acceptable",
     "stream_conflict",
     "unknown_event",
+    "server_disabled",
     "session_backlog",
     "session_limit",
     "unknown_server",
@@ -40,8 +43,10 @@ OTHER_TOOL: Final = "(other)"
 
 active_connections = Gauge("gumcp_active_connections", "Open event streams", ["server"])
 connections = Counter("gumcp_connection_total", "Event streams opened", ["server"])
-open_sessions = Gauge("gumcp_sessions", "Open MCP sessions", ["server", "transport"])
 sessions_opened = Counter("gumcp_sessions_opened_total", "MCP sessions opened", ["server", "transport"])
+stateless_requests = Counter(
+    "gumcp_stateless_requests_total", "Requests of the stateless protocol", ["server", "protocol_version"]
+)
 messages = Counter("gumcp_messages_total", "JSON-RPC messages", ["server", "direction"])
 tool_calls = Counter("gumcp_tool_calls_total", "Tool calls, by how they ended", ["server", "tool", "outcome"])
 tool_call_seconds = Histogram(
@@ -53,6 +58,7 @@ tool_call_seconds = Histogram(
 refused_requests = Counter("gumcp_refused_requests_total", "Requests refused by the host", ["reason"])
 connection_faults = Counter("gumcp_connection_faults_total", "Connections that our Daphne refused or cut", ["reason"])
 load_failures = Gauge("gumcp_load_failures_servers", "Server folders that failed to load")
+lane_blocks = Counter("gumcp_lane_blocks_total", "Times a server's event loop was blocked", ["server", "tool"])
 slow_readers = Counter("gumcp_slow_readers_total", "Streams closed because their client did not read", ["server"])
 
 
@@ -63,7 +69,7 @@ class HostCollector(Collector):
         self._host = host
 
     def collect(self) -> Iterator[Metric]:
-        """Yield lane lag and instances by server."""
+        """Yield lane lag, instances, sessions and stuck calls by server."""
         lag = GaugeMetricFamily("gumcp_lane_lag_seconds", "How late each server's event loop is", labels=["server"])
         for lane in self._host.lanes:
             lag.add_metric([lane.name], lane.lag_seconds)
@@ -72,6 +78,22 @@ class HostCollector(Collector):
         for server_name, count in self._host.instances.count_by_server().items():
             instances.add_metric([server_name], count)
         yield instances
+        sessions = GaugeMetricFamily(
+            "gumcp_sessions", "Open MCP sessions", labels=["server", "transport", "protocol_version"]
+        )
+        open_sessions = Counts(
+            (session.server_name, session.transport, _version_label(session.protocol_version))
+            for session in self._host.sessions
+        )
+        for labels, count in open_sessions.items():
+            sessions.add_metric(labels, count)
+        yield sessions
+        stuck = GaugeMetricFamily(
+            "gumcp_stuck_calls", "Calls that were given up and have not returned", labels=["server"]
+        )
+        for calls in self._host.instances.calls:
+            stuck.add_metric([calls.server_name], calls.stuck)
+        yield stuck
 
     def register(self) -> None:
         """Add this collector to the process's default registry."""
@@ -82,22 +104,26 @@ class HostCollector(Collector):
         REGISTRY.unregister(self)
 
 
+def _version_label(protocol_version: str) -> str:
+    """A known protocol version; clients propose whatever they like."""
+    return protocol_version if protocol_version in KNOWN_PROTOCOL_VERSIONS else "unknown"
+
+
+def note_stateless_request(server_name: str, protocol_version: str) -> None:
+    """Count a request of the stateless protocol."""
+    stateless_requests.labels(server_name, _version_label(protocol_version)).inc()
+
+
 def connect() -> None:
     """Connect the receivers. Connecting twice is the same as once."""
     signals.session_opened.connect(_on_session_opened)
-    signals.session_closed.connect(_on_session_closed)
     signals.stream_opened.connect(_on_stream_opened)
     signals.stream_closed.connect(_on_stream_closed)
     signals.request_refused.connect(_on_request_refused)
 
 
 def _on_session_opened(session: Session, **_: Any) -> None:
-    open_sessions.labels(session.server_name, session.transport).inc()
     sessions_opened.labels(session.server_name, session.transport).inc()
-
-
-def _on_session_closed(session: Session, **_: Any) -> None:
-    open_sessions.labels(session.server_name, session.transport).dec()
 
 
 def _on_stream_opened(server_name: str, **_: Any) -> None:

@@ -7,6 +7,7 @@ import uuid
 from datetime import datetime
 from typing import Final
 
+from django.core.validators import MinValueValidator
 from django.db import models
 
 HEARTBEAT_SECONDS: Final = 3.0
@@ -54,9 +55,29 @@ class Server(models.Model):
     prompts = models.JSONField(default=list, blank=True)
     load_seconds = models.FloatField(default=0.0)
     loaded_at = models.DateTimeField()
+    condition = models.CharField(max_length=500, blank=True, help_text="What is wrong with it at the moment.")
+    is_enabled = models.BooleanField("enabled", default=True, help_text="Off: clients get 503, sessions are closed.")
+    call_timeout_seconds = models.FloatField(
+        null=True, blank=True, validators=[MinValueValidator(0)], help_text="0: no limit. Empty: the setting's value."
+    )
+    max_concurrent_calls = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Tool calls at once. 0: no limit. Empty: the setting's value."
+    )
+    max_concurrent_calls_per_user = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Tool calls at once of one user. 0: no limit. Empty: the setting's value."
+    )
+    max_threads = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Threads for handlers of version 1 modules. Empty: the setting's value.",
+    )
+    reload_wanted_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
+        null=True, blank=True, editable=False
+    )
 
     class Meta:
-        default_permissions = ("view",)
+        default_permissions = ("view", "change")
         constraints = [models.UniqueConstraint(fields=["folder"], name="one_row_per_folder")]
         ordering = ["name"]
 
@@ -100,3 +121,26 @@ class Session(models.Model):
 
     def __str__(self) -> str:
         return f"{self.server_name} · {self.user_id} · {self.opened_at:%Y-%m-%d %H:%M:%S}"
+
+
+class Instance(models.Model):
+    """One identity's instance of a server, with what has no session: its requests of the stateless protocol."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    process = models.ForeignKey(HostProcess, on_delete=models.CASCADE, related_name="instances")
+    server_name = models.CharField("server", max_length=255, db_index=True)
+    user_id = models.CharField(max_length=255, db_index=True)
+    started_at = models.DateTimeField()
+    last_request_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
+        "last stateless request", null=True, blank=True
+    )
+    ended_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(null=True, blank=True)
+    requests = models.PositiveBigIntegerField("stateless requests", default=0)
+    calls = models.PositiveBigIntegerField("stateless tool calls", default=0)
+
+    class Meta:
+        default_permissions = ("view",)
+        ordering = ["-started_at"]
+
+    def __str__(self) -> str:
+        return f"{self.server_name} · {self.user_id}"

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 from django.db import DatabaseError, connection
@@ -19,8 +19,10 @@ from django.utils import timezone
 
 from gateway import models, signals
 from gateway.conf import conf
+from gateway.instances import Instances
 from gateway.models import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, HostProcess
 from gateway.offers import Offer
+from gateway.policies import Policy, default_policy
 from gateway.registry import Registry
 from gateway.sessions import Session, Sessions
 
@@ -55,9 +57,10 @@ _UPDATED_FIELDS: Final = [
 class Recorder:
     """Writes the rows of one process. Receives signals on the host's loop, writes in its own thread."""
 
-    def __init__(self, registry: Registry, sessions: Sessions) -> None:
+    def __init__(self, registry: Registry, sessions: Sessions, instances: Instances) -> None:
         self._registry = registry
         self._sessions = sessions
+        self._instances = instances
         self._process_id = uuid4()
         self._started_at = timezone.now()
         self._lock = threading.Lock()
@@ -65,7 +68,14 @@ class Recorder:
         self._written_activity: dict[UUID, float] = {}
         self._offers: dict[str, Offer] = {}
         self._wanted_ends: list[UUID] = []
-        self._is_registered = False
+        self._wanted_reloads: set[str] = set()
+        self._reloads_seen_through = self._started_at
+        self._policies: dict[str, Policy] | None = None
+        self._read_policies: dict[str, Policy] = {}
+        self._conditions: dict[str, str] = {}
+        self._written_conditions: dict[str, str] | None = None
+        self._written_revision = -1
+        self._written_instances: dict[UUID, int] = {}
         self._is_failing = False
         self._last_heartbeat = self._last_prune = float("-inf")
         self._stopping = threading.Event()
@@ -92,6 +102,23 @@ class Recorder:
         with self._lock:
             wanted, self._wanted_ends = self._wanted_ends, []
         return wanted
+
+    def take_wanted_reloads(self) -> set[str]:
+        """Names of servers that operators want loaded anew."""
+        with self._lock:
+            wanted, self._wanted_reloads = self._wanted_reloads, set()
+        return wanted
+
+    def take_policies(self) -> dict[str, Policy] | None:
+        """The servers' policies if they have changed since the last call, else None."""
+        with self._lock:
+            policies, self._policies = self._policies, None
+        return policies
+
+    def note_conditions(self, conditions: dict[str, str]) -> None:
+        """Show operators what is wrong with which server at the moment."""
+        with self._lock:
+            self._conditions = conditions
 
     def _on_session_closed(self, session: Session, **_: Any) -> None:
         with self._lock:
@@ -121,8 +148,11 @@ class Recorder:
         if not self._is_failing:
             logger.warning("Rows cannot be written, the admin shows old facts until they can: %s", error)
         self._is_failing = True
-        # Others may have marked our sessions as lost meanwhile: write them all again.
+        # Others may have marked our sessions as lost meanwhile, and the database may be a new one: write all again.
         self._written_activity.clear()
+        self._written_instances.clear()
+        self._written_conditions = None
+        self._written_revision = -1
         self._last_heartbeat = float("-inf")
         connection.close()
 
@@ -130,14 +160,18 @@ class Recorder:
         now = time.monotonic()
         if now - self._last_heartbeat >= HEARTBEAT_SECONDS or is_stopping:
             self._write_process()
-            if not self._is_registered:
-                self._write_servers()
-                self._is_registered = True
             self._mark_lost()
             self._last_heartbeat = now
+        revision = self._registry.revision
+        if revision != self._written_revision:
+            self._write_servers()
+            self._written_revision = revision
         self._write_offers()
+        self._write_conditions()
         self._write_sessions()
+        self._write_instances(is_stopping)
         self._read_wanted_ends()
+        self._read_servers()
         if now - self._last_prune >= PRUNE_SECONDS:
             self._prune()
             self._last_prune = now
@@ -159,29 +193,76 @@ class Recorder:
 
     def _write_servers(self) -> None:
         loaded, failed = models.Server.Status.LOADED, models.Server.Status.FAILED
-        rows = [
-            models.Server(name=found.name, folder=str(found.folder), status=loaded, load_seconds=found.load_seconds)
-            for found in self._registry
-        ] + [
-            models.Server(
-                name=failure.name,
-                folder=str(failure.folder),
-                status=failed,
-                reason=failure.reason,
-                traceback=failure.traceback,
+        now = timezone.now()
+        rows = {
+            found.folder: models.Server(
+                name=found.name,
+                folder=str(found.folder),
+                status=loaded,
+                load_seconds=found.load_seconds,
+                loaded_at=now,
             )
-            for failure in self._registry.failures
-        ]
-        for row in rows:
-            row.loaded_at = self._started_at
+            for found in self._registry
+        }
+        for failure in self._registry.failures:
+            # A served one whose newer code does not load stays loaded, with the reason beside it.
+            row = rows.setdefault(
+                failure.folder,
+                models.Server(name=failure.name, folder=str(failure.folder), status=failed, loaded_at=now),
+            )
+            row.reason, row.traceback = failure.reason, failure.traceback
         models.Server.objects.bulk_create(
-            rows,
+            rows.values(),
             update_conflicts=True,
             unique_fields=["folder"],
             update_fields=["name", "status", "reason", "traceback", "load_seconds", "loaded_at"],
         )
-        gone = models.Server.objects.exclude(folder__in=[row.folder for row in rows])
-        gone.update(status=models.Server.Status.REMOVED)
+        gone = models.Server.objects.exclude(folder__in=[row.folder for row in rows.values()])
+        gone.update(status=models.Server.Status.REMOVED, condition="")
+
+    def _write_conditions(self) -> None:
+        with self._lock:
+            conditions = self._conditions
+        if conditions == self._written_conditions:
+            return
+        models.Server.objects.exclude(condition="").exclude(name__in=conditions).update(condition="")
+        for server_name, condition in conditions.items():
+            models.Server.objects.filter(name=server_name).update(condition=condition[:500])
+        self._written_conditions = conditions
+
+    def _write_instances(self, is_stopping: bool) -> None:
+        instances = [] if is_stopping else list(self._instances)
+        changed = [
+            instance
+            for instance in instances
+            if self._written_instances.get(instance.row_id) != instance.activity.requests
+        ]
+        models.Instance.objects.bulk_create(
+            [
+                models.Instance(
+                    id=instance.row_id,
+                    process_id=self._process_id,
+                    server_name=instance.server_name,
+                    user_id=instance.identity.user_id,
+                    started_at=instance.started_at,
+                    last_request_at=(
+                        datetime.fromtimestamp(instance.activity.last, UTC) if instance.activity.requests else None
+                    ),
+                    requests=instance.activity.requests,
+                    calls=instance.activity.calls,
+                )
+                for instance in changed
+            ],
+            batch_size=500,
+            update_conflicts=True,
+            unique_fields=["id"],
+            update_fields=["last_request_at", "requests", "calls"],
+        )
+        alive = {instance.row_id: instance.activity.requests for instance in instances}
+        ended = [row_id for row_id in self._written_instances if row_id not in alive]
+        for start in range(0, len(ended), 500):
+            models.Instance.objects.filter(id__in=ended[start : start + 500]).update(ended_at=timezone.now())
+        self._written_instances = alive
 
     def _write_offers(self) -> None:
         with self._lock:
@@ -254,6 +335,30 @@ class Recorder:
         with self._lock:
             self._wanted_ends = found
 
+    def _read_servers(self) -> None:
+        """Read what operators want of each server."""
+        rows = models.Server.objects.filter(status=models.Server.Status.LOADED)
+        default = default_policy()
+        policies = {
+            row.name: Policy(
+                is_enabled=row.is_enabled,
+                call_timeout_seconds=_given(row.call_timeout_seconds, default.call_timeout_seconds),
+                max_concurrent_calls=_given(row.max_concurrent_calls, default.max_concurrent_calls),
+                max_concurrent_calls_per_user=_given(
+                    row.max_concurrent_calls_per_user, default.max_concurrent_calls_per_user
+                ),
+                max_threads=_given(row.max_threads, default.max_threads),
+            )
+            for row in rows
+        }
+        wanted = models.Server.objects.filter(reload_wanted_at__gt=self._reloads_seen_through)
+        reloads = {row.name: row.reload_wanted_at for row in wanted if row.reload_wanted_at is not None}
+        with self._lock:
+            if policies != self._read_policies:
+                self._policies = self._read_policies = policies
+            self._wanted_reloads |= set(reloads)
+        self._reloads_seen_through = max([self._reloads_seen_through, *reloads.values()])
+
     def _mark_lost(self) -> None:
         """Mark the sessions of processes that died without saying so."""
         silent_since = timezone.now() - timedelta(seconds=DEAD_AFTER_SECONDS)
@@ -268,11 +373,20 @@ class Recorder:
             open_elsewhere.filter(process=process).update(
                 state=models.Session.State.LOST, closed_at=process.last_seen_at, end_reason="its process died"
             )
+            process.instances.filter(ended_at=None).update(ended_at=process.last_seen_at)
 
     def _prune(self) -> None:
         oldest = timezone.now() - timedelta(days=conf.session_retention_days)
         models.Session.objects.filter(closed_at__lt=oldest).delete()
-        HostProcess.objects.filter(last_seen_at__lt=oldest, sessions=None).delete()
+        models.Instance.objects.filter(ended_at__lt=oldest).delete()
+        HostProcess.objects.filter(last_seen_at__lt=oldest, sessions=None, instances=None).delete()
+
+
+_Limit = TypeVar("_Limit", int, float)
+
+
+def _given(value: _Limit | None, default: _Limit) -> _Limit:
+    return default if value is None else value
 
 
 def _is_running(pid: int) -> bool:

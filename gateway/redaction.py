@@ -32,11 +32,16 @@ class PathRedactor:
     """
 
     def __init__(self, server_names: Iterable[str]) -> None:
-        names = "|".join(re.escape(name) for name in sorted(server_names, key=len, reverse=True))
-        self._known = re.compile(rf"/({names})/[^/?\s\"'<>]+") if names else None
+        self.learn(server_names)
         # A key under a name that is not served. Not what looks like a file and a line number.
         self._keyed = re.compile(r"/([^/?\s\"'<>]+)/[^/?\s\"'<>:]+(?::|%3[Aa])(?!\d{1,6}(?:\D|$))[^/?\s\"'<>]+")
         self._session_ids = re.compile(r"(session_id=)[^&\s\"'<>]+")
+
+    def learn(self, server_names: Iterable[str]) -> None:
+        """Take these for the servers' names from now on."""
+        names = "|".join(re.escape(name) for name in sorted(server_names, key=len, reverse=True))
+        # Not the files of a server's folder, which tracebacks name.
+        self._known = re.compile(rf"/({names})/(?![\w.-]+\.py\b)[^/?\s\"'<>]+") if names else None
 
     def __call__(self, text: str) -> str:
         """`text` with its session keys and session ids blanked."""

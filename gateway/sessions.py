@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
 from gateway import signals
@@ -52,7 +52,7 @@ class Session:
     """HTTP requests of this session that are being answered, open streams included."""
     end_reason: str = ""
     """Why the host ended it; empty when the client did."""
-    wire: object = field(default=None, repr=False)
+    wire: Any = field(default=None, repr=False)
     """The transport that carries it; the doors know which kind by `transport`."""
     _end: Callable[[], object] | None = field(default=None, repr=False)
 
@@ -75,6 +75,10 @@ class Session:
         """Count a message to the client."""
         self.messages_out += 1
         self.touch()
+
+    def announce(self) -> None:
+        """Tell the client that the server's lists may have changed."""
+        self.wire.announce()
 
     def on_end(self, callback: Callable[[], object]) -> None:
         """Set what closes the session's wire. Called once, on the host's loop."""

@@ -158,6 +158,7 @@ LOGGING = {
     "loggers": {
         # Its level is fixed: at DEBUG the SDK prints message bodies, at INFO whole session ids.
         "mcp": {"level": "WARNING"},
+        "watchfiles": {"level": "WARNING"},
     },
 }
 

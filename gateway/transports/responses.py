@@ -19,6 +19,7 @@ from gateway.exceptions import (
     InstanceUnavailable,
     InvalidMessage,
     InvalidSessionKey,
+    ServerDisabled,
     SessionBacklogFull,
     SessionLimitReached,
     UnknownServer,
@@ -40,6 +41,7 @@ _RETRY: Final = ((b"retry-after", str(RETRY_AFTER_SECONDS).encode()),)
 _ANSWERS: Final[dict[type[GatewayError], tuple[int, str, Headers]]] = {
     InvalidSessionKey: (400, "bad_session_key", ()),
     UnknownServer: (404, "unknown_server", ()),
+    ServerDisabled: (503, "server_disabled", _RETRY),
     InstanceLimitReached: (503, "instance_limit", _RETRY),
     InstanceUnavailable: (503, "instance_unavailable", _RETRY),
     DuplicateRequestId: (400, "duplicate_request_id", ()),

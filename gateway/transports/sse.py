@@ -17,9 +17,11 @@ from typing import Self
 import anyio
 from mcp.server.runner import serve_dual_era_loop, serve_loop
 from mcp.shared.message import SessionMessage
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from gateway.exceptions import StreamClosed
 from gateway.sessions import Session
+from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.link import Link
 from gateway.transports.messages import JSONRPCMessage
@@ -83,6 +85,16 @@ class SseTransport:
     def deliver(self, message: JSONRPCMessage, scope: Scope) -> None:
         """Hand over what the client posted. Raises what `Link.admit` raises."""
         self._link.admit(message, scope)
+
+    def announce(self) -> None:
+        """Tell the client that the server's lists may have changed."""
+        if self._session.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
+            self._running.lane.post(self._announce_in_lane)
+
+    def _announce_in_lane(self) -> None:
+        for message in list_changed_messages():
+            self._link.note_answer(message)
+            self._stream.write(frame(b"message", message.model_dump_json(exclude_unset=True).encode()))
 
     def stop(self) -> None:
         """End the message loop and cancel its handlers."""

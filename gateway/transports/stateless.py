@@ -17,6 +17,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from gateway import metrics
 from gateway.exceptions import StreamClosed
+from gateway.transports.announcements import listen_frames
 from gateway.transports.exchange import Answer, Exchange
 from gateway.transports.responses import Message, Scope, header
 from gateway.transports.running_server import RunningServer
@@ -32,6 +33,7 @@ class StatelessCall:
         self._server_name = server_name
         self._scope = scope
         self._exchange = exchange
+        self._body = body
         self._incoming: deque[Message] = deque([{"type": "http.request", "body": body, "more_body": False}])
         self._start: Message = {}
         self._task: Future[asyncio.Task[None]] = Future()
@@ -46,6 +48,16 @@ class StatelessCall:
         Spec 2026-07-28 basic/utilities/cancellation.
         """
         self._task.add_done_callback(lambda task: self._running.lane.post(task.result().cancel))
+
+    def announce(self) -> None:
+        """Tell the client of a `subscriptions/listen` request that the server's lists may have changed, and end it.
+
+        It listens to code that is going away. Spec 2026-07-28: a client whose stream ended listens again.
+        """
+        stream = self._exchange.stream
+        for chunk in listen_frames(self._body):
+            stream.write(chunk)
+        stream.close()
 
     def _start_in_lane(self) -> None:
         context = self._running.context.copy()

@@ -26,6 +26,7 @@ from mcp_types.version import is_version_at_least
 
 from gateway.exceptions import StreamClosed
 from gateway.sessions import Session
+from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_buffer import STANDALONE, EventBuffer
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.exchange import Answer, Exchange
@@ -178,6 +179,15 @@ class StreamableHttpTransport:
             self._channels[call.number] = call
 
         self._link.admit(message, scope, metadata=self._metadata(key, call), on_admitted=register)
+
+    def announce(self) -> None:
+        """Tell the client that the server's lists may have changed, on the standalone stream."""
+        self._running.lane.post(self._announce_in_lane)
+
+    def _announce_in_lane(self) -> None:
+        for message in list_changed_messages():
+            self._link.note_answer(message)
+            self._standalone.send(message.model_dump_json(exclude_unset=True).encode())
 
     async def attach_standalone(self, stream: EventStream) -> bool:
         """Connect the standalone stream; False if there is one already."""

@@ -28,6 +28,8 @@ class Command(BaseCommand):
             "--prepare", action="store_true", help="first migrate the database, and make an operator if there is none"
         )
 
+        parser.add_argument("--reload", action="store_true", help="reload servers as their files change")
+
     def handle(self, *args: Any, **options: Any) -> None:
         host, port = options["host"], options["port"]
         _require_free_port(host, port, "GUMCP_PORT")
@@ -46,6 +48,7 @@ class Command(BaseCommand):
         from gateway.serving.server import Server
         from gumcp_site import asgi
 
+        asgi.host.watches_files = options["reload"]
         Server(
             application=asgi.application,
             endpoints=build_endpoint_description_strings(host=host, port=port),

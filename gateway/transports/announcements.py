@@ -1,0 +1,45 @@
+"""Telling connected clients that a server's lists may have changed, as the host itself does after a reload."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from mcp.shared.subscriptions import (
+    SUBSCRIPTION_ID_META_KEY,
+    PromptsListChanged,
+    ResourcesListChanged,
+    ServerEvent,
+    ToolsListChanged,
+    event_matches,
+    event_to_notification,
+)
+from mcp_types import JSONRPCNotification, JSONRPCRequest, SubscriptionsListenRequestParams
+from pydantic import ValidationError
+
+EVENTS: Final[tuple[ServerEvent, ...]] = (ToolsListChanged(), PromptsListChanged(), ResourcesListChanged())
+
+
+def list_changed_messages() -> list[JSONRPCNotification]:
+    """The handshake era's notifications: on every session, unasked."""
+    return [
+        JSONRPCNotification(jsonrpc="2.0", method=f"notifications/{kind}/list_changed")
+        for kind in ("tools", "prompts", "resources")
+    ]
+
+
+def listen_frames(body: bytes) -> Iterator[bytes]:
+    """The frames that a 2026-07-28 `subscriptions/listen` request asked to get for the same events.
+
+    Spec 2026-07-28 server/subscriptions: only what was asked for, each with the id of the request.
+    """
+    try:
+        request = JSONRPCRequest.model_validate_json(body)
+        asked = SubscriptionsListenRequestParams.model_validate(request.params or {}, by_name=False).notifications
+    except ValidationError:
+        return
+    meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: request.id}
+    for event in EVENTS:
+        if event_matches(asked, frozenset(), event):
+            notification = event_to_notification(event, meta)
+            message = {"jsonrpc": "2.0", **notification.model_dump(by_alias=True, mode="json", exclude_none=True)}
+            yield b"event: message\r\ndata: %b\r\n\r\n" % json.dumps(message, separators=(",", ":")).encode()
