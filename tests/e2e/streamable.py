@@ -176,7 +176,7 @@ class HandshakeSession:
         assert opened.status == 200, opened
         self.result = opened.json["result"]
         self.id = opened.headers["mcp-session-id"]
-        self.headers = {"Mcp-Session-Id": self.id, "MCP-Protocol-Version": version}
+        self.headers = {"Mcp-Session-Id": self.id, "MCP-Protocol-Version": self.result["protocolVersion"]}
         assert self.notify("notifications/initialized").status == 202
 
     def post(self, message: Any, headers: Mapping[str, str] | None = None) -> Request:

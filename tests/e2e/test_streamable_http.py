@@ -230,7 +230,8 @@ def test_message_that_is_none_is_400_in_every_era(
 def test_body_over_the_limit_is_413_and_the_session_lives_on(host: HostProcess, session: HandshakeSession) -> None:
     for headers in ({}, session.headers, {"MCP-Protocol-Version": "2026-07-28"}):
         for size in (BODY_LIMIT + 1, 3 * BODY_LIMIT):
-            assert post(host, LEDGER, json.dumps(initialize_message()).encode().ljust(size), headers).status == 413
+            answer = post(host, LEDGER, json.dumps(initialize_message()).encode().ljust(size), headers).answer()
+            assert answer.status == 413
     assert session.call("echo", text="alive") == "alive"
 
 
@@ -263,7 +264,7 @@ def test_foreign_host_and_origin_are_refused_on_every_route(
         for era in eras:
             body = json.dumps(initialize_message()).encode() if method == "POST" else b""
             fields = {**ACCEPT_BOTH, **era, **headers}
-            assert Request(host.port, method, LEDGER, body, fields).status == status
+            assert Request(host.port, method, LEDGER, body, fields).answer().status == status
     assert open_sessions(host) == before
     assert session.call("echo", text="alive") == "alive"
 
