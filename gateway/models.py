@@ -10,6 +10,9 @@ from typing import Final
 from django.core.validators import MinValueValidator
 from django.db import models
 
+# Django looks for models here.
+from gateway.access.models import ApiKey, AuditEvent, LimitHit  # noqa: F401
+
 HEARTBEAT_SECONDS: Final = 3.0
 """How often a process says that it lives."""
 

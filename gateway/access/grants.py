@@ -1,0 +1,103 @@
+"""What a key allows, as it is in force now: one `Grant` for each key that is in use.
+
+A grant is shared by everything its key has opened and is brought up to date in place (`key_watch`), so that what an
+operator changes holds for open sessions too. Not here: the key itself; a grant knows its public part only.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from gateway.access.limits import RateLimits
+
+AllowedTools = Mapping[str, frozenset[str] | None]
+"""Server name -> the tools that may be called there; None for all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """What the rows say of one key at one moment."""
+
+    key_id: int
+    public: str
+    digest: bytes
+    user_id: str
+    """The name of the user it belongs to."""
+    servers: AllowedTools | None
+    """Where it may be used; None for everywhere."""
+    expires_at: datetime | None
+    is_active: bool
+    """False once it was revoked or its user was disabled."""
+
+
+class Grant:
+    """The permissions of one key. Facts are replaced by the watch's thread and read from any."""
+
+    __slots__ = (
+        "__weakref__",
+        "_closers",
+        "confirmed_at",
+        "facts",
+        "is_hidden",
+        "last_used",
+        "limits",
+        "sessions",
+        "written_use",
+    )
+
+    def __init__(self, facts: KeyFacts, confirmed_at: float, limits: RateLimits, *, is_hidden: bool = False) -> None:
+        self.facts = facts
+        self.limits = limits
+        self.is_hidden = is_hidden
+        """Whether the key is kept from the servers' modules."""
+        self.confirmed_at = confirmed_at
+        """Monotonic seconds: the rows said so at or after this moment."""
+        self.last_used = 0.0
+        """Seconds since the epoch of the last request."""
+        self.written_use = 0.0
+        """What of `last_used` is in the row."""
+        self.sessions = 0
+        """How many sessions it has open in this process."""
+        self._closers: set[Callable[[], object]] = set()
+
+    @property
+    def public(self) -> str:
+        """The part of the key that may be written down."""
+        return self.facts.public
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the key may still be used, as far as is known."""
+        facts = self.facts
+        return facts.is_active and (facts.expires_at is None or facts.expires_at.timestamp() > time.time())
+
+    def allows_server(self, server_name: str) -> bool:
+        """Whether the key may be used on `server_name`."""
+        servers = self.facts.servers
+        return servers is None or server_name in servers
+
+    def allowed_tools(self, server_name: str) -> frozenset[str] | None:
+        """The tools that may be called on `server_name`; None for all."""
+        servers = self.facts.servers
+        return None if servers is None else servers.get(server_name, frozenset())
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether something is open under the key."""
+        return bool(self.sessions or self._closers)
+
+    @contextmanager
+    def closing(self, close: Callable[[], object]) -> Iterator[None]:
+        """Have `close` called, on the host's loop, if the key is withdrawn inside the block."""
+        self._closers.add(close)
+        try:
+            yield
+        finally:
+            self._closers.discard(close)
+
+    def close_all(self) -> None:
+        """Call what `closing` left here. On the host's loop."""
+        for close in list(self._closers):
+            close()

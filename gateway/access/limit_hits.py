@@ -1,0 +1,39 @@
+"""Writes down who ran into a limit, for operators. Not here: counting (`limits`)."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from django.db.models import F
+from django.utils import timezone
+
+from gateway.access.limits import Refusals, Rule
+from gateway.access.models import LimitHit
+
+KEPT_DAYS: Final = 30
+"""How long a row is kept after the last refusal."""
+
+MAX_ROWS: Final = 10_000
+"""How many rows are kept: anyone may add some by asking from many addresses."""
+
+
+def write_refusals(refusals: Mapping[tuple[Rule, str], Refusals]) -> None:
+    """Add `refusals` to the rows. Raises `django.db.DatabaseError`; what was not written is lost."""
+    for (rule, subject), refused in refusals.items():
+        last_at = datetime.fromtimestamp(refused.last_at, UTC)
+        hit, is_new = LimitHit.objects.get_or_create(
+            rule=rule,
+            subject=subject[:200],
+            defaults={
+                "count": refused.count,
+                "first_at": datetime.fromtimestamp(refused.first_at, UTC),
+                "last_at": last_at,
+            },
+        )
+        if not is_new:
+            LimitHit.objects.filter(pk=hit.pk).update(count=F("count") + refused.count, last_at=last_at)
+    if refusals:
+        LimitHit.objects.filter(last_at__lt=timezone.now() - timedelta(days=KEPT_DAYS)).delete()
+        newest = LimitHit.objects.order_by("-last_at").values_list("last_at", flat=True)[MAX_ROWS : MAX_ROWS + 1]
+        if newest:
+            LimitHit.objects.filter(last_at__lte=newest[0]).delete()

@@ -1,0 +1,192 @@
+"""How often a key or an address may do what, on the `limits` package: in memory, or in Redis for several processes.
+
+Lives here: the rules, counting, and who ran into which rule. Not here: what is answered (`authenticator` at the door,
+`tool_scope` for calls).
+
+Counting costs 10 µs in memory and a round trip in Redis, for a request that is served in 250 µs. So a process draws an
+allowance from the storage, a fiftieth of the limit at a time, and counts that down by itself. Small limits are exact;
+of larger ones a process wastes at most one allowance a window. Windows are fixed: they begin with the first request.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+from limits import RateLimitItem, parse
+from limits.storage import MemoryStorage, storage_from_string
+from limits.strategies import FixedWindowRateLimiter
+
+logger = logging.getLogger(__name__)
+
+Rule = Literal[
+    "requests of a key",
+    "requests of an address",
+    "calls of a key",
+    "sessions of a key",
+    "sessions of an address",
+    "failed keys",
+    "failed logins",
+]
+"""What is limited. Sessions are counted elsewhere (`authenticator`), since they end."""
+
+ALLOWANCES: Final = 50
+"""In how many parts a limit is drawn."""
+
+MAX_REFUSED_SUBJECTS: Final = 1000
+"""How many keys and addresses are told apart until they are written down; the rest count as `OTHERS`."""
+
+MAX_ALLOWANCES: Final = 50_000
+"""How many keys and addresses are counted at once before old windows are looked for."""
+
+OTHERS: Final = "(others)"
+
+IN_MEMORY: Final = "memory://"
+
+
+@dataclass(slots=True)
+class _Allowance:
+    left: int
+    until: float
+    """Seconds since the epoch at which the window ends."""
+    is_last: bool
+    """Whether the window has no more to draw."""
+
+
+@dataclass(slots=True)
+class Refusals:
+    """How often one rule has refused one subject."""
+
+    count: int
+    first_at: float
+    last_at: float
+
+
+class RateLimits:
+    """The rules in force and what has been used of them. May be used from any thread and event loop."""
+
+    def __init__(self, rules: Mapping[Rule, str], storage_url: str = IN_MEMORY) -> None:
+        """`rules`: rule -> "600/minute", or "" for no limit.
+
+        Raises:
+            ValueError: a limit is not written so.
+        """
+        self._items: dict[Rule, RateLimitItem] = {name: parse(text) for name, text in rules.items() if text}
+        self._memory = FixedWindowRateLimiter(MemoryStorage())
+        self._shared = FixedWindowRateLimiter(storage_from_string(storage_url)) if storage_url != IN_MEMORY else None
+        # Redis answers when it likes: not on an event loop.
+        self._executor = ThreadPoolExecutor(2, "limits") if self._shared is not None else None
+        self._is_shared_away = False
+        self._allowances: dict[tuple[Rule, str], _Allowance] = {}
+        self._refusals: dict[tuple[Rule, str], Refusals] = {}
+        self._lock = threading.Lock()
+
+    async def spend(self, rule: Rule, subject: str) -> int | None:
+        """Count one. None if it was within the limit, the seconds until the next chance if not."""
+        item = self._items.get(rule)
+        if item is None:
+            return None
+        key = (rule, subject)
+        now = time.time()
+        allowance = self._allowances.get(key)
+        if allowance is None or now >= allowance.until or (allowance.left <= 0 and not allowance.is_last):
+            allowance = await self._draw(item, key)
+        if allowance.left > 0:
+            allowance.left -= 1
+            return None
+        return self._refuse(key, allowance, now)
+
+    def is_spent(self, rule: Rule, subject: str) -> int | None:
+        """The seconds until the next chance if the limit was reached before, as far as this process knows."""
+        allowance = self._allowances.get((rule, subject))
+        now = time.time()
+        if allowance is None or not allowance.is_last or allowance.left > 0 or now >= allowance.until:
+            return None
+        return self._refuse((rule, subject), allowance, now)
+
+    def note_refusal(self, rule: Rule, subject: str) -> None:
+        """Write down that `subject` was refused by `rule`, for operators."""
+        key = (rule, subject)
+        now = time.time()
+        with self._lock:
+            known = self._refusals.get(key)
+            if known is None:
+                if len(self._refusals) >= MAX_REFUSED_SUBJECTS:
+                    key = (rule, OTHERS)
+                known = self._refusals.setdefault(key, Refusals(0, now, now))
+            known.count += 1
+            known.last_at = now
+
+    def take_refusals(self) -> dict[tuple[Rule, str], Refusals]:
+        """Who ran into which rule since this was last called."""
+        with self._lock:
+            taken, self._refusals = self._refusals, {}
+        return taken
+
+    def close(self) -> None:
+        """Let the threads go."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _draw(self, item: RateLimitItem, key: tuple[Rule, str]) -> _Allowance:
+        if len(self._allowances) >= MAX_ALLOWANCES:
+            self._forget_old()
+        if self._shared is not None and self._executor is not None:
+            loop = asyncio.get_running_loop()
+            try:
+                allowance = await loop.run_in_executor(self._executor, _draw_from, self._shared, item, key)
+            # The storage's own trouble, of whatever type its driver has: this process goes on counting for itself.
+            except Exception as error:
+                if not self._is_shared_away:
+                    logger.warning("Limits are counted by each process for itself: %s", type(error).__name__)
+                self._is_shared_away = True
+            else:
+                if self._is_shared_away:
+                    logger.info("Limits are shared again")
+                self._is_shared_away = False
+                self._allowances[key] = allowance
+                return allowance
+        with self._lock:
+            allowance = self._allowances[key] = _draw_from(self._memory, item, key)
+        return allowance
+
+    def _forget_old(self) -> None:
+        now = time.time()
+        for key, allowance in list(self._allowances.items()):
+            if allowance.until <= now:
+                self._allowances.pop(key, None)
+
+    def _refuse(self, key: tuple[Rule, str], allowance: _Allowance, now: float) -> int:
+        self.note_refusal(*key)
+        return max(1, round(allowance.until - now + 0.5))
+
+
+def _draw_from(limiter: FixedWindowRateLimiter, item: RateLimitItem, key: tuple[Rule, str]) -> _Allowance:
+    remaining = limiter.get_window_stats(item, *key).remaining
+    wanted = min(max(1, item.amount // ALLOWANCES), remaining)
+    is_granted = wanted > 0 and limiter.hit(item, *key, cost=wanted)
+    stats = limiter.get_window_stats(item, *key)
+    return _Allowance(wanted if is_granted else 0, stats.reset_time, is_last=stats.remaining <= 0 or not is_granted)
+
+
+@lru_cache(maxsize=10_000)
+def address_subject(address: str) -> str:
+    """Who is counted for a client at `address`: the address, or the /64 network of an IPv6 one.
+
+    One customer has a whole /64 to pick addresses from.
+    """
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address or "(no address)"
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)

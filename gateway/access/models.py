@@ -1,0 +1,147 @@
+"""Rows of keys, of what operators did, and of who ran into a limit. Never a key: its hash and its public part."""
+
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils import timezone
+
+from gateway.access.grants import AllowedTools
+from gateway.exceptions import InvalidSessionKey
+from gateway.identity import parse_user_id
+
+RESERVED_USER_ID: Final = "messages"
+"""No user of a key may be called so: `/{server_name}/messages` is where clients with a bearer key post."""
+
+
+class ApiKey(models.Model):
+    """A key that a user calls with."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        related_name="api_keys",
+        help_text="Whose key it is. The user's name is the user_id in URLs.",
+    )
+    public = models.CharField("key", max_length=32, unique=True, editable=False)
+    digest = models.BinaryField(max_length=32, editable=False)
+    label = models.CharField(max_length=100, blank=True, help_text="What it is for: a device, a client.")
+    scope = models.JSONField(
+        "allowed servers",
+        null=True,
+        blank=True,
+        help_text=(
+            'Empty: every server. Otherwise {"time": null, "notes": ["read-note"]}: '
+            "the servers, each with the tools that may be called there, null for all of them."
+        ),
+    )
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: it does not expire.")
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="To the minute, and written with some delay."
+    )
+
+    class Meta:
+        default_permissions = ("add", "change", "view")
+        permissions = [("revoke_apikey", "Can revoke a key")]
+        verbose_name = "API key"
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.public}… {self.label}".strip()
+
+    def clean(self) -> None:
+        """Check that the user's name can be a user id and that the scope has its form."""
+        if self.user_id is not None:
+            require_usable_name(self.user.get_username())
+        read_scope(self.scope)
+
+    @property
+    def state(self) -> str:
+        """valid, revoked or expired."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.expires_at is not None and self.expires_at <= timezone.now():
+            return "expired"
+        return "valid" if self.user.is_active else "user disabled"
+
+
+class AuditEvent(models.Model):
+    """Something an operator did. Written once."""
+
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+    actor = models.CharField(max_length=200, help_text="The operator's name, or the command that was run.")
+    action = models.CharField(max_length=50, db_index=True)
+    target = models.CharField(max_length=300)
+    detail = models.CharField(max_length=500, blank=True)
+    address = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        default_permissions = ("view",)
+        ordering = ["-at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.actor}: {self.action} {self.target}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Write the event; only once."""
+        if self.pk is not None:
+            raise TypeError("Audit events are not changed.")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse: the trail is kept."""
+        raise TypeError("Audit events are not deleted.")
+
+
+class LimitHit(models.Model):
+    """A key or an address that ran into a limit: how often, and when last."""
+
+    rule = models.CharField("limit", max_length=50)
+    subject = models.CharField("key or address", max_length=200)
+    count = models.PositiveBigIntegerField("refused", default=0)
+    first_at = models.DateTimeField()
+    last_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        default_permissions = ("view",)
+        constraints = [models.UniqueConstraint(fields=["rule", "subject"], name="one_row_per_limit_and_subject")]
+        ordering = ["-last_at"]
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.subject}"
+
+
+def require_usable_name(username: str) -> None:
+    """Check that `username` can stand in a URL as the user id.
+
+    Raises:
+        ValidationError
+    """
+    try:
+        parse_user_id(username)
+    except InvalidSessionKey as error:
+        raise ValidationError(f"This user cannot have a key: {error}") from None
+    if ":" in username or username == RESERVED_USER_ID:
+        raise ValidationError("This user cannot have a key: its name has a colon, or is the reserved word 'messages'.")
+
+
+def read_scope(scope: Any) -> AllowedTools | None:
+    """The servers and tools that a row's scope names.
+
+    Raises:
+        ValidationError: it has another form.
+    """
+    if scope is None or scope == "":
+        return None
+    message = 'The scope is an object of server names, each with a list of tools or null: {"time": null}.'
+    if not isinstance(scope, dict) or not scope:
+        raise ValidationError(message)
+    allowed: dict[str, frozenset[str] | None] = {}
+    for server_name, tools in scope.items():
+        if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, str) for tool in tools)):
+            raise ValidationError(message)
+        allowed[server_name] = None if tools is None else frozenset(tools)
+    return allowed

@@ -1,0 +1,99 @@
+"""What of a key's permissions holds inside a server: SDK middleware around every request, on every transport.
+
+Lives here: which tools a key may see and call, how often it may call, and that no error says the key. The last holds in
+open mode too. Not here: time limits and counts of the server (`gateway.calls`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, JSONRPCRequest
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from gateway.exceptions import ToolOutOfScope
+from gateway.identity import Identity, current_identity
+from gateway.redaction import redact
+
+NOT_THIS_TOOL: Final = "This key is not for that tool."
+
+
+class KeyInError(Exception):
+    """A handler raised something whose text says its caller's key; this one's text does not."""
+
+
+class AccessMiddleware:
+    """Holds the requests of one server to what their caller's key allows."""
+
+    def __init__(self, server_name: str) -> None:
+        self._server_name = server_name
+
+    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Handle one message. Raises what the handler raises, `MCPError` for a tool out of scope."""
+        # Not bound to the middleware: several identities may share a server.
+        identity = current_identity.get()
+        if identity is None:
+            return await call_next(ctx)
+        grant = identity.grant
+        if grant is not None and ctx.method == "tools/call":
+            tools = grant.allowed_tools(self._server_name)
+            if tools is not None and (ctx.params or {}).get("name") not in tools:
+                raise MCPError(code=INVALID_PARAMS, message=NOT_THIS_TOOL)
+            seconds = await grant.limits.spend("calls of a key", grant.public)
+            if seconds is not None:
+                return error_result(ctx, f"Too many calls with this key. Try again in {seconds} seconds.")
+        try:
+            result = await call_next(ctx)
+        except Exception as error:
+            # Clients show it, log it and give it to models: an error never says the key.
+            text = str(error)
+            redacted = redact(text, identity.api_key)
+            if redacted == text:
+                raise
+            if isinstance(error, MCPError):
+                raise MCPError(code=error.code, message=redacted) from error
+            raise KeyInError(redacted) from error
+        if isinstance(result, dict):
+            if grant is not None and ctx.method == "tools/list":
+                return _within(result, grant.allowed_tools(self._server_name))
+            if identity.api_key and result.get("isError"):
+                return _without_key(result, identity.api_key)
+        return result
+
+
+def require_tool(identity: Identity, server_name: str, message: object) -> None:
+    """Check at the door that `message` calls no tool which the key is not for: there it can still be answered 403.
+
+    Raises:
+        ToolOutOfScope
+    """
+    if identity.grant is None or not isinstance(message, JSONRPCRequest) or message.method != "tools/call":
+        return
+    tools = identity.grant.allowed_tools(server_name)
+    if tools is not None and (message.params or {}).get("name") not in tools:
+        raise ToolOutOfScope(NOT_THIS_TOOL, INVALID_PARAMS, message.id)
+
+
+def _within(result: dict[str, Any], tools: frozenset[str] | None) -> dict[str, Any]:
+    if tools is None or not isinstance(result.get("tools"), list):
+        return result
+    return {**result, "tools": [tool for tool in result["tools"] if tool.get("name") in tools]}
+
+
+def _without_key(result: dict[str, Any], api_key: str) -> dict[str, Any]:
+    content = [
+        {**item, "text": redact(item["text"], api_key)} if isinstance(item.get("text"), str) else item
+        for item in result.get("content", [])
+        if isinstance(item, Mapping)
+    ]
+    return {**result, "content": content}
+
+
+def error_result(ctx: ServerRequestContext[Any, Any], text: str) -> dict[str, Any]:
+    """A tool's error result in wire form: middleware that answers by itself owns the whole envelope (mcp 2.3)."""
+    result: dict[str, Any] = {"content": [{"type": "text", "text": text}], "isError": True}
+    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
+        # Spec 2026-07-28: resultType is required of every result.
+        result["resultType"] = "complete"
+    return result
