@@ -291,6 +291,9 @@ def serving_hooks(host: Host) -> ServingHooks:
 
     def count(event: str) -> None:
         metrics.connection_faults.labels(event).inc()
+        if event == "body_too_large":
+            # The only one that the doors would have refused as well, had it reached them.
+            metrics.refused_requests.labels(event).inc()
 
     return ServingHooks(
         redact=host.redactor.path,

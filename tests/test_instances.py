@@ -14,13 +14,14 @@ from gateway.identity import Identity
 from gateway.instances import Instance, Instances
 from gateway.lanes import Lanes
 from gateway.offers import Offers
+from gateway.policies import Policies
 from tests.e2e.host_process import until
 
 
 @asynccontextmanager
 async def new_instances() -> AsyncIterator[Instances]:
     lanes = Lanes()
-    instances = Instances(lanes, Offers())
+    instances = Instances(lanes, Offers(), Policies())
     try:
         yield instances
     finally:
@@ -201,5 +202,4 @@ async def test_lifespans_end_when_the_host_stops(workshop: ServerDefinition) -> 
 async def test_options_of_the_module_name_the_server(workshop: ServerDefinition) -> None:
     async with new_instances() as instances:
         instance = await use_once(instances, workshop, Identity("named"))
-        assert isinstance(instance.running.server, Server)
         assert (instance.running.server.name, instance.running.server.version) == ("workshop", "7.1")

@@ -236,12 +236,13 @@ class Channel(Protocol):  # type: ignore[misc]
         """Answer `status` in the server's own name and read nothing any more."""
         self._count(event)
         phrase = HTTPStatus(status).phrase.encode("ascii")
+        body = b'{"error": "%b"}' % phrase
         self._head = None
         self._buffer.clear()
         self._body = bytearray()
         self.write(
-            b"HTTP/1.1 %d %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (status, phrase, len(phrase), phrase)
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (status, phrase, len(body), body)
         )
         self._close(lingers=True)
 

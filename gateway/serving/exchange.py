@@ -143,13 +143,13 @@ class Exchange:
             self._end()
             self._channel.abort()
             return
-        phrase = _PHRASES[failure_status]
+        body = b'{"error": "%b"}' % _PHRASES[failure_status]
         self._status = failure_status
         self._start = {
             "status": failure_status,
-            "headers": [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(phrase))],
+            "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
         }
-        self._send_body(phrase, more_body=False)
+        self._send_body(body, more_body=False)
 
     def disconnected(self) -> None:
         """Tell the application that the client has left."""
