@@ -43,7 +43,7 @@ def provoke(host: HostProcess) -> list[bytes]:
         answered.append(host.request("GET", f"/moody/{mood}-secret:{CANARY}").body)
     paths = [
         *(f"/nowhere/ada:{CANARY}", f"/nowhere/{CANARY}", f"/nowhere/ada%3a{CANARY}/messages?session_id={CANARY}"),
-        *(f"/workshop/:{CANARY}", f"/workshop/%ff:{CANARY}", f"/workshop/..%2F:{CANARY}", f"/workshop/%zz:{CANARY}"),
+        *(f"/workshop/:{CANARY}", f"/workshop/%ff:{CANARY}", f"/workshop/%zz:{CANARY}"),
         *(f"/workshop/ada:{CANARY}/messages/?session_id={CANARY}", f"/workshop/ada:{CANARY}/other"),
         *(f"//workshop/ada:{CANARY}", f"/admin/ada:{CANARY}", f"/static/ada:{CANARY}", f"/metrics/ada:{CANARY}"),
         *(f"/workshop/ada:{CANARY}%00", f"/health_check/ada:{CANARY}", f"/favicon.ico/ada:{CANARY}"),
@@ -81,7 +81,8 @@ def test_key_with_slashes_is_in_no_log_line(host: HostProcess, request: pytest.F
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     with host.session("workshop", "ada:x%2Fcanary-3d2e%2Fy") as stream:
         stream.call("echo", text="x")
-    host.request("PUT", "/workshop/ada:x%2Fcanary-3d2e")
+    for path in ("/workshop/ada:x%2Fcanary-3d2e", "/workshop/..%2F:canary-3d2e", "/workshop/%2F%2F:canary-3d2e"):
+        host.request("PUT", path)
     until(lambda: "Closed SSE connection for workshop session: ada" in host.log())
     assert "canary-3d2e" not in host.log()
 
@@ -99,5 +100,5 @@ def test_session_id_is_in_no_log_line(host: HostProcess) -> None:
     with host.session("workshop", "quiet:key") as stream:
         session_id = stream.endpoint.partition("session_id=")[2]
         stream.call("echo", text="x")
-    assert host.request("POST", stream.endpoint, b"{}", JSON).status == 404
+    until(lambda: host.request("POST", stream.endpoint, b"{}", JSON).status == 404, 1)
     assert session_id not in host.log()

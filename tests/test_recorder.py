@@ -1,0 +1,212 @@
+"""The recorder's writes, one flush at a time, without its thread. Real hosts: `e2e/test_operators`, `faults`."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import DatabaseError
+from django.test import override_settings
+from django.utils import timezone
+
+from gateway import models
+from gateway.apps import GatewayConfig
+from gateway.discovery import Discovery, LoadFailure
+from gateway.host import Host
+from gateway.identity import Identity
+from gateway.models import HostProcess
+from gateway.offers import Offer
+from gateway.registry import Registry
+from gateway.sessions import Session
+
+pytestmark = pytest.mark.django_db
+
+
+class Mirror:
+    """Sessions in memory and their recorder."""
+
+    def __init__(self, registry: Registry | None = None) -> None:
+        host = Host(registry or GatewayConfig.current().registry)  # not prepared and not started: nothing runs
+        self.sessions = host.sessions
+        self.recorder = host.recorder
+
+    def open(self, user_id: str = "ada") -> Session:
+        session = Session("workshop", Identity(user_id, "canary-key"), "sse", "127.0.0.1")
+        self.sessions.add(session)
+        return session
+
+    def close(self, session: Session) -> None:
+        self.sessions.remove(session)
+        self.recorder._on_session_closed(session)
+
+    def flush(self) -> None:
+        self.recorder._flush(is_stopping=False)
+
+
+def row(session: Session) -> models.Session:
+    return models.Session.objects.get(id=session.row_id)
+
+
+def lost_process(**facts: Any) -> HostProcess:
+    now = timezone.now()
+    facts = {"hostname": "elsewhere", "pid": 1, "started_at": now, "last_seen_at": now, **facts}
+    return HostProcess.objects.create(**facts)
+
+
+def open_row(process: HostProcess, **facts: Any) -> models.Session:
+    now = timezone.now()
+    times = {"opened_at": now, "last_activity_at": now}
+    return models.Session.objects.create(
+        **{"process": process, "server_name": "workshop", "user_id": "x", "state": "open", **times, **facts}
+    )
+
+
+def test_row_follows_its_session() -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.flush()
+    assert (row(session).state, row(session).user_id, row(session).messages_in) == ("open", "ada", 0)
+    session.note_incoming()
+    session.note_client("client", "1.0", "2025-11-25")
+    mirror.flush()
+    assert (row(session).messages_in, row(session).client_name) == (1, "client")
+    session.end_reason = "because"
+    mirror.close(session)
+    mirror.flush()
+    assert (row(session).state, row(session).end_reason) == ("closed", "because")
+    assert row(session).closed_at is not None
+
+
+def test_session_that_came_and_went_between_two_flushes_has_a_row() -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.close(session)
+    mirror.flush()
+    assert row(session).state == "closed"
+
+
+def test_no_row_holds_the_key_or_the_session_id() -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.flush()
+    content = " ".join(str(value) for value in models.Session.objects.values().get().values())
+    assert "canary-key" not in content
+    assert session.id not in content
+
+
+def test_thousand_sessions_are_written_in_a_few_statements(django_assert_max_num_queries: Any) -> None:
+    mirror = Mirror()
+    mirror.flush()
+    for number in range(1000):
+        mirror.open(f"user-{number}")
+    with django_assert_max_num_queries(40):
+        mirror.flush()
+    assert models.Session.objects.count() == 1000
+    with django_assert_max_num_queries(12):
+        mirror.flush()
+
+
+def test_what_could_not_be_written_is_written_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = Mirror()
+    mirror.flush()
+    closed, opened = mirror.open("closed"), mirror.open("opened")
+    mirror.close(closed)
+    mirror.recorder._on_offer_learned("workshop", Offer("9", ("a",)))
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise DatabaseError("locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(models.Session.objects, "bulk_create", fail)
+        for _ in range(3):
+            with pytest.raises(DatabaseError):
+                mirror.flush()
+    mirror.flush()
+    assert row(closed).state == "closed"
+    assert row(opened).state == "open"
+    assert models.Server.objects.get(name="workshop").version == "9"
+
+
+def test_servers_are_mirrored_with_their_reasons() -> None:
+    failure = LoadFailure("broken", Path("/srv/broken"), "main.py raised it", "Traceback …")
+    Mirror(Registry(Discovery(list(GatewayConfig.current().registry), [failure]))).flush()
+    broken = models.Server.objects.get(name="broken")
+    assert (broken.status, broken.reason, broken.traceback) == ("failed", "main.py raised it", "Traceback …")
+    assert models.Server.objects.filter(status="loaded").count() == 3
+
+
+def test_server_that_is_gone_or_mended_shows_so_after_a_restart() -> None:
+    found = list(GatewayConfig.current().registry)
+    failure = LoadFailure("mended", found[0].folder, "was broken", "Traceback …")
+    Mirror(Registry(Discovery(found[1:], [failure]))).flush()
+    Mirror(Registry(Discovery(found[:1], []))).flush()
+    mended = models.Server.objects.get(folder=str(found[0].folder))
+    assert (mended.name, mended.status, mended.reason, mended.traceback) == (found[0].name, "loaded", "", "")
+    assert set(models.Server.objects.filter(status="removed").values_list("name", flat=True)) == {
+        definition.name for definition in found[1:]
+    }
+
+
+def test_session_of_a_silent_process_is_marked_lost_and_others_are_not() -> None:
+    long_ago = timezone.now() - timedelta(seconds=11)
+    dead = open_row(lost_process(last_seen_at=long_ago))
+    alive = open_row(lost_process())
+    mirror = Mirror()
+    own = mirror.open()
+    mirror.flush()
+    dead.refresh_from_db()
+    alive.refresh_from_db()
+    assert (dead.state, dead.closed_at, alive.state) == ("lost", long_ago, "open")
+    assert row(own).state == "open"
+
+
+def test_session_marked_lost_by_mistake_is_open_again_once_its_process_writes() -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.flush()
+    models.Session.objects.update(state="lost", closed_at=timezone.now())
+    mirror.recorder._note_failure(DatabaseError("the database was away"))
+    mirror.flush()
+    assert (row(session).state, row(session).closed_at) == ("open", None)
+
+
+def test_closed_sessions_are_pruned_after_their_time_and_open_ones_never() -> None:
+    process = lost_process(last_seen_at=timezone.now() - timedelta(days=8))
+    old = timezone.now() - timedelta(days=7, minutes=1)
+    pruned = open_row(process, state="closed", closed_at=old, opened_at=old)
+    young = timezone.now() - timedelta(days=6)
+    kept = open_row(process, state="closed", closed_at=young, opened_at=old)
+    mirror = Mirror()
+    still_open = mirror.open()
+    mirror.flush()
+    ids = set(models.Session.objects.values_list("id", flat=True))
+    assert ids == {kept.id, still_open.row_id}
+    assert pruned.id not in ids
+    with override_settings(GUMCP_SESSION_RETENTION_DAYS=5):
+        Mirror().flush()
+    assert not models.Session.objects.filter(id=kept.id).exists()
+    Mirror().flush()
+    assert not HostProcess.objects.filter(id=process.id).exists()
+
+
+def test_wish_of_an_operator_is_read_for_this_process_only() -> None:
+    mirror, other = Mirror(), Mirror()
+    session = mirror.open()
+    mirror.flush()
+    other.flush()
+    models.Session.objects.update(is_end_wanted=True)
+    mirror.flush()
+    other.flush()
+    assert mirror.recorder.take_wanted_ends() == [session.row_id]
+    assert mirror.recorder.take_wanted_ends() == []
+    assert other.recorder.take_wanted_ends() == []
+
+
+def test_write_of_a_row_does_not_take_back_an_operators_wish() -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.flush()
+    models.Session.objects.update(is_end_wanted=True)
+    session.note_incoming()
+    mirror.flush()
+    assert row(session).is_end_wanted

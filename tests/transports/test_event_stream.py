@@ -1,0 +1,172 @@
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gateway.exceptions import StreamClosed
+from gateway.transports.event_stream import COMMENT, EventStream, frame
+from tests.e2e.host_process import until
+
+
+class Client:
+    """The client's end of one ASGI exchange."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.left = asyncio.Event()
+
+    async def send(self, message: Any) -> None:
+        await self.reads.wait()
+        self.sent.append(message)
+
+    async def receive(self) -> Any:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    @property
+    def is_ended(self) -> bool:
+        return bool(self.sent) and self.sent[-1]["type"] == "http.response.body" and not self.sent[-1].get("more_body")
+
+    async def has(self, body: bytes) -> None:
+        await asyncio.to_thread(until, lambda: self.body == body)
+
+
+@asynccontextmanager
+async def running(client: Client, **options: Any) -> AsyncIterator[EventStream]:
+    stream = EventStream(client.send, **{"buffer_bytes": 1000, "slow_reader_seconds": 5.0, **options})
+    await stream.start()
+    task = asyncio.create_task(stream.run(client.receive))
+    try:
+        yield stream
+        stream.close()
+        async with asyncio.timeout(5):
+            await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_frame_is_one_event() -> None:
+    assert frame(b"message", b"{}") == b"event: message\r\ndata: {}\r\n\r\n"
+    assert frame(b"message", b"{}", b"1-2") == b"id: 1-2\r\nevent: message\r\ndata: {}\r\n\r\n"
+
+
+async def test_what_is_written_is_sent_in_order_and_the_stream_ended() -> None:
+    client = Client()
+    async with running(client) as stream:
+        for number in range(100):
+            stream.write(b"%d," % number)
+    assert client.sent[0]["status"] == 200
+    assert client.body == b"".join(b"%d," % number for number in range(100))
+    assert client.is_ended
+
+
+async def test_what_another_thread_writes_is_sent_whole() -> None:
+    client = Client()
+    async with running(client, buffer_bytes=10**9) as stream:
+        writers = [threading.Thread(target=lambda: [stream.write(b"0123456789") for _ in range(500)]) for _ in range(4)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            await asyncio.to_thread(writer.join)
+        await client.has(b"0123456789" * 2000)
+
+
+async def test_what_is_written_after_the_end_is_dropped() -> None:
+    client = Client()
+    async with running(client) as stream:
+        stream.write(b"before")
+        stream.close()
+        stream.write(b"after")
+        stream.close()
+    assert client.body == b"before"
+
+
+async def test_client_that_leaves_ends_the_stream_at_once() -> None:
+    client = Client()
+    stream = EventStream(client.send, buffer_bytes=1000, slow_reader_seconds=5)
+    await stream.start()
+    client.left.set()
+    async with asyncio.timeout(1):
+        await stream.run(client.receive)
+    assert stream.is_closed
+    assert not client.is_ended
+
+
+async def test_silent_stream_gets_a_comment_and_a_busy_one_does_not() -> None:
+    client = Client()
+    async with running(client) as stream:
+        stream.comment_if_silent(time.monotonic(), 60)
+        assert client.body == b""
+        stream.comment_if_silent(time.monotonic() + 61, 60)
+        await client.has(COMMENT)
+
+
+async def test_writer_waits_for_a_client_that_is_behind_and_goes_on_when_it_reads() -> None:
+    client = Client()
+    async with running(client) as stream:
+        client.reads.clear()
+        stream.write(b"x" * 2000)
+        assert stream.is_full
+        waiting = asyncio.create_task(stream.wait_for_room())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        client.reads.set()
+        async with asyncio.timeout(5):
+            await waiting
+        assert not stream.is_full
+        assert not stream.was_slow
+
+
+async def test_client_that_never_reads_is_cut_and_the_writer_told() -> None:
+    client = Client()
+    stream = EventStream(client.send, buffer_bytes=10, slow_reader_seconds=0.05)
+    await stream.start()
+    client.reads.clear()
+    task = asyncio.create_task(stream.run(client.receive))
+    stream.write(b"x" * 100)
+    async with asyncio.timeout(5):
+        with pytest.raises(StreamClosed):
+            await stream.wait_for_room()
+        assert stream.was_slow
+        await task
+
+
+async def test_writer_that_waits_is_told_when_the_client_leaves() -> None:
+    client = Client()
+    async with running(client) as stream:
+        client.reads.clear()
+        stream.write(b"x" * 2000)
+        waiting = asyncio.create_task(stream.wait_for_room())
+        await asyncio.sleep(0)
+        client.left.set()
+        async with asyncio.timeout(5):
+            with pytest.raises(StreamClosed):
+                await waiting
+
+
+async def test_failing_send_ends_the_stream_and_leaves_no_task() -> None:
+    client = Client()
+    stream = EventStream(client.send, buffer_bytes=10, slow_reader_seconds=5)
+    await stream.start()
+
+    async def fail(message: Any) -> None:
+        raise OSError("the connection is gone")
+
+    stream._send = fail
+    before = asyncio.all_tasks()
+    stream.write(b"x")
+    with pytest.raises(OSError, match="gone"):
+        await stream.run(client.receive)
+    assert stream.is_closed
+    assert asyncio.all_tasks() == before
