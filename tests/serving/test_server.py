@@ -145,7 +145,7 @@ def test_header_with_a_line_break_becomes_a_500(host: Host) -> None:
 @pytest.mark.parametrize("path", ["/boom", "/boom-after-start", "/forget", "/split"])
 def test_1_failure_before_the_first_byte_is_a_500_and_the_connection_goes_on(host: Host, path: str) -> None:
     with host.connect() as client:
-        assert client.get(path) == (500, b"Internal Server Error")
+        assert client.get(path) == (500, {"error": "Internal Server Error"})
         assert client.get("/echo")[0] == 200
 
 
