@@ -31,7 +31,7 @@ class Application:
         """Answer one connection."""
         if scope["type"] == "http":
             self.host.ensure_started()
-            await self._serve_http(scope, receive, send)
+            await self._serve_http(self.host.doorkeeper.proxies.client_scope(scope), receive, send)
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":

@@ -4,9 +4,11 @@ Tests override them with Django's `override_settings(GUMCP_…=…)`.
 """
 
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from django.conf import settings
+
+from gateway.access.limits import Rule
 
 
 class GatewaySettings:
@@ -36,6 +38,57 @@ class GatewaySettings:
     def api_key(self) -> str | None:
         """The key that `manage.py run_stdio` and `call` hand to the factory."""
         return cast("str | None", settings.GUMCP_API_KEY) or None
+
+    @property
+    def auth_mode(self) -> Literal["open", "keys"]:
+        """open: any session key is accepted. keys: every MCP request needs a key that was issued here."""
+        return cast('Literal["open", "keys"]', settings.GUMCP_AUTH)
+
+    @property
+    def allows_network_without_keys(self) -> bool:
+        """Whether an operator wants the host open to everybody who can reach it."""
+        return cast("bool", settings.GUMCP_ALLOW_NETWORK_WITHOUT_KEYS)
+
+    @property
+    def is_production(self) -> bool:
+        """Whether the host is set up for a public https address."""
+        return cast("str", settings.GUMCP_PUBLIC_URL).startswith("https://")
+
+    @property
+    def hides_keys(self) -> bool:
+        """Whether servers' modules get None in place of a key that was issued here."""
+        return cast("bool", settings.GUMCP_HIDE_KEYS_FROM_SERVERS)
+
+    @property
+    def trusted_proxies(self) -> list[str]:
+        """Addresses, networks or "unix": reverse proxies whose forwarded headers are believed."""
+        return cast("list[str]", settings.GUMCP_TRUSTED_PROXIES)
+
+    @property
+    def limits_storage_url(self) -> str:
+        """Where limits are counted: memory://, or redis://… for several processes."""
+        return cast("str", settings.GUMCP_LIMITS_STORAGE_URL)
+
+    @property
+    def rate_limits(self) -> dict[Rule, str]:
+        """Rule -> such as 600/minute; empty for no limit. In force where keys are checked, logins always."""
+        return {
+            "requests of a key": cast("str", settings.GUMCP_LIMIT_REQUESTS_PER_KEY),
+            "requests of an address": cast("str", settings.GUMCP_LIMIT_REQUESTS_PER_ADDRESS),
+            "calls of a key": cast("str", settings.GUMCP_LIMIT_CALLS_PER_KEY),
+            "failed keys": cast("str", settings.GUMCP_LIMIT_FAILED_KEYS),
+            "failed logins": cast("str", settings.GUMCP_LIMIT_FAILED_LOGINS),
+        }
+
+    @property
+    def max_sessions_per_key(self) -> int:
+        """How many sessions one key may have open in this process; 0 for no limit."""
+        return cast("int", settings.GUMCP_MAX_SESSIONS_PER_KEY)
+
+    @property
+    def max_sessions_per_address(self) -> int:
+        """How many sessions of keys one address may have open in this process; 0 for no limit."""
+        return cast("int", settings.GUMCP_MAX_SESSIONS_PER_ADDRESS)
 
     @property
     def metrics_host(self) -> str:

@@ -42,6 +42,7 @@ class SseConsumer(AsyncConsumer):  # type: ignore[misc]
         logger.info("New SSE connection requested for %s with session: %s", name, user_id)
         async with self._host.instances.use(self._definition, self._identity) as instance:
             self._host.sessions.require_room(conf.max_sessions)
+            self._host.doorkeeper.authenticator.require_room(self._identity, client_address(scope))
             stream = EventStream(
                 send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds
             )

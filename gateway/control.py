@@ -7,7 +7,7 @@ wanted state, which the recorder reads every second. Whichever comes first ends 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 from uuid import UUID
 
@@ -32,11 +32,19 @@ def send_end_sessions(row_ids: Iterable[UUID]) -> None:
         async_to_sync(layer.group_send)(GROUP, message)
 
 
+def send_keys_changed() -> None:
+    """Tell all processes to look at the rows of keys. Called outside an event loop, as in the admin."""
+    layer = get_channel_layer()
+    if layer is not None:
+        async_to_sync(layer.group_send)(GROUP, {"type": "keys.changed"})
+
+
 class ControlListener:
     """Receives commands for this process's sessions. Used on the host's loop."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, on_keys_changed: Callable[[], object] = lambda: None) -> None:
         self._sessions = sessions
+        self._on_keys_changed = on_keys_changed
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -80,3 +88,5 @@ class ControlListener:
     def _apply(self, message: dict[str, Any]) -> None:
         if message.get("type") == "sessions.end":
             self.apply_wanted(UUID(row_id) for row_id in message["row_ids"])
+        elif message.get("type") == "keys.changed":
+            self._on_keys_changed()

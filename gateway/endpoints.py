@@ -6,6 +6,7 @@ They are plain ASGI applications: a Channels consumer that reads a body costs a 
 Spec: 2025-11-25 basic/transports, 2026-07-28 basic/transports/streamable-http.
 """
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +16,16 @@ from urllib.parse import parse_qs
 from mcp_types import INVALID_REQUEST, JSONRPCRequest
 
 from gateway import metrics
+from gateway.access.hiding import scope_for_server
+from gateway.access.tool_scope import require_named_tool, require_tool
 from gateway.conf import conf
 from gateway.consumers import SseConsumer
 from gateway.discovery import ServerDefinition
-from gateway.exceptions import ClientDisconnected, GatewayError, SessionLimitReached
-from gateway.identity import Identity, parse_session_key
+from gateway.exceptions import ClientDisconnected, GatewayError, Unauthenticated
+from gateway.identity import Identity, current_identity
 from gateway.sessions import Session
 from gateway.transports.event_stream import EventStream
-from gateway.transports.exchange import Exchange
+from gateway.transports.exchange import Answer, Exchange
 from gateway.transports.link import INITIALIZE
 from gateway.transports.messages import parse_message, require_json
 from gateway.transports.responses import (
@@ -53,6 +56,9 @@ logger = logging.getLogger(__name__)
 SESSION_GONE: Final = "Session not found or expired"
 """What the ancestor says of an unknown session; clients match on it."""
 
+_WITHDRAWN: Final = json.dumps({"error": str(Unauthenticated())}).encode()
+"""Answers a call whose key is withdrawn while it runs."""
+
 SESSION_ID: Final = b"mcp-session-id"
 VERSION: Final = b"mcp-protocol-version"
 LAST_EVENT_ID: Final = b"last-event-id"
@@ -72,9 +78,15 @@ class _Endpoint:
         if await self._host.origin_policy.refuse_foreign(scope, send):
             return
         try:
+            self._host.doorkeeper.require_reachable(scope)
             captured = scope["url_route"]["kwargs"]
-            definition = self._host.find_server(captured["server_name"])
-            await self._answer(definition, parse_session_key(captured["session_key"]), scope, receive, send)
+            server_name = captured["server_name"]
+            # First of all: who may not call learns nothing, not even which servers there are.
+            identity = await self._host.doorkeeper.authenticator.identify(
+                scope["headers"], client_address(scope), server_name, captured.get("session_key")
+            )
+            current_identity.set(identity)
+            await self._answer(self._host.find_server(server_name), identity, scope, receive, send)
         except GatewayError as error:
             # Clients show the user what a JSON-RPC error says, and of anything else the status at best.
             await refuse_error(send, error, as_message=self.answers_messages and scope["method"] == "POST")
@@ -170,6 +182,7 @@ class SessionEndpoint(_Endpoint):
                 return
             await self._initialize(definition, identity, message, scope, receive, send)
             return
+        require_tool(identity, definition.name, message)
         transport = _streamable(session)
         with _request_of(session):
             if isinstance(message, JSONRPCRequest):
@@ -195,7 +208,8 @@ class SessionEndpoint(_Endpoint):
         try:
             # Others took room while the instance was made.
             self._host.sessions.require_room(conf.max_sessions)
-        except SessionLimitReached:
+            self._host.doorkeeper.authenticator.require_room(identity, client_address(scope))
+        except GatewayError:
             self._host.instances.release(instance)
             raise
         session = Session(definition.name, identity, "streamable-http", client_address(scope))
@@ -279,14 +293,21 @@ class SessionEndpoint(_Endpoint):
         self, definition: ServerDefinition, identity: Identity, scope: Scope, receive: Receive, send: Send
     ) -> None:
         body = await read_body(scope, receive, conf.max_body_bytes)
+        require_named_tool(identity, definition.name, header(scope, b"mcp-method"), header(scope, b"mcp-name"), body)
         require_json(body)  # the SDK's own reading takes NaN, and encodings other than UTF-8
         async with self._host.instances.use(definition, identity) as instance:
             exchange = self._exchange(send, ())
             instance.activity.note(header(scope, b"mcp-method") == "tools/call")
             metrics.note_stateless_request(definition.name, header(scope, VERSION) or "")
-            call = StatelessCall(instance.running, definition.name, scope, body, exchange)
+            call = StatelessCall(instance.running, definition.name, scope_for_server(scope, identity), body, exchange)
             call.start()
-            with self._listening(call, definition.name, header(scope, b"mcp-method")):
+
+            def end() -> None:
+                if not exchange.answer(Answer(_WITHDRAWN, 401, headers=Unauthenticated.headers)):
+                    exchange.stream.close()
+                call.cancel()
+
+            with self._listening(call, definition.name, header(scope, b"mcp-method")), identity.closing(end):
                 try:
                     is_complete = await self._run(exchange, definition.name, receive)
                 except BaseException:

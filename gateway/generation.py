@@ -16,10 +16,12 @@ from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, Server
 from mcp.server.models import InitializationOptions
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 
+from gateway.access.tool_scope import AccessMiddleware
 from gateway.calls import CallMiddleware, ServerCalls
 from gateway.compat.server import CompatServer
 from gateway.discovery import ServerDefinition
 from gateway.identity import Identity
+from gateway.styles import make
 from gateway.tool_schemas import ToolSchemas
 
 logger = logging.getLogger(__name__)
@@ -52,16 +54,7 @@ class Generation:
     @classmethod
     async def start(cls, definition: ServerDefinition, identity: Identity) -> "Generation":
         """Make the `Server` object and enter its lifespan. Raises whatever the module's code raises."""
-        server = definition.factory(identity.user_id, identity.api_key)
-        # A factory that overran its time was cancelled meanwhile: the next line is where that takes effect.
-        await asyncio.sleep(0)
-        if not isinstance(server, Server):
-            raise TypeError(f"The factory returned {type(server).__name__}, not an mcp.server.Server.")
-        options = definition.get_initialization_options(server)
-        if not isinstance(options, InitializationOptions):
-            raise TypeError(
-                f"get_initialization_options returned {type(options).__name__}, not an InitializationOptions."
-            )
+        server, options = await make(definition.style, identity.user_id, identity.key_for_factory)
         # The SDK reports the Server object's own name and version on the wire that has no options.
         server.name, server.version = options.server_name, options.server_version
         generation = cls(definition, server, options)
@@ -135,6 +128,7 @@ class ServerFront:
             server.handler_threads = surroundings.calls.threads
         own = list(server.middleware)
         added: list[ServerMiddleware[Any]] = [
+            AccessMiddleware(generation.definition.name),
             generation,
             CallMiddleware(surroundings.calls, self._user_id, generation.schemas),
         ]

@@ -4,6 +4,8 @@ Not here: whether the key is right (`access.authenticator`; open mode accepts an
 """
 
 import unicodedata
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
@@ -35,6 +37,10 @@ class Identity:
     def key_for_factory(self) -> str | None:
         """The key as the server's module sees it: nothing, where an operator wants it kept from modules."""
         return None if self.grant is not None and self.grant.is_hidden else self.api_key
+
+    def closing(self, close: Callable[[], object]) -> AbstractContextManager[None]:
+        """Have `close` called, on the host's loop, if the key is withdrawn inside the block."""
+        return nullcontext() if self.grant is None else self.grant.closing(close)
 
 
 current_identity: Final[ContextVar[Identity | None]] = ContextVar("current_identity", default=None)

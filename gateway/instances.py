@@ -35,7 +35,7 @@ from gateway.conf import conf
 from gateway.discovery import ServerDefinition
 from gateway.exceptions import InstanceLimitReached, InstanceUnavailable
 from gateway.generation import Generation, ServerFront, Surroundings
-from gateway.identity import Identity
+from gateway.identity import Identity, current_identity
 from gateway.lanes import Lane, Lanes
 from gateway.offers import Offers, ask_offer
 from gateway.policies import Policies
@@ -268,12 +268,17 @@ class Instances:
         for key in [key for key in self._ready if key[0] == server_name]:
             self._ready.pop(key).stop()
 
-    def keep_up(self) -> None:
-        """Stop the instances that have been idle for too long, and look after their servers' threads."""
+    def expire(self) -> int:
+        """Stop the instances that have been idle for too long; returns how many."""
         oldest = time.monotonic() - conf.instance_idle_seconds
         idle = [key for key, instance in self._ready.items() if not instance.uses and instance.idle_since < oldest]
         for key in idle:
             self._ready.pop(key).stop()
+        return len(idle)
+
+    def keep_up(self) -> None:
+        """Do what is due now and then: expiry, and the servers' threads."""
+        self.expire()
         for calls in self.calls:
             calls.keep_up()
 
@@ -305,11 +310,12 @@ def _request_state_keys() -> list[bytes]:
 
 
 def _caller_context(server_name: str, identity: Identity) -> contextvars.Context:
-    """Context variables in which the SDK finds the caller, so that what it keeps is bound to this identity.
+    """Context variables in which the SDK and the host find the caller; what the SDK keeps is bound to it.
 
     The principal is a digest: neither the user id nor the key is needed to tell callers apart.
     """
     principal = sha256(repr((server_name, identity.user_id, identity.api_key)).encode()).hexdigest()
     context = contextvars.Context()
+    context.run(current_identity.set, identity)
     context.run(auth_context_var.set, AuthenticatedUser(AccessToken(token="", client_id=principal, scopes=[])))
     return context

@@ -16,6 +16,7 @@ from gateway import signals
 from gateway.sessions import Session
 
 REFUSAL_REASONS: Final = (
+    "authentication_unavailable",
     "bad_origin",
     "bad_host",
     "bad_session_key",
@@ -27,11 +28,15 @@ REFUSAL_REASONS: Final = (
     "method_not_allowed",
     "missing_session_id",
     "not_acceptable",
+    "not_open_to_network",
+    "out_of_scope",
+    "rate_limit",
     "stream_conflict",
     "unknown_event",
     "server_disabled",
     "session_backlog",
     "session_limit",
+    "unauthenticated",
     "unknown_server",
     "unknown_session",
     "unsupported_media_type",

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 def build_mcp_router(host: "Host") -> Any:
     """The MCP routes of `host`. They match the path as the client wrote it."""
     session_url = r"^(?P<server_name>[^/]+)/(?P<session_key>[^/]+)"
-    routes: list[tuple[str, Any]] = [
+    routes: list[tuple[str, Any]] = []
+    if host.doorkeeper.authenticator.checks_keys:
+        # With a bearer key the URL need not say who is calling. Nobody with a key is called "messages".
+        routes += [
+            (r"^(?P<server_name>[^/]+)/messages/?$", MessagesEndpoint(host)),
+            (r"^(?P<server_name>[^/]+)/?$", SessionEndpoint(host)),
+        ]
+    routes += [
         (rf"{session_url}/messages/?$", MessagesEndpoint(host)),
         (rf"{session_url}/?$", SessionEndpoint(host)),
         (r"", NotFound()),

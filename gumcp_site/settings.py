@@ -162,6 +162,24 @@ LOGGING = {
     },
 }
 
+# -- Who may call ----------------------------------------------------------------------------------------------------
+
+GUMCP_AUTH = env.str("GUMCP_AUTH", "open")
+if GUMCP_AUTH not in ("open", "keys"):
+    raise ImproperlyConfigured("GUMCP_AUTH is open (any session key is accepted) or keys (every request needs one).")
+GUMCP_ALLOW_NETWORK_WITHOUT_KEYS = env.bool("GUMCP_ALLOW_NETWORK_WITHOUT_KEYS", False)
+GUMCP_HIDE_KEYS_FROM_SERVERS = env.bool("GUMCP_HIDE_KEYS_FROM_SERVERS", False)
+GUMCP_TRUSTED_PROXIES = env.list("GUMCP_TRUSTED_PROXIES", default=[])
+
+GUMCP_LIMITS_STORAGE_URL = env.str("GUMCP_LIMITS_STORAGE_URL", "memory://")
+GUMCP_LIMIT_REQUESTS_PER_KEY = env.str("GUMCP_LIMIT_REQUESTS_PER_KEY", "1200/minute")
+GUMCP_LIMIT_REQUESTS_PER_ADDRESS = env.str("GUMCP_LIMIT_REQUESTS_PER_ADDRESS", "6000/minute")
+GUMCP_LIMIT_CALLS_PER_KEY = env.str("GUMCP_LIMIT_CALLS_PER_KEY", "600/minute")
+GUMCP_LIMIT_FAILED_KEYS = env.str("GUMCP_LIMIT_FAILED_KEYS", "30/minute")
+GUMCP_LIMIT_FAILED_LOGINS = env.str("GUMCP_LIMIT_FAILED_LOGINS", "10 per 5 minutes")
+GUMCP_MAX_SESSIONS_PER_KEY = env.int("GUMCP_MAX_SESSIONS_PER_KEY", 100)
+GUMCP_MAX_SESSIONS_PER_ADDRESS = env.int("GUMCP_MAX_SESSIONS_PER_ADDRESS", 1000)
+
 # -- The host --------------------------------------------------------------------------------------------------------
 
 GUMCP_SERVER_DIRS = _path_list("GUMCP_SERVER_DIRS", "servers")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
@@ -68,7 +68,7 @@ class KeyStore:
 
 
 def issue_key(
-    user: AbstractBaseUser,
+    user: User,
     *,
     label: str = "",
     scope: dict[str, list[str] | None] | None = None,

@@ -7,6 +7,7 @@ open mode too. Not here: time limits and counts of the server (`gateway.calls`).
 from collections.abc import Mapping
 from typing import Any, Final
 
+import pydantic_core
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, JSONRPCRequest
@@ -73,6 +74,26 @@ def require_tool(identity: Identity, server_name: str, message: object) -> None:
     tools = identity.grant.allowed_tools(server_name)
     if tools is not None and (message.params or {}).get("name") not in tools:
         raise ToolOutOfScope(NOT_THIS_TOOL, INVALID_PARAMS, message.id)
+
+
+def require_named_tool(identity: Identity, server_name: str, method: str | None, name: str | None, body: bytes) -> None:
+    """The same for a stateless request, which names its tool in its head (2026-07-28 Mcp-Method, Mcp-Name).
+
+    A head that says something else than the body is the SDK's to refuse; the middleware reads the body.
+
+    Raises:
+        ToolOutOfScope
+    """
+    if identity.grant is None or method != "tools/call":
+        return
+    tools = identity.grant.allowed_tools(server_name)
+    if tools is not None and name not in tools:
+        try:
+            request_id = pydantic_core.from_json(body)["id"]
+        except (ValueError, TypeError, KeyError):
+            request_id = None
+        is_id = isinstance(request_id, str | int) and not isinstance(request_id, bool)
+        raise ToolOutOfScope(NOT_THIS_TOOL, INVALID_PARAMS, request_id if is_id else None)
 
 
 def _within(result: dict[str, Any], tools: frozenset[str] | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mcp_types import INVALID_REQUEST, JSONRPCError, JSONRPCRequest, JSONRPCResp
 from starlette.requests import Request
 
 from gateway import metrics
+from gateway.access.hiding import scope_for_server
 from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull
 from gateway.lanes import Lane
 from gateway.sessions import MAX_FACT_LENGTH, Session
@@ -127,7 +128,7 @@ class Link:
         if len(self.inbound) + len(session.in_flight) >= self._max_backlog:
             raise SessionBacklogFull("Too many messages of this session are waiting. Read the answers first.")
         metadata = metadata or ServerMessageMetadata()
-        metadata.request_context = Request(scope)
+        metadata.request_context = Request(scope_for_server(scope, session.identity))
         if isinstance(message, JSONRPCRequest):
             key = request_key(message.id)
             if key in session.in_flight:

@@ -11,6 +11,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 
 from gateway import signals
 from gateway.exceptions import (
+    AuthenticationUnavailable,
     BodyTooLarge,
     ClientDisconnected,
     DuplicateRequestId,
@@ -19,9 +20,14 @@ from gateway.exceptions import (
     InstanceUnavailable,
     InvalidMessage,
     InvalidSessionKey,
+    NotOpenToNetwork,
+    OutOfScope,
     ServerDisabled,
     SessionBacklogFull,
     SessionLimitReached,
+    ToolOutOfScope,
+    TooManyRequests,
+    Unauthenticated,
     UnknownServer,
 )
 from gateway.transports.messages import error_body
@@ -39,6 +45,12 @@ COMMON_HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-opti
 _RETRY: Final = ((b"retry-after", str(RETRY_AFTER_SECONDS).encode()),)
 
 _ANSWERS: Final[dict[type[GatewayError], tuple[int, str, Headers]]] = {
+    Unauthenticated: (401, "unauthenticated", ()),
+    OutOfScope: (403, "out_of_scope", ()),
+    ToolOutOfScope: (403, "out_of_scope", ()),
+    NotOpenToNetwork: (403, "not_open_to_network", ()),
+    TooManyRequests: (429, "rate_limit", ()),
+    AuthenticationUnavailable: (503, "authentication_unavailable", _RETRY),
     InvalidSessionKey: (400, "bad_session_key", ()),
     UnknownServer: (404, "unknown_server", ()),
     ServerDisabled: (503, "server_disabled", _RETRY),
@@ -87,6 +99,7 @@ async def refuse_message(
 async def refuse_error(send: Send, error: GatewayError, *, as_message: bool = False) -> None:
     """Answer with what the table says of `error`; as a JSON-RPC error where that is what the client reads."""
     status, reason, headers = next(_ANSWERS[cls] for cls in type(error).__mro__ if cls in _ANSWERS)
+    headers = (*headers, *error.headers)
     if isinstance(error, InvalidMessage):
         await refuse_message(send, status, reason, error.code, str(error), error.request_id)
     elif as_message:

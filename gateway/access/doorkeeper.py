@@ -1,0 +1,73 @@
+"""Everything of access that lives as long as the host, made in one place. The host starts and stops it."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from gateway.access.authenticator import Authenticator
+from gateway.access.grants import Grant
+from gateway.access.key_watch import KeyWatch
+from gateway.access.limits import RateLimits
+from gateway.access.listening import PERMISSION, is_local_request
+from gateway.access.proxies import TrustedProxies
+from gateway.access.store import KeyStore
+from gateway.conf import conf
+from gateway.exceptions import NotOpenToNetwork
+from gateway.sessions import Sessions
+
+WITHDRAWN: Final = "its key was withdrawn"
+"""Why sessions ended whose key was revoked, has expired or lost its user."""
+
+
+class Doorkeeper:
+    """Who is let in, and who is shown out again. Used on the host's loop, except where it says otherwise."""
+
+    def __init__(self, sessions: Sessions, call_soon: Callable[..., None]) -> None:
+        """`call_soon` calls a function on the host's loop, from any thread."""
+        limits = RateLimits(conf.rate_limits, conf.limits_storage_url)
+        store = KeyStore()
+        self.authenticator = Authenticator(
+            conf.auth_mode,
+            store,
+            limits,
+            max_sessions_of_key=conf.max_sessions_per_key,
+            max_sessions_of_address=conf.max_sessions_per_address,
+            hides_keys=conf.hides_keys,
+        )
+        self.proxies = TrustedProxies(conf.trusted_proxies)
+        self._sessions = sessions
+        self._is_local_only = conf.auth_mode == "open" and not conf.allows_network_without_keys
+        self._watch = KeyWatch(self.authenticator, store, limits, lambda grants: call_soon(self._show_out, grants))
+
+    def start(self) -> None:
+        """Start to watch the keys, where they are checked."""
+        if self.authenticator.checks_keys:
+            self.authenticator.start()
+            self._watch.start()
+
+    def wake(self) -> None:
+        """Look at the keys' rows now."""
+        if self.authenticator.checks_keys:
+            self._watch.wake()
+
+    def stop(self) -> None:
+        """Write what is left and stop. Blocks for a moment: not on the loop."""
+        self._watch.stop()
+        self.authenticator.close()
+
+    def require_reachable(self, scope: Any) -> None:
+        """Check that a request may come in from where it did.
+
+        Raises:
+            NotOpenToNetwork: without keys, only requests to this machine's own addresses are answered.
+        """
+        if self._is_local_only and not is_local_request(scope):
+            raise NotOpenToNetwork(
+                f"This host has no keys and answers local requests only. See GUMCP_AUTH and {PERMISSION}."
+            )
+
+    def _show_out(self, grants: list[Grant]) -> None:
+        for session in self._sessions:
+            if session.identity.grant in grants:
+                session.end(WITHDRAWN)
+        for grant in grants:
+            grant.close_all()

@@ -1,0 +1,116 @@
+"""Where this process listens, and whether it may do so without keys.
+
+Lives here: finding out under each ASGI server, and the refusal to start. ASGI tells an application nothing of its
+sockets before the first request. So the command line is read as the ASGI server itself reads it, while it imports the
+application; where that tells nothing (an ASGI server started from Python), each request says which address it reached
+(`is_local_request`), and those that came in over a network are refused.
+"""
+
+import ipaddress
+import os
+import re
+import socket
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+
+from gateway.conf import conf
+
+PERMISSION: Final = "GUMCP_ALLOW_NETWORK_WITHOUT_KEYS"
+"""The setting that lets a host without keys stand on a network."""
+
+_INTERFACE: Final = re.compile(r"(?:^|:)interface=((?:\\.|[^:\\])*)")
+
+
+def require_keys_or_loopback(addresses: Sequence[str]) -> None:
+    """Refuse to start without keys where others can reach the host, unless an operator said that they may.
+
+    Raises:
+        ImproperlyConfigured
+    """
+    if conf.auth_mode != "open" or conf.allows_network_without_keys:
+        return
+    reached = [address for address in addresses if not is_loopback(address)]
+    if reached:
+        reason = f"it would listen on {', '.join(reached)}"
+    elif conf.is_production:
+        reason = "GUMCP_PUBLIC_URL is an https address"
+    else:
+        return
+    raise ImproperlyConfigured(
+        f"guMCP does not start without keys, since {reason}: anybody could use every server as any user. "
+        f"Set GUMCP_AUTH=keys and make keys with `manage.py create_key USER`, or listen on 127.0.0.1. "
+        f"If it is meant to be open to everybody who can reach it, set {PERMISSION}=true."
+    )
+
+
+def listening_addresses(argv: Sequence[str] | None = None) -> list[str]:
+    """The addresses that this process's ASGI server was told to listen on, as far as its command line says."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "daphne.cli" in sys.modules:
+        return _daphne_addresses(arguments)
+    if "uvicorn.main" in sys.modules and os.path.basename(sys.argv[0]) in ("uvicorn", "__main__.py"):
+        return _uvicorn_addresses(arguments)
+    return []
+
+
+def is_local_request(scope: Any) -> bool:
+    """Whether a request reached this process under an address of this machine that no other can reach."""
+    server = scope.get("server")
+    # A Unix socket has no address, and no port.
+    return server is None or server[1] is None or is_loopback(str(server[0]))
+
+
+@lru_cache(maxsize=1000)
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches `address`. A name does not count, except localhost."""
+    if address == "localhost":
+        return True
+    try:
+        parsed = ipaddress.ip_address(address.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        return parsed.ipv4_mapped.is_loopback
+    return parsed.is_loopback
+
+
+def _daphne_addresses(arguments: list[str]) -> list[str]:
+    from daphne.cli import DEFAULT_HOST, CommandLineInterface
+
+    options, _ = CommandLineInterface().parser.parse_known_args(arguments)
+    addresses: list[str] = []
+    for description in options.socket_strings:
+        if not description.startswith("unix:") and not description.startswith("fd:"):
+            match = _INTERFACE.search(description)
+            # Twisted listens everywhere where an endpoint names no interface.
+            addresses.append(match.group(1).replace("\\:", ":") if match and match.group(1) else "0.0.0.0")  # noqa: S104
+    if options.file_descriptor is not None:
+        addresses += _address_of_descriptor(options.file_descriptor)
+    is_alone = not options.socket_strings and options.unix_socket is None and options.file_descriptor is None
+    if options.host is not None or options.port is not None or is_alone:
+        addresses.append(options.host or DEFAULT_HOST)
+    return addresses
+
+
+def _uvicorn_addresses(arguments: list[str]) -> list[str]:
+    import uvicorn.main
+
+    # uvicorn's own command, which reads UVICORN_HOST and its kin too.
+    command: Any = uvicorn.main.main
+    parameters = command.make_context("uvicorn", arguments, resilient_parsing=True).params
+    if parameters.get("uds"):
+        return []
+    if parameters.get("fd") is not None:
+        return _address_of_descriptor(parameters["fd"])
+    return [str(parameters.get("host") or "127.0.0.1")]
+
+
+def _address_of_descriptor(descriptor: int) -> list[str]:
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        if listener.family not in (socket.AF_INET, socket.AF_INET6):
+            return []
+        return [str(listener.getsockname()[0])]
