@@ -12,16 +12,17 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from gateway.compat.imports import compat_builtins
+from gateway.styles import Style, UnusableServer, describe
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,6 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 _load_numbers = itertools.count(1)
 
-Factory = Callable[..., Any]
-"""`(user_id, api_key) -> mcp.server.Server`"""
-
 
 @dataclass(frozen=True, slots=True)
 class ServerDefinition:
@@ -45,8 +43,8 @@ class ServerDefinition:
     name: str
     """The folder's name, and the first segment of the server's URLs."""
     folder: Path
-    factory: Factory
-    get_initialization_options: Callable[[Any], Any]
+    style: Style
+    """How its module makes the servers."""
     load_seconds: float
 
 
@@ -137,10 +135,11 @@ class Project:
             return LoadFailure(name, folder, reason, "".join(traceback.format_exception(error)))
         seconds = time.perf_counter() - started
 
-        for attribute in ("server", "get_initialization_options"):
-            if not callable(getattr(module, attribute, None)):
-                return LoadFailure(name, folder, f"main.py has no function {attribute}.")
-        return ServerDefinition(name, folder, module.server, module.get_initialization_options, seconds)
+        try:
+            style = describe(module)
+        except UnusableServer as error:
+            return LoadFailure(name, folder, str(error))
+        return ServerDefinition(name, folder, style, seconds)
 
     def _execute(self, folder: Path) -> ModuleType:
         """Execute the folder's `main.py` as a package of a unique name, so that `from . import …` finds its siblings.

@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from gateway import models, signals
 from gateway.conf import conf
-from gateway.instances import Instances
+from gateway.instances import Instance
 from gateway.models import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, HostProcess
 from gateway.offers import Offer
 from gateway.policies import Policy, default_policy
@@ -57,7 +57,7 @@ _UPDATED_FIELDS: Final = [
 class Recorder:
     """Writes the rows of one process. Receives signals on the host's loop, writes in its own thread."""
 
-    def __init__(self, registry: Registry, sessions: Sessions, instances: Instances) -> None:
+    def __init__(self, registry: Registry, sessions: Sessions, instances: Iterable[Instance]) -> None:
         self._registry = registry
         self._sessions = sessions
         self._instances = instances

@@ -70,6 +70,8 @@ def describe(module: ModuleType) -> Style:
         raise UnusableServer(str(error)) from None
     if shared is None:
         _check_factory(server)
+        if get_options is None and not _may_make_what_knows_itself(module):
+            raise UnusableServer("main.py has no function get_initialization_options.")
     elif get_options is None and not _knows_itself(server, shared):
         raise UnusableServer(
             "main.py has no function get_initialization_options, and its server has no version: add one of the two."
@@ -145,6 +147,20 @@ def _is_fastmcp(made: object) -> bool:
 def _knows_itself(made: object, server: Server[Any]) -> bool:
     # An MCPServer or a FastMCP is complete as it is, and an empty version is how the SDK says "unversioned".
     return bool(server.version) or made is not server
+
+
+def _may_make_what_knows_itself(module: ModuleType) -> bool:
+    """Whether a factory of this module may return an MCPServer or a FastMCP: it has one of the classes at hand.
+
+    A factory of low-level servers needs `get_initialization_options`, and its author is to learn so at once rather than
+    from the first user.
+    """
+    return any(
+        value is MCPServer
+        or (inspect.isclass(value) and value.__module__.partition(".")[0] == "fastmcp")
+        or (inspect.ismodule(value) and value.__name__ in ("mcp", "mcp.server", "fastmcp"))
+        for value in vars(module).values()
+    )
 
 
 # -- calling what an author wrote

@@ -132,7 +132,7 @@ def test_modules_of_equal_folder_names_do_not_see_each_other(write_server: Write
     source = SOUND_SERVER + "\n    WHERE = __file__\n"
     one, two = write_server("a-b", source), write_server("a_b", source)
     assert one == two
-    modules = {sys.modules[definition.factory.__module__] for definition in discover([one]).definitions}
+    modules = {sys.modules[definition.style.server.__module__] for definition in discover([one]).definitions}
     assert {Path(str(module.WHERE)).parent.name for module in modules} == {"a-b", "a_b"}
 
 

@@ -40,11 +40,11 @@ def workshop() -> ServerDefinition:
 
 
 def built(definition: ServerDefinition, user_id: str) -> int:
-    return int(definition.factory.__globals__["built"][user_id])
+    return int(definition.style.server.__globals__["built"][user_id])
 
 
 def open_lifespans(definition: ServerDefinition) -> list[str]:
-    lifespans: list[str] = definition.factory.__globals__["lifespans"]
+    lifespans: list[str] = definition.style.server.__globals__["lifespans"]
     return lifespans
 
 

@@ -73,7 +73,8 @@ def module_with(server: Any, **attributes: Any) -> ModuleType:
 
 
 def style_of(server: Any, **attributes: Any) -> Style:
-    return describe(module_with(server, **attributes))
+    # Like a module that imports MCPServer: its factories may do without get_initialization_options.
+    return describe(module_with(server, **{"MCPServer": MCPServer, **attributes}))
 
 
 async def ask(server: Server[Any], era: str = "2026-07-28") -> str:
@@ -449,3 +450,9 @@ def test_fastmcp_is_loaded_by_nobody_who_does_not_use_it() -> None:
         [sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True, timeout=30, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_factory_of_low_level_servers_without_options_is_unusable() -> None:
+    module = module_with(lambda user_id, api_key: Server("x", version="1"))
+    with pytest.raises(UnusableServer, match="no function get_initialization_options"):
+        describe(module)

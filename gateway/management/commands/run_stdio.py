@@ -15,6 +15,7 @@ from gateway.apps import GatewayConfig
 from gateway.conf import conf
 from gateway.exceptions import GatewayError
 from gateway.identity import parse_user_id
+from gateway.styles import make
 
 
 class Command(BaseCommand):
@@ -44,8 +45,7 @@ class Command(BaseCommand):
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
         async def serve() -> None:
-            server = definition.factory(user_id, conf.api_key)
-            initialization_options = definition.get_initialization_options(server)
+            server, initialization_options = await make(definition.style, user_id, conf.api_key)
             async with stdio_server(stdout=anyio.wrap_file(protocol_out)) as (reader, writer):
                 await server.run(reader, writer, initialization_options)
 

@@ -1,0 +1,125 @@
+"""`manage.py call`: one call of one tool, from the shell."""
+
+import asyncio
+import json
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandError
+from mcp import types
+from mcp.client import Client
+
+from gateway.apps import GatewayConfig
+from gateway.conf import conf
+from gateway.discovery import ServerDefinition, _stdout_on_stderr
+from gateway.exceptions import GatewayError
+from gateway.identity import parse_user_id
+from gateway.redaction import redact
+from gateway.styles import make
+
+_MAX_PAGES: Final = 100
+"""Pages of a tool list that are read: a server that never stops listing must not hang the shell."""
+
+
+class UnknownTool(Exception):
+    """The server lists no tool of this name; the message names those that it lists."""
+
+
+class Command(BaseCommand):
+    """Makes an instance, calls the tool in memory, and prints its text; an error goes to standard error."""
+
+    help = "Call one tool of one server. Prints what it answers; exit status 1 if that is an error."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("server", help="the server's name")
+        parser.add_argument("tool", help="the tool's name")
+        parser.add_argument("arguments", nargs="?", default="{}", help="a JSON object (%(default)s)")
+        parser.add_argument(
+            "--user-id",
+            default="local",
+            help="for whom to call (%(default)s; the key, if any: GUMCP_API_KEY in the environment)",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        arguments = _parse_arguments(options["arguments"])
+        registry = GatewayConfig.current().registry
+        try:
+            definition = registry.get(options["server"])
+            user_id = parse_user_id(options["user_id"])
+        except GatewayError as error:
+            reasons = [failure.reason for failure in registry.failures if failure.name == options["server"]]
+            names = ", ".join(registry.names) or "none"
+            raise CommandError(" ".join([str(error), *reasons, f"Servers: {names}."])) from None
+        try:
+            # Only the result may be written to standard output, whatever the server prints.
+            with _stdout_on_stderr():
+                result = asyncio.run(_call(definition, user_id, options["tool"], arguments))
+        except KeyboardInterrupt:
+            raise
+        # The server's own code may raise anything. `--traceback` shows where.
+        except BaseException as error:
+            text = "; ".join(_sentence(leaf) for leaf in _leaves(error))
+            raise CommandError(redact(text, conf.api_key)) from error
+        text = _text(result)
+        if result.is_error:
+            self.stderr.write(redact(text, conf.api_key) or "The tool answered with an error and no text.")
+            raise SystemExit(1)
+        self.stdout.write(text)
+
+
+def _parse_arguments(text: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(text)
+    except ValueError as error:
+        raise CommandError(f"The arguments are no JSON: {error}.") from None
+    if not isinstance(arguments, dict):
+        raise CommandError('The arguments must be a JSON object, such as {"name": "value"}.')
+    return arguments
+
+
+async def _call(
+    definition: ServerDefinition, user_id: str, tool: str, arguments: dict[str, Any]
+) -> types.CallToolResult:
+    server, _ = await make(definition.style, user_id, conf.api_key)
+    async with Client(server) as client:
+        if client.server_capabilities.tools is not None:
+            names = await _tool_names(client)
+            if tool not in names:
+                raise UnknownTool(f"{definition.name} has no tool {tool}. Tools: {', '.join(names) or 'none'}.")
+        return await client.call_tool(tool, arguments)
+
+
+async def _tool_names(client: Client) -> list[str]:
+    names: list[str] = []
+    cursor = None
+    for _ in range(_MAX_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        names += [tool.name for tool in page.tools]
+        if not (cursor := page.next_cursor):
+            break
+    return names
+
+
+def _text(result: types.CallToolResult) -> str:
+    """What a person reads of a result: its text, else its structured content, else what it has instead."""
+    texts = [block.text for block in result.content if isinstance(block, types.TextContent)]
+    if texts:
+        return "\n".join(texts)
+    if result.structured_content is not None:
+        return json.dumps(result.structured_content, indent=2, ensure_ascii=False)
+    return "\n".join(block.model_dump_json(by_alias=True, exclude_none=True) for block in result.content)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group of groups: the SDK's task groups wrap what failed inside of them."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _sentence(error: BaseException) -> str:
+    return str(error) if isinstance(error, UnknownTool) else f"{type(error).__name__}: {error}".rstrip(": ")
