@@ -1,0 +1,101 @@
+"""`manage.py create_key USER`: issue a key. It is shown once, on standard output."""
+
+import json
+from argparse import ArgumentParser
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from gateway.access import audit
+from gateway.access.store import issue_key
+
+
+class Command(BaseCommand):
+    """Prints the key alone on standard output, so that it can be piped; all else goes to standard error."""
+
+    help = "Issue a key for a user. It is shown once."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("user", help="the user's name, which is the user_id in URLs; made if there is none")
+        parser.add_argument("--label", default="", help="what the key is for")
+        parser.add_argument(
+            "--expires", default="", metavar="WHEN", help="a number of days (30d), a date, or a date and time"
+        )
+        parser.add_argument(
+            "--servers", default="", metavar="NAMES", help="comma-separated: the only servers that it is for"
+        )
+        parser.add_argument(
+            "--tools",
+            default="",
+            metavar="NAMES",
+            help="comma-separated SERVER:TOOL: of these servers the only tools that it may call",
+        )
+        parser.add_argument("--json", action="store_true", help="print a JSON object instead of the key alone")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        scope = _scope(options["servers"], options["tools"])
+        expires_at = _moment(options["expires"])
+        try:
+            with transaction.atomic():
+                user, is_new = User.objects.get_or_create(username=options["user"])
+                if is_new:
+                    # The name of a caller, not a login.
+                    user.set_unusable_password()
+                    user.save()
+                row, new = issue_key(user, label=options["label"], scope=scope, expires_at=expires_at)
+                audit.record(audit.KEY_ISSUED, str(row), command="manage.py create_key", detail=_describe(row.scope))
+        except ValidationError as error:
+            raise CommandError(" ".join(error.messages)) from None
+        if is_new:
+            self.stderr.write(f"Made the user {user.username}.")
+        if options["json"]:
+            facts = {"key": new.text, "user": user.username, "public": new.public, "id": row.pk}
+            self.stdout.write(json.dumps(facts))
+        else:
+            self.stderr.write(f"A key for {user.username}. It is shown only now:")
+            self.stdout.write(new.text)
+
+
+def _scope(servers: str, tools: str) -> dict[str, list[str] | None] | None:
+    scope: dict[str, list[str] | None] = {name: None for name in _names(servers)}
+    for pair in _names(tools):
+        server_name, _, tool = pair.partition(":")
+        if not tool:
+            raise CommandError(f"Write a tool as SERVER:TOOL, not {pair}.")
+        if scope.get(server_name) is None:
+            scope[server_name] = []
+        scope[server_name] = [*(scope[server_name] or []), tool]
+    return scope or None
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _moment(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        if text.endswith("d") and text[:-1].isdecimal():
+            moment = timezone.now() + timedelta(days=int(text[:-1]))
+        else:
+            parsed = parse_datetime(text) if len(text) > len("2026-01-31") else datetime.fromisoformat(text)
+            if parsed is None:
+                raise ValueError
+            moment = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise CommandError(f"--expires is 30d, 2026-12-31 or 2026-12-31T18:00+01:00, not {text}.") from None
+    if moment <= timezone.now():
+        raise CommandError("--expires is in the past.")
+    return moment
+
+
+def _describe(scope: Any) -> str:
+    return "every server" if scope is None else json.dumps(scope)

@@ -1,0 +1,33 @@
+"""`manage.py revoke_key PUBLIC…`: revoke keys, named by their public part."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from gateway.access import audit
+from gateway.access.keys import public_part
+from gateway.access.models import ApiKey
+from gateway.access.store import revoke_keys
+from gateway.control import send_keys_changed
+
+
+class Command(BaseCommand):
+    """Running hosts refuse the keys, and close what they have open, within two seconds."""
+
+    help = "Revoke keys for good."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("keys", nargs="+", metavar="PUBLIC", help="the public part of a key: gumcp_Ab3dE6gH")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        for name in options["keys"]:
+            row = ApiKey.objects.filter(public=public_part(name)).first()
+            if row is None:
+                # Not repeated: it may be a whole key that was pasted here.
+                raise CommandError("There is no key with this public part.")
+            if revoke_keys([row]):
+                audit.record(audit.KEY_REVOKED, str(row), command="manage.py revoke_key")
+            self.stdout.write(f"Revoked {row}")
+        send_keys_changed()
