@@ -125,7 +125,10 @@ class Link:
             SessionBacklogFull: the session has too much under way already.
         """
         session = self.session
-        if len(self.inbound) + len(session.in_flight) >= self._max_backlog:
+        # Requests and other messages are bounded apart: a session whose calls all wait for an answer from the client
+        # must be able to take it.
+        backlog = session.in_flight if isinstance(message, JSONRPCRequest) else self.inbound
+        if len(backlog) >= self._max_backlog:
             raise SessionBacklogFull("Too many messages of this session are waiting. Read the answers first.")
         metadata = metadata or ServerMessageMetadata()
         metadata.request_context = Request(scope_for_server(scope, session.identity))
