@@ -150,17 +150,21 @@ def _knows_itself(made: object, server: Server[Any]) -> bool:
 
 
 def _may_make_what_knows_itself(module: ModuleType) -> bool:
-    """Whether a factory of this module may return an MCPServer or a FastMCP: it has one of the classes at hand.
+    """Whether a factory of this module may return an MCPServer or a FastMCP: it has one, or their class, at hand.
 
     A factory of low-level servers needs `get_initialization_options`, and its author is to learn so at once rather than
     from the first user.
     """
-    return any(
-        value is MCPServer
-        or (inspect.isclass(value) and value.__module__.partition(".")[0] == "fastmcp")
-        or (inspect.ismodule(value) and value.__name__ in ("mcp", "mcp.server", "fastmcp"))
-        for value in vars(module).values()
-    )
+    return any(_offers_what_knows_itself(value) for value in vars(module).values())
+
+
+def _offers_what_knows_itself(value: object) -> bool:
+    if inspect.isclass(value):
+        return issubclass(value, MCPServer) or value.__module__.partition(".")[0] == "fastmcp"
+    if isinstance(value, ModuleType):
+        package = value.__name__.partition(".")[0]
+        return value.__name__ == "mcp" or value.__name__.startswith("mcp.server") or package == "fastmcp"
+    return isinstance(value, MCPServer) or _is_fastmcp(value)
 
 
 # -- calling what an author wrote

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import mcp.server.mcpserver
 import pytest
 from mcp.client import Client
 from mcp.server import MCPServer, Server
@@ -456,3 +457,14 @@ def test_factory_of_low_level_servers_without_options_is_unusable() -> None:
     module = module_with(lambda user_id, api_key: Server("x", version="1"))
     with pytest.raises(UnusableServer, match="no function get_initialization_options"):
         describe(module)
+
+
+class Derived(MCPServer):
+    def __init__(self, user_id: str) -> None:
+        super().__init__("x")
+
+
+@pytest.mark.parametrize("at_hand", [MCPServer, Derived, MCPServer("x"), mcp, mcp.server.mcpserver])
+def test_factory_without_options_is_usable_where_it_may_make_what_knows_itself(at_hand: Any) -> None:
+    style = describe(module_with(lambda user_id: None, at_hand=at_hand))
+    assert style.get_initialization_options is None
