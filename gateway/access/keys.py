@@ -45,13 +45,18 @@ def make_key() -> NewKey:
     """Make a random key."""
     public = PREFIX + _random_text(PUBLIC_LENGTH)
     body = f"{public}_{_random_text(SECRET_LENGTH)}"
-    text = body + _checksum(body)
+    text = with_checksum(body)
     return NewKey(text, public, key_digest(text))
 
 
 def is_well_formed(text: str) -> bool:
     """Whether `text` has the form and the checksum of a key. Says nothing of whether there is such a key."""
     return _KEY.fullmatch(text) is not None and _checksum(text[:-CHECKSUM_LENGTH]) == text[-CHECKSUM_LENGTH:]
+
+
+def with_checksum(body: str) -> str:
+    """A key's text, from all of it but the checksum."""
+    return body + _checksum(body)
 
 
 def public_part(text: str) -> str:

@@ -64,7 +64,7 @@ class Command(BaseCommand):
 
 
 def _scope(servers: str, tools: str) -> dict[str, list[str] | None] | None:
-    scope: dict[str, list[str] | None] = {name: None for name in _names(servers)}
+    scope: dict[str, list[str] | None] = dict.fromkeys(_names(servers))
     for pair in _names(tools):
         server_name, _, tool = pair.partition(":")
         if not tool:
