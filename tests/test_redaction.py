@@ -109,7 +109,6 @@ def test_installing_twice_is_the_same_as_once(output: io.StringIO) -> None:
     assert logging.getLogRecordFactory() is factory
 
 
-@pytest.mark.xfail(strict=True, reason="a mapping as the only argument is not looked into yet")
 def test_named_arguments_are_redacted_too(output: io.StringIO) -> None:
     logging.getLogger("somebody").warning("named %(path)s", {"path": "/workshop/ada:canary"})
     assert "canary" not in output.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.cookiejar import CookieJar
 from urllib.error import HTTPError
 from urllib.parse import urlencode
@@ -176,18 +177,33 @@ def test_detail_of_a_session_shows_its_client_escaped(host: HostProcess, admin: 
         assert "<script>alert(1)" not in admin.get("/admin/gateway/session/")
 
 
-@pytest.mark.parametrize("model", ["server", "session"])
-def test_admin_is_read_only(host: HostProcess, admin: Admin, model: str) -> None:
-    with pytest.raises(HTTPError, match="403"):
-        admin.get(f"/admin/gateway/{model}/add/")
+def test_sessions_are_read_only(host: HostProcess, admin: Admin) -> None:
     with host.session("workshop", "readonly:key"):
-        until(lambda: session_row(host, "readonly"), ROW_SECONDS)
-        row_id = host.rows(f"SELECT id FROM gateway_{model} LIMIT 1")[0]["id"]
-        assert 'name="_save"' not in admin.get(f"/admin/gateway/{model}/{row_id}/change/")
-        for page in ("delete", "change"):
-            with pytest.raises(HTTPError, match="403"):
-                admin.post(f"/admin/gateway/{model}/{row_id}/{page}/", {"post": "yes", "name": "changed"})
-    assert "delete_selected" not in admin.get(f"/admin/gateway/{model}/")
+        row_id = until(lambda: session_row(host, "readonly"), ROW_SECONDS)["id"]
+        assert 'name="_save"' not in admin.get(f"/admin/gateway/session/{row_id}/change/")
+        refused(admin, f"/admin/gateway/session/{row_id}/change/")
+        refused(admin, f"/admin/gateway/session/{row_id}/delete/")
+        refused(admin, "/admin/gateway/session/add/")
+        assert "delete_selected" not in admin.get("/admin/gateway/session/")
+        assert session_row(host, "readonly")["state"] == "open"
+
+
+def test_what_was_found_of_a_server_is_read_only(host: HostProcess, admin: Admin) -> None:
+    query = "SELECT id, name, folder, status, reason, version FROM gateway_server WHERE name = 'moody'"
+    (before,) = host.rows(query)
+    refused(admin, f"/admin/gateway/server/{before['id']}/delete/")
+    refused(admin, "/admin/gateway/server/add/")
+    assert "delete_selected" not in admin.get("/admin/gateway/server/")
+    with suppress(HTTPError):
+        changes = {"name": "changed", "folder": "/changed", "status": "failed", "reason": "changed", "version": "0"}
+        admin.post(f"/admin/gateway/server/{before['id']}/change/", {**changes, "is_enabled": "on"})
+    assert host.rows(query) == [before]
+
+
+def refused(admin: Admin, path: str) -> None:
+    with pytest.raises(HTTPError, match="403") as error:
+        admin.post(path, {"post": "yes", "name": "changed"})
+    error.value.close()
 
 
 def test_staff_without_permission_sees_neither_list(host: HostProcess) -> None:

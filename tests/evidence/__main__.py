@@ -1,0 +1,38 @@
+"""`python -m tests.evidence NAME [--server daphne]`: prints figures; exit status 1 if the claim does not hold."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+
+from tests.evidence import blocked_lane, canary, fifty_clients, held_sessions
+
+CLAIMS = {
+    "fifty_clients": fifty_clients,
+    "held_sessions": held_sessions,
+    "blocked_lane": blocked_lane,
+    "canary": canary,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.evidence", description=__doc__)
+    parser.add_argument("claim", choices=[*CLAIMS, "all"])
+    parser.add_argument("--server", choices=["daphne", "uvicorn"], help="one ASGI server only; default: both in turn")
+    arguments = parser.parse_args()
+    # 2 000 sessions are as many descriptors on either side; the hosts inherit the limit.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65_536)), hard))
+    does_hold = True
+    for name in CLAIMS if arguments.claim == "all" else [arguments.claim]:
+        print(f"{name}: {CLAIMS[name].__doc__}")
+        for asgi_server in [arguments.server] if arguments.server else ["daphne", "uvicorn"]:
+            holds = CLAIMS[name].run(asgi_server)
+            print(f"{asgi_server}: {'holds' if holds else 'DOES NOT HOLD'}\n")
+            does_hold &= holds
+    return 0 if does_hold else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
