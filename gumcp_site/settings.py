@@ -27,7 +27,6 @@ def _path_list(name: str, default: str) -> list[Path]:
 
 def _kept_secret_key(path: Path) -> str:
     """The random secret key kept beside the database; made on first use, readable by its owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         # Written aside and linked into place: of several processes that start at once one key wins, and none reads
         # half of it.
@@ -53,6 +52,8 @@ _is_https = _public.scheme == "https"
 
 DEBUG = env.bool("GUMCP_DEBUG", False)
 GUMCP_DATA_DIR = BASE_DIR / env.str("GUMCP_DATA_DIR", "var")
+# The database holds password hashes and who used what: it is its owner's alone.
+GUMCP_DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
 SECRET_KEY = env.str("GUMCP_SECRET_KEY", "") or _kept_secret_key(GUMCP_DATA_DIR / "secret_key")
 
 ALLOWED_HOSTS: list[str] = [
@@ -119,7 +120,6 @@ TEMPLATES = [
 
 DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{GUMCP_DATA_DIR / 'gumcp.sqlite3'}")}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
-    GUMCP_DATA_DIR.mkdir(parents=True, exist_ok=True)
     DATABASES["default"]["OPTIONS"] = {
         # WAL: the recorder's writes do not hold up the admin's reads. IMMEDIATE: a writer waits for the lock
         # (timeout, seconds) instead of failing when it upgrades from a read.

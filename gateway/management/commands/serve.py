@@ -5,13 +5,16 @@ import json
 import socket
 import sys
 from argparse import ArgumentParser
+from io import TextIOWrapper
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.crypto import get_random_string
 
+from gateway.access.listening import require_keys_or_loopback
 from gateway.apps import GatewayConfig
 from gateway.conf import conf
 
@@ -27,11 +30,17 @@ class Command(BaseCommand):
         parser.add_argument(
             "--prepare", action="store_true", help="first migrate the database, and make an operator if there is none"
         )
-
         parser.add_argument("--reload", action="store_true", help="reload servers as their files change")
 
     def handle(self, *args: Any, **options: Any) -> None:
         host, port = options["host"], options["port"]
+        if isinstance(sys.stdout, TextIOWrapper):
+            # A pipe would get the operator's login and the access log only when a buffer is full.
+            sys.stdout.reconfigure(line_buffering=True)
+        try:
+            require_keys_or_loopback([host])
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from None
         _require_free_port(host, port, "GUMCP_PORT")
         if conf.metrics_port:
             _require_free_port(conf.metrics_host, conf.metrics_port, "GUMCP_METRICS_PORT")
