@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
@@ -50,9 +51,11 @@ def require_keys_or_loopback(addresses: Sequence[str]) -> None:
 def listening_addresses(argv: Sequence[str] | None = None) -> list[str]:
     """The addresses that this process's ASGI server was told to listen on, as far as its command line says."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if "daphne.cli" in sys.modules:
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    if name == "daphne" and "daphne.cli" in sys.modules:
         return _daphne_addresses(arguments)
-    if "uvicorn.main" in sys.modules and os.path.basename(sys.argv[0]) in ("uvicorn", "__main__.py"):
+    if name == "uvicorn" and "uvicorn.main" in sys.modules:
         return _uvicorn_addresses(arguments)
     return []
 
@@ -97,10 +100,8 @@ def _daphne_addresses(arguments: list[str]) -> list[str]:
 
 
 def _uvicorn_addresses(arguments: list[str]) -> list[str]:
-    import uvicorn.main
-
-    # uvicorn's own command, which reads UVICORN_HOST and its kin too.
-    command: Any = uvicorn.main.main
+    # uvicorn's own command, which reads UVICORN_HOST and its kin too; the package has another object of this name.
+    command: Any = sys.modules["uvicorn.main"].main
     parameters = command.make_context("uvicorn", arguments, resilient_parsing=True).params
     if parameters.get("uds"):
         return []
