@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVarTuple
+from uuid import UUID
 from wsgiref.simple_server import WSGIServer
 
 from django.conf import settings
@@ -48,6 +49,18 @@ DISABLED: Final = "the server was switched off"
 
 BLOCKED_SECONDS: Final = 1.0
 """How long a lane may not answer before its server counts as blocked."""
+
+CLOSING_SECONDS: Final = 0.5
+"""What is left of the grace time when sessions end whose calls are not answered yet."""
+
+DRAIN_LOOK_SECONDS: Final = 0.05
+"""How often a drain looks for sessions that have been answered."""
+
+STOP_SECONDS: Final = 10.0
+"""How long servers' lifespans may take to end, if the grace time allows."""
+
+MARGIN_SECONDS: Final = 0.25
+"""How long they have when the grace time is over."""
 
 UPKEEP_SECONDS: Final = 1.0
 """How often silent streams, idle instances and lane lag are looked at."""
@@ -87,7 +100,9 @@ class Host:
         """Whether servers are reloaded as their files change. Set before the start."""
         self.is_draining = False
         """Whether the process has been told to stop."""
-        self._drains_until = float("inf")
+        self.drain_ends_at = float("inf")
+        """When calls in flight have had their time (monotonic seconds)."""
+        self._answered: set[UUID] = set()
 
     def prepare(self) -> None:
         """Do what needs no event loop: log redaction, metrics and their port, the recorder's thread."""
@@ -175,9 +190,19 @@ class Host:
         """Begin to end: health says so from now on, and open streams end. Calls in flight go on."""
         if not self.is_draining:
             self.is_draining = True
-            self._drains_until = time.monotonic() + conf.shutdown_grace_seconds
+            self.drain_ends_at = time.monotonic() + conf.shutdown_grace_seconds
             logger.info("Draining: %d sessions, %d streams", len(self.sessions), len(self.streams))
-            self._end_answered()
+            for calls in self.listening.values():
+                for call in list(calls):
+                    call.announce()
+            self._start_task(self._follow_drain())
+
+    async def _follow_drain(self) -> None:
+        # Those that take too long end a moment before the ASGI server cancels them, so that their streams end cleanly.
+        closes_at = self.drain_ends_at - min(CLOSING_SECONDS, conf.shutdown_grace_seconds / 10)
+        while True:
+            self._end_answered(is_late=time.monotonic() >= closes_at)
+            await asyncio.sleep(DRAIN_LOOK_SECONDS)
 
     async def _keep_up(self) -> None:
         while True:
@@ -188,8 +213,6 @@ class Host:
                 self.instances.keep_up()
                 self._follow_operators()
                 self._watch_lanes()
-                if self.is_draining:
-                    self._end_answered()
             except Exception:  # upkeep must go on, whatever one round ran into
                 logger.exception("Upkeep failed")
 
@@ -233,12 +256,22 @@ class Host:
                 conditions[lane.name] = "; ".join(filter(None, [conditions.get(lane.name), stuck]))
         self.recorder.note_conditions(conditions)
 
-    def _end_answered(self) -> None:
-        """End the sessions that a drain had left open for their calls: once those are answered, or take too long."""
-        is_late = time.monotonic() > self._drains_until
+    @property
+    def blocked_servers(self) -> list[str]:
+        """Servers whose lane does not answer, by name."""
+        return sorted(lane.name for lane in self.lanes if lane.blocked_seconds >= BLOCKED_SECONDS)
+
+    def _end_answered(self, *, is_late: bool) -> None:
+        """End the sessions without a call in flight; all of them when it is late.
+
+        Only those that had none the last time either: a lane takes a call off the list just before it writes the
+        answer, and what is written to a closed stream is lost.
+        """
+        answered = {session.row_id for session in self.sessions if not session.in_flight}
         for session in self.sessions:
-            if is_late or not session.in_flight:
+            if is_late or session.row_id in answered & self._answered:
                 session.end(STOPPED)
+        self._answered = answered
 
     async def stop(self) -> None:
         """End sessions, instances and lanes, and write the last rows. Called on the serving loop.
@@ -257,9 +290,17 @@ class Host:
         for task in list(self._tasks):
             task.cancel()
         await self._control.stop()
-        await asyncio.gather(asyncio.to_thread(self.recorder.stop), self.instances.stop())
+        seconds = max(MARGIN_SECONDS, min(STOP_SECONDS, self.drain_ends_at - started))
+        await asyncio.gather(asyncio.to_thread(self.recorder.stop), self._stop_instances(seconds))
         await asyncio.to_thread(self.close)
         logger.info("Stopped in %.1f s", time.monotonic() - started)
+
+    async def _stop_instances(self, seconds: float) -> None:
+        # Lanes come after: what is left in them is cancelled even if a lifespan does not end.
+        try:
+            await asyncio.wait_for(self.instances.stop(), seconds)
+        except TimeoutError:
+            logger.warning("Some servers' lifespans did not end in time")
 
     def close(self) -> None:
         """Do the part of `stop` that needs no event loop."""

@@ -62,6 +62,9 @@ tool_call_seconds = Histogram(
 )
 refused_requests = Counter("gumcp_refused_requests_total", "Requests refused by the host", ["reason"])
 connection_faults = Counter("gumcp_connection_faults_total", "Connections that our Daphne refused or cut", ["reason"])
+request_failures = Counter(
+    "gumcp_request_failures_total", "Requests ended by an error of the host's own, by how far the answer was", ["when"]
+)
 load_failures = Gauge("gumcp_load_failures_servers", "Server folders that failed to load")
 lane_blocks = Counter("gumcp_lane_blocks_total", "Times a server's event loop was blocked", ["server", "tool"])
 slow_readers = Counter("gumcp_slow_readers_total", "Streams closed because their client did not read", ["server"])

@@ -77,6 +77,10 @@ class Recorder:
         self._written_revision = -1
         self._written_instances: dict[UUID, int] = {}
         self._is_failing = False
+        self.last_flush: float | None = None
+        """When all rows were last up to date (monotonic seconds); None before the first time."""
+        self.last_error = ""
+        """Which error keeps them from being so now; no text, which could hold what a client sent."""
         self._last_heartbeat = self._last_prune = float("-inf")
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -139,6 +143,7 @@ class Recorder:
                 self._note_failure(error)
             except Exception:  # the thread must live on: rows catch up when the cause is gone
                 logger.exception("Rows could not be written")
+                self.last_error = "unexpected"
             if is_stopping:
                 connection.close()
                 return
@@ -148,6 +153,7 @@ class Recorder:
         if not self._is_failing:
             logger.warning("Rows cannot be written, the admin shows old facts until they can: %s", error)
         self._is_failing = True
+        self.last_error = type(error).__name__
         # Others may have marked our sessions as lost meanwhile, and the database may be a new one: write all again.
         self._written_activity.clear()
         self._written_instances.clear()
@@ -175,6 +181,7 @@ class Recorder:
         if now - self._last_prune >= PRUNE_SECONDS:
             self._prune()
             self._last_prune = now
+        self.last_flush, self.last_error = time.monotonic(), ""
         if self._is_failing:
             self._is_failing = False
             logger.info("Rows are being written again")

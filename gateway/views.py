@@ -1,9 +1,17 @@
-"""What the host says of itself over HTTP. Read only, asynchronous, and never dependent on the database."""
+"""What the host says of itself over HTTP: read only, asynchronous, of what is in memory."""
 
+import asyncio
+from typing import Final
+
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponseBase, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 
+from gateway import health
 from gateway.apps import GatewayConfig
+
+SESSION_SECONDS: Final = 2.0
+"""How long the database may take to tell who an operator is."""
 
 
 def _server_names() -> list[str]:
@@ -26,10 +34,26 @@ async def index(request: HttpRequest) -> HttpResponseBase:
 
 @csrf_exempt
 async def health_check(request: HttpRequest) -> HttpResponseBase:
-    """Answer a liveness probe: 200 while healthy, 503 once the process has been told to stop."""
+    """Tell an operator how the host is. Everybody else's questions are answered before Django (`gateway.health`)."""
     if request.method not in ("GET", "HEAD"):
         return _refuse_method()
     host = GatewayConfig.current().host
-    if host is not None and host.is_draining:
-        return JsonResponse({"status": "draining", "servers": _server_names()}, status=503)
-    return JsonResponse({"status": "ok", "servers": _server_names()})
+    assert host is not None
+    if not health.wants_report(request.META.get("QUERY_STRING", "").encode("latin-1")):
+        content, status = health.liveness(host)
+        return JsonResponse(content, status=status)
+    if not await _is_operator(request):
+        refusal = "For operators: log in to the admin first, or ask from the host's own machine."
+        return JsonResponse({"error": refusal}, status=403)
+    content, status = health.report(host)
+    return JsonResponse(content, status=status, headers={"Cache-Control": "no-store"})
+
+
+async def _is_operator(request: HttpRequest) -> bool:
+    """Whether the caller has a staff session. Reads the database, for so long at most: one that is away says no."""
+    try:
+        async with asyncio.timeout(SESSION_SECONDS):
+            user = await request.auser()
+    except (TimeoutError, DatabaseError):
+        return False
+    return user.is_active and user.is_staff

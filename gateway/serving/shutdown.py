@@ -42,6 +42,10 @@ class ShutdownWatch(threading.Thread):
             signal.signal(number, _leave_to_the_thread)
         self.start()
 
+    def note(self, number: int) -> None:
+        """Tell of a signal that somebody else handles. Safe in a signal handler: it takes no lock."""
+        self._writer.send(bytes([number]))
+
     def end_within(self, seconds: float) -> None:
         """Let what is left of the process, its `atexit` functions and threads, take so long at most."""
         self._ends_at = min(self._ends_at or float("inf"), time.monotonic() + seconds)

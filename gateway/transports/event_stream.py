@@ -128,6 +128,10 @@ class EventStream:
 
     async def run(self, receive: Receive) -> None:
         """Send what is written until the stream is closed or the client leaves."""
+        if not self._chunks:
+            # ASGI 3.0: a server keeps the head until there is a body. A client waits for it, and the first event of a
+            # quiet stream is seconds away.
+            await self._send({"type": "http.response.body", "body": b"", "more_body": True})
         sender = self._sender = asyncio.create_task(self._send_chunks())
         watcher = asyncio.create_task(self._watch_disconnect(receive))
         try:
