@@ -75,10 +75,7 @@ def test_key_is_in_no_log_metric_row_or_error(host: HostProcess) -> None:
     assert "RuntimeError" in log
 
 
-def test_key_with_slashes_is_in_no_log_line(host: HostProcess, request: pytest.FixtureRequest) -> None:
-    if "uvicorn" in " ".join(host.process.args):  # type: ignore[arg-type]
-        reason = "uvicorn logs the decoded path, in which the key has slashes"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_key_with_slashes_is_in_no_log_line(host: HostProcess) -> None:
     with host.session("workshop", "ada:x%2Fcanary-3d2e%2Fy") as stream:
         stream.call("echo", text="x")
     for path in ("/workshop/ada:x%2Fcanary-3d2e", "/workshop/..%2F:canary-3d2e", "/workshop/%2F%2F:canary-3d2e"):
@@ -87,7 +84,6 @@ def test_key_with_slashes_is_in_no_log_line(host: HostProcess, request: pytest.F
     assert "canary-3d2e" not in host.log()
 
 
-@pytest.mark.xfail(strict=True, reason="log records are searched for URLs, not for the keys of those who are connected")
 def test_key_that_a_handler_logs_or_raises_is_taken_out_of_what_the_host_writes(host: HostProcess) -> None:
     with host.session("workshop", "leaking:canary-9c1b") as stream:
         answer = stream.request("tools/call", {"name": "leak_key", "arguments": {}})
