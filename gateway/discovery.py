@@ -4,6 +4,7 @@ Lives here: which folders count, how a module is executed, what is wrong with on
 served (`registry`), and what their factories make (`instances`).
 """
 
+import importlib
 import importlib.util
 import itertools
 import logging
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import ClassVar, Final
 
-from gateway.compat.imports import compat_builtins
+from gateway.compat.imports import FreshSourceLoader, compat_builtins
 from gateway.styles import Style, UnusableServer, describe
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ RESERVED_NAMES: Final = frozenset(
 """First path segments that the host answers itself."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+_PACKAGE_PREFIX: Final = "gumcp_server_"
 
 _load_numbers = itertools.count(1)
 
@@ -106,13 +109,14 @@ class Project:
     Modules see version 1's names of the MCP SDK beside version 2's (`gateway.compat`).
     """
 
-    def __init__(self, server_dir: Path) -> None:
+    def __init__(self, server_dir: Path, *, uses_bytecode: bool = True) -> None:
+        """`uses_bytecode` is for the first load: Python takes a file of the same size and second for unchanged."""
         # Servers of guMCP's structure stand in {root}/src/servers and import from {root} (`from src.auth…`), also in
         # functions that run long after they were loaded.
         self._root = server_dir.resolve().parent.parent
-        self._builtins = compat_builtins([self._root, server_dir])
-        if self._root not in Path(__file__).resolve().parents:
-            ProjectFinder.add(self._root)
+        self._uses_bytecode = uses_bytecode
+        self._builtins = compat_builtins([self._root, server_dir], uses_bytecode=uses_bytecode)
+        ProjectFinder.add(self._root)
 
     def load(self, folder: Path, taken: dict[str, Path]) -> ServerDefinition | LoadFailure:
         """Load one server folder. `taken` has the names that other folders have."""
@@ -128,10 +132,17 @@ class Project:
         started = time.perf_counter()
         try:
             with _restored_process_state():
-                module = self._execute(folder)
+                before = set(sys.path)
+                try:
+                    module = self._execute(folder)
+                finally:
+                    # Its functions may import from there long after it was loaded.
+                    for entry in sys.path:
+                        if entry not in before:
+                            ProjectFinder.add(Path(entry).absolute())
         # Foreign code: SystemExit and the like included, it may cost this server and no other.
         except BaseException as error:
-            reason = f"main.py raised {type(error).__name__} when it was loaded: {error}".rstrip(": ")
+            reason = f"main.py raised {type(error).__name__} when it was loaded: {_text(error)}".rstrip(": ")
             return LoadFailure(name, folder, reason, "".join(traceback.format_exception(error)))
         seconds = time.perf_counter() - started
 
@@ -147,21 +158,49 @@ class Project:
         Each load has a name of its own: after a reload, what still runs of the old code keeps its modules.
         """
         digest = sha256(str(folder).encode()).hexdigest()[:12]
-        unique_name = f"gumcp_server_{digest}_{next(_load_numbers)}"
+        unique_name = f"{_PACKAGE_PREFIX}{digest}_{next(_load_numbers)}"
+        path = str(folder / "main.py")
         spec = importlib.util.spec_from_file_location(
-            unique_name, folder / "main.py", submodule_search_locations=[str(folder)]
+            unique_name,
+            path,
+            loader=None if self._uses_bytecode else FreshSourceLoader(unique_name, path),
+            submodule_search_locations=[str(folder)],
         )
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         module.__dict__["__builtins__"] = self._builtins
+        siblings = {} if self._uses_bytecode else _take_siblings(folder)
         sys.modules[unique_name] = module
         try:
             spec.loader.exec_module(module)
         except BaseException:
             forget_modules(unique_name)
+            sys.modules.update(siblings)
             raise
         return module
+
+
+def _take_siblings(folder: Path) -> dict[str, ModuleType]:
+    """Take the modules out of `sys.modules` that were imported from `folder` by their bare names, to load them anew."""
+    importlib.invalidate_caches()
+    prefix = str(folder) + os.sep
+    found = {
+        name: module
+        for name, module in list(sys.modules.items())
+        if not name.startswith(_PACKAGE_PREFIX) and (getattr(module, "__file__", None) or "").startswith(prefix)
+    }
+    for name in found:
+        del sys.modules[name]
+    return found
+
+
+def _text(error: BaseException) -> str:
+    """What an exception of foreign code says, if it can."""
+    try:
+        return str(error)
+    except Exception:  # its own __str__ fails
+        return ""
 
 
 def forget_modules(package: str) -> None:
@@ -171,7 +210,7 @@ def forget_modules(package: str) -> None:
 
 
 class ProjectFinder:
-    """Finds top-level modules in the roots of server projects, after everything else.
+    """Finds top-level modules in the roots of server projects and where servers look for theirs, after all others.
 
     On `sys.meta_path` instead of `sys.path`: a project's folders can shadow nothing of the host's.
     """
@@ -180,8 +219,8 @@ class ProjectFinder:
 
     @classmethod
     def add(cls, root: Path) -> None:
-        """Make the modules in `root` importable. Adding it again changes nothing."""
-        if str(root) not in cls._roots:
+        """Make the modules in `root` importable. Not where the host itself is, whose folders have common names."""
+        if str(root) not in cls._roots and root not in Path(__file__).resolve().parents:
             cls._roots.append(str(root))
         if cls not in sys.meta_path:
             sys.meta_path.append(cls)

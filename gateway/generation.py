@@ -6,15 +6,19 @@ Lives here: making the object and keeping its lifespan open, in the lane. Not he
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mcp.server import Server
+from mcp.server._otel import OpenTelemetryMiddleware  # no public name in mcp 2.3, whose servers all have one
 from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.models import InitializationOptions
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 
 from gateway.access.tool_scope import AccessMiddleware
 from gateway.calls import CallMiddleware, ServerCalls
@@ -46,6 +50,8 @@ class Generation:
         self.schemas = ToolSchemas(server, None)
         self.ended: Future[None] = Future()
         """Done when the lifespan has been left."""
+        self.on_end: Callable[[], object] = lambda: None
+        """Called in the lane when the lifespan has been left."""
         self._requests = 0
         self._is_retired = False
         self._stopping = asyncio.Event()
@@ -84,16 +90,20 @@ class Generation:
             else:
                 logger.exception("The lifespan of an instance of %s failed as it ended", self.definition.name)
         finally:
-            self.ended.set_result(None)
+            self.on_end()
+            with suppress(InvalidStateError):  # somebody's wait for it was cancelled, and it with that
+                self.ended.set_result(None)
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Middleware: give a request this generation's lifespan, and stay open while it is handled."""
         self._requests += 1
+        token = _handling.set(self)
         try:
             if ctx.lifespan_context is not self.lifespan_state:  # the message loop was started on older code
                 ctx = replace(ctx, lifespan_context=self.lifespan_state)
             return await call_next(ctx)
         finally:
+            _handling.reset(token)
             self._requests -= 1
             if self._is_retired and not self._requests:
                 self.stop()
@@ -107,6 +117,15 @@ class Generation:
     def stop(self) -> None:
         """Leave the lifespan. What still runs is not waited for."""
         self._stopping.set()
+
+
+def _is_tracing() -> bool:
+    """Whether somebody has set OpenTelemetry up; until then its spans go nowhere, at 20 µs a call."""
+    return not isinstance(get_tracer_provider(), ProxyTracerProvider)
+
+
+def _is_for_tracing(middleware: ServerMiddleware[Any]) -> bool:
+    return isinstance(middleware, OpenTelemetryMiddleware)
 
 
 class ServerFront:
@@ -125,8 +144,9 @@ class ServerFront:
         """Use `generation` from the next request on."""
         server, surroundings = generation.server, self._surroundings
         if isinstance(server, CompatServer):
-            server.handler_threads = surroundings.calls.threads
-        own = list(server.middleware)
+            threads = server.handler_threads = surroundings.calls.hold_threads()
+            generation.on_end = lambda: surroundings.calls.release_threads(threads)
+        own = [middleware for middleware in server.middleware if _is_tracing() or not _is_for_tracing(middleware)]
         added: list[ServerMiddleware[Any]] = [
             AccessMiddleware(generation.definition.name),
             generation,
@@ -144,5 +164,24 @@ class ServerFront:
         look_up = self._server.get_tool_input_schema
         return look_up(name) if look_up is not None else self._schemas.get(name)
 
+    def get_request_handler(self, method: str) -> Any:
+        """The handler of the generation whose turn the request is, which is looked up after all middleware (mcp 2.3).
+
+        A switch may have come between: its new handler must not run with the old lifespan.
+        """
+        generation = _handling.get(None)
+        server = self._server if generation is None else generation.server
+        return server.get_request_handler(method)
+
+    def get_notification_handler(self, method: str) -> Any:
+        """As `get_request_handler`."""
+        generation = _handling.get(None)
+        server = self._server if generation is None else generation.server
+        return server.get_notification_handler(method)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._server, name)
+
+
+_handling: ContextVar[Generation] = ContextVar("_handling")
+"""The generation that handles the current request."""

@@ -84,7 +84,8 @@ class Instance:
         """How many connections hold it now."""
         self.idle_since = time.monotonic()
         self.activity = Activity()
-        self._definition = definition
+        self.definition = definition
+        """The code that is in use."""
         self._surroundings = surroundings
         self._generation: Generation | None = None
         self._front: ServerFront | None = None
@@ -102,7 +103,7 @@ class Instance:
         Raises:
             InstanceUnavailable: the factory, its options or the lifespan failed. The reason is in the log.
         """
-        generation = await self._make(self._definition)
+        generation = await self._make(self.definition)
         self._generation = generation
         self._front = ServerFront(generation, self.identity.user_id, self._surroundings)
         self._running = RunningServer(
@@ -124,7 +125,7 @@ class Instance:
         assert self._front is not None
         assert self._generation is not None
         previous, self._generation = self._generation, generation
-        self._definition = definition
+        self.definition = definition
         self._front.switch(generation)
         running = self.running
         running.initialization_options = generation.options
@@ -134,7 +135,8 @@ class Instance:
 
     async def _make(self, definition: ServerDefinition) -> Generation:
         try:
-            return await Generation.start(definition, self.identity)
+            with self._surroundings.calls.noting("the factory"):
+                return await Generation.start(definition, self.identity)
         except asyncio.CancelledError:
             raise
         # Foreign code may raise anything; here it costs this caller and nobody else.
@@ -166,6 +168,11 @@ class Instances:
         self._surroundings: dict[str, Surroundings] = {}
         self._ready: dict[_Key, Instance] = {}
         self._building: dict[_Key, asyncio.Task[Instance]] = {}
+        self._newest: dict[str, ServerDefinition] = {}
+        """The code that all instances of a server are to run."""
+        self._drops: Counter[str] = Counter()
+        """How often a server's instances were dropped."""
+        self._switches: dict[str, asyncio.Lock] = {}
 
     @asynccontextmanager
     async def use(self, definition: ServerDefinition, identity: Identity) -> AsyncIterator[Instance]:
@@ -207,6 +214,26 @@ class Instances:
         return await asyncio.shield(building)
 
     async def _build(self, key: _Key, definition: ServerDefinition, identity: Identity) -> Instance:
+        name, drops = definition.name, self._drops[definition.name]
+        try:
+            instance = await self._make(definition, identity)
+            # Meanwhile the server may have been given newer code.
+            while (newest := self._newest.get(name, definition)) is not instance.definition:
+                try:
+                    await self._switch_one(instance, newest)
+                except (TimeoutError, InstanceUnavailable):
+                    break
+            if self._drops[name] != drops:
+                instance.stop()
+                raise InstanceUnavailable("The server was taken away meanwhile. Try again later.")
+        finally:
+            del self._building[key]
+        self._ready[key] = instance
+        if self._offers.get(name) is None:
+            instance.lane.post(instance.lane.loop.create_task, self._learn_offer(instance))
+        return instance
+
+    async def _make(self, definition: ServerDefinition, identity: Identity) -> Instance:
         name = definition.name
         instance = Instance(definition, identity, self._lanes.get(name), self.surroundings(name))
         try:
@@ -215,11 +242,6 @@ class Instances:
         except TimeoutError:
             logger.error("Server %s gave no instance within %s seconds", definition.name, conf.factory_timeout_seconds)
             raise InstanceUnavailable("The server took too long to start for this user. Try again.") from None
-        finally:
-            del self._building[key]
-        self._ready[key] = instance
-        if self._offers.get(definition.name) is None:
-            instance.lane.post(instance.lane.loop.create_task, self._learn_offer(instance))
         return instance
 
     async def _learn_offer(self, instance: Instance) -> None:
@@ -246,25 +268,44 @@ class Instances:
         """The calls of every server that has had an instance."""
         return [surroundings.calls for surroundings in list(self._surroundings.values())]
 
+    def expect(self, definition: ServerDefinition) -> None:
+        """From now on all new instances of a server run this code, also those that are just being made."""
+        self._newest[definition.name] = definition
+        self.surroundings(definition.name).calls.renew_threads()
+
     async def switch(self, definition: ServerDefinition) -> int:
-        """Move the instances of a server to newer code; returns how many stayed on the old because it failed them."""
-        self.surroundings(definition.name).calls.retire_threads()
+        """Move the instances of a server to the code that is expected; returns how many it failed.
+
+        Changes nothing if newer code is expected by now.
+        """
+        name = definition.name
         failures = 0
         learner: Instance | None = None
-        for instance in [instance for instance in self if instance.server_name == definition.name]:
-            try:
-                async with asyncio.timeout(conf.factory_timeout_seconds):
-                    await instance.lane.run(instance.switch(definition))
-            except (TimeoutError, InstanceUnavailable):
-                failures += 1
-            else:
-                learner = instance
+        # One at a time: of two that overlap, the older code would win where it takes longer.
+        async with self._switches.setdefault(name, asyncio.Lock()):
+            for key in [key for key in self._ready if key[0] == name]:
+                instance = self._ready.get(key)
+                if instance is None or instance.definition is definition or self._newest.get(name) is not definition:
+                    continue
+                try:
+                    await self._switch_one(instance, definition)
+                except (TimeoutError, InstanceUnavailable):
+                    failures += 1
+                else:
+                    learner = instance
+                if self._ready.get(key) is not instance:
+                    instance.stop()  # it was let go meanwhile
         if learner is not None:
             learner.lane.post(learner.lane.loop.create_task, self._learn_offer(learner))
         return failures
 
+    async def _switch_one(self, instance: Instance, definition: ServerDefinition) -> None:
+        async with asyncio.timeout(conf.factory_timeout_seconds):
+            await instance.lane.run(instance.switch(definition))
+
     def drop(self, server_name: str) -> None:
-        """Stop all instances of a server."""
+        """Stop all instances of a server, also those that are being made."""
+        self._drops[server_name] += 1
         for key in [key for key in self._ready if key[0] == server_name]:
             self._ready.pop(key).stop()
 

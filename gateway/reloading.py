@@ -8,83 +8,146 @@ notice.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from watchfiles import awatch
 
+from gateway import metrics
 from gateway.conf import conf
-from gateway.discovery import LoadFailure, Project, server_folders
-
-if TYPE_CHECKING:
-    from gateway.host import Host
+from gateway.discovery import LoadFailure, Project, ServerDefinition, server_folders
+from gateway.instances import Instances
+from gateway.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-REMOVED: Final = "the server was removed"
-"""Why sessions ended whose server's folder is gone."""
+LOAD_TIMEOUT_SECONDS: Final = 60.0
+"""How long a module may take to load. The thread of one that takes longer is left behind."""
+
+GONE_SECONDS: Final = 0.5
+"""How long a `main.py` has to be missing before its server is let go."""
 
 
 class Reloader:
-    """Brings the servers of one host up to date. Used on the host's loop."""
+    """Brings the servers of one host up to date. Used on the host's loop.
 
-    def __init__(self, host: "Host") -> None:
-        self._host = host
+    `on_switched` and `on_removed` are called with the name of a server that went over to new code, or is gone.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        instances: Instances,
+        *,
+        on_switched: Callable[[str], None],
+        on_removed: Callable[[str], None],
+    ) -> None:
+        self._registry = registry
+        self._instances = instances
+        self._on_switched = on_switched
+        self._on_removed = on_removed
         self._lock = asyncio.Lock()
 
     async def watch(self) -> None:
         """Reload servers as their files change, until cancelled."""
         server_dirs = [path for path in conf.server_dirs if path.is_dir()]
         logger.info("Watching %s for changes", ", ".join(str(path) for path in server_dirs))
-        async for changes in awatch(*server_dirs):
-            await self.update(changed_paths=[Path(path) for _, path in changes])
+        async with asyncio.TaskGroup() as updates:
+            async for changes in awatch(*server_dirs):
+                # Not waited for: the next change may be another server's, whose lane is not blocked.
+                updates.create_task(self._follow([Path(path) for _, path in changes]))
+
+    async def _follow(self, changed_paths: list[Path]) -> None:
+        try:
+            await self.update(changed_paths=changed_paths)
+        except Exception:  # watching goes on, whatever one change ran into
+            logger.exception("A change of the servers' files could not be followed")
 
     async def update(self, *, names: Iterable[str] = (), changed_paths: Iterable[Path] = ()) -> None:
         """Reload the servers called `names` and those with changed files; take up new folders, let go of removed ones.
 
-        One update at a time.
+        Modules are loaded one at a time: loading puts back what it finds changed in the process.
         """
         wanted = set(names)
         # A few look-ups, when somebody has saved a file.
         paths = [path.resolve() for path in changed_paths]
+        loaded: list[ServerDefinition] = []
         async with self._lock:
             found = {folder: server_dir for server_dir in conf.server_dirs for folder in server_folders(server_dir)}
-            for known in [*self._host.registry, *self._host.registry.failures]:
-                if known.folder not in found:
-                    self._remove(known.name, known.folder)
+            gone = [known for known in [*self._registry, *self._registry.failures] if known.folder not in found]
+            if gone:
+                # Editors and version control replace a file by removing it first.
+                await asyncio.sleep(GONE_SECONDS)
+                gone = [known for known in gone if _is_gone(known.folder / "main.py")]
+            served = {definition.folder for definition in self._registry}
+            for known in gone:
+                logger.info("Server %s is gone", known.name)
+                self._registry.remove(known.folder)
+                if known.folder in served:
+                    served.remove(known.folder)
+                    self._on_removed(known.name)
+            freed = {known.name for known in gone}
             for folder, server_dir in found.items():
                 resolved = folder.resolve()
-                is_new = not self._host.registry.knows(folder)
+                is_new = not self._registry.knows(folder) or folder.name in freed
                 if is_new or folder.name in wanted or any(path.is_relative_to(resolved) for path in paths):
-                    await self._load(folder, server_dir)
+                    definition = await self._load(folder, server_dir)
+                    if definition is not None:
+                        loaded.append(definition)
+            metrics.load_failures.set(len(self._registry.failures))
+        await asyncio.gather(*(self._switch(definition) for definition in loaded))
 
-    async def _load(self, folder: Path, server_dir: Path) -> None:
-        registry = self._host.registry
-        taken = {definition.name: definition.folder for definition in registry}
-        outcome = await asyncio.to_thread(Project(server_dir).load, folder, taken)
+    async def _load(self, folder: Path, server_dir: Path) -> ServerDefinition | None:
+        taken = {definition.name: definition.folder for definition in self._registry}
+        outcome = await _load_in_thread(Project(server_dir, uses_bytecode=False), folder, taken)
         if isinstance(outcome, LoadFailure):
             logger.warning("Could not load server %s: %s", outcome.name, outcome.reason)
-            registry.note_failure(outcome)
-            return
-        is_known = outcome.name in registry.names
-        registry.put(outcome)
+            self._registry.note_failure(outcome)
+            return None
+        self._registry.put(outcome)
+        self._instances.expect(outcome)
         logger.info("Loaded server: %s", outcome.name)
-        if is_known:
-            failures = await self._host.instances.switch(outcome)
-            if failures:
-                logger.warning("%d instances of %s stayed on its old code", failures, outcome.name)
-            self._announce(outcome.name)
+        return outcome
 
-    def _announce(self, server_name: str) -> None:
-        for session in self._host.sessions:
-            if session.server_name == server_name:
-                session.announce()
-        for call in list(self._host.listening.get(server_name, ())):
-            call.announce()
+    async def _switch(self, definition: ServerDefinition) -> None:
+        failures = await self._instances.switch(definition)
+        if failures:
+            logger.warning("%d instances of %s stayed on its old code", failures, definition.name)
+        self._on_switched(definition.name)
 
-    def _remove(self, name: str, folder: Path) -> None:
-        logger.info("Server %s is gone", name)
-        self._host.registry.remove(folder)
-        self._host.end_sessions_of(name, REMOVED)
+
+def _is_gone(path: Path) -> bool:
+    """Whether there is no such file; not where nobody can tell."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]) -> LoadFailure | ServerDefinition:
+    """Load a folder in a thread that the end of the process does not wait for, and for a limited time."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[LoadFailure | ServerDefinition] = loop.create_future()
+
+    def settle(found: LoadFailure | ServerDefinition) -> None:
+        if not outcome.done():
+            outcome.set_result(found)
+
+    def load() -> None:
+        found = project.load(folder, taken)
+        with contextlib.suppress(RuntimeError):  # the host has ended meanwhile
+            loop.call_soon_threadsafe(settle, found)
+
+    threading.Thread(target=load, name=f"load-{folder.name}", daemon=True).start()
+    try:
+        async with asyncio.timeout(LOAD_TIMEOUT_SECONDS):
+            return await outcome
+    except TimeoutError:
+        return LoadFailure(folder.name, folder, f"main.py was not loaded after {LOAD_TIMEOUT_SECONDS:g} seconds.")

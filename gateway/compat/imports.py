@@ -26,8 +26,9 @@ import threading
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import CodeType, MappingProxyType, ModuleType
 from typing import Any, Final
 
 import mcp_types
@@ -107,16 +108,16 @@ _FASTMCP_IS_GONE: Final = (
 Import = Callable[..., ModuleType]
 
 
-def compat_builtins(project_roots: Iterable[Path] = ()) -> dict[str, Any]:
+def compat_builtins(project_roots: Iterable[Path] = (), *, uses_bytecode: bool = True) -> dict[str, Any]:
     """Return builtins with which a module's imports of `mcp` find version 1's names.
 
     Put them into the module's globals before it is executed: `module.__dict__["__builtins__"] = compat_builtins()`.
     One dictionary serves any number of modules. `project_roots` are the folders whose own modules get it as well when
-    such a module imports them.
+    such a module imports them, without `uses_bytecode` straight from their sources.
     """
     namespace = dict(vars(builtins))
     roots = tuple(Path(root).resolve() for root in project_roots)
-    helpers = _ProjectModules(roots, namespace) if roots else None
+    helpers = _ProjectModules(roots, namespace, uses_bytecode=uses_bytecode) if roots else None
 
     def import_for_module(
         name: str,
@@ -202,10 +203,20 @@ def _as_version_1(name: str, value: Any) -> Any:
     return value
 
 
+class FreshSourceLoader(SourceFileLoader):
+    """Compiles what the file says now. Bytecode counts as fresh where size and second of the change are the same."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Neither read bytecode nor write any."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 class _ProjectModules:
     """Executes the modules under some folders with given builtins, where a project module asks for them first."""
 
-    def __init__(self, roots: Sequence[Path], namespace: dict[str, Any]) -> None:
+    def __init__(self, roots: Sequence[Path], namespace: dict[str, Any], *, uses_bytecode: bool) -> None:
+        self._uses_bytecode = uses_bytecode
         self._roots = roots
         self._namespace = namespace
         # Reentrant: a helper imports helpers. Nothing that runs under an import lock of Python's waits for this one,
@@ -251,6 +262,8 @@ class _ProjectModules:
             return True
         if not self._is_in_project(spec.origin or "") or not hasattr(spec.loader, "get_code"):
             return False
+        if not self._uses_bytecode and type(spec.loader) is SourceFileLoader:
+            spec.loader = FreshSourceLoader(name, spec.loader.path)
         module = importlib.util.module_from_spec(spec)
         module.__dict__["__builtins__"] = self._namespace
         sys.modules[name] = module
