@@ -26,7 +26,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65_536)), hard))
     does_hold = True
     for name in CLAIMS if arguments.claim == "all" else [arguments.claim]:
-        print(f"{name}: {CLAIMS[name].__doc__}")
+        print(f"{name}: {(CLAIMS[name].__doc__ or '').splitlines()[0]}")
         for asgi_server in [arguments.server] if arguments.server else ["daphne", "uvicorn"]:
             holds = CLAIMS[name].run(asgi_server)
             print(f"{asgi_server}: {'holds' if holds else 'DOES NOT HOLD'}\n")

@@ -26,7 +26,7 @@ def run(asgi_server: str) -> bool:
     }
     print(
         f"{asgi_server}: {len(answered)} answers to bad requests, {sessions} sessions, "
-        f"{len(log.splitlines())} log lines ({log.count('[redacted]')} redactions), {len(rows) // 1024} KiB of database; hits: "
-        + ", ".join(f"{place} {count}" for place, count in hits.items())
+        f"{len(log.splitlines())} log lines ({log.count('[redacted]')} redactions), "
+        f"{len(rows) // 1024} KiB of database; hits: " + ", ".join(f"{place} {count}" for place, count in hits.items())
     )
     return not any(hits.values()) and "[redacted]" in log and sessions > 0

@@ -22,8 +22,9 @@ def server(user_id: str, api_key: str | None = None) -> Server[Any]:
         if params.name == "count":
             gc.collect()
             # Of all loops: asyncio itself counts only those of the loop that asks.
-            tasks = sum(isinstance(found, asyncio.Task) and not found.done() for found in gc.get_objects())
-            text = f"{tasks} {threading.active_count()}"
+            objects = gc.get_objects()
+            tasks = sum(isinstance(found, asyncio.Task) and not found.done() for found in objects)
+            text = f"{tasks} {threading.active_count()} {len(objects)}"
         else:
             text = str((params.arguments or {})["text"])
         return types.CallToolResult(content=[types.TextContent(text=text)])
