@@ -8,6 +8,10 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
+from gateway.access import audit
+
+# Django looks for admin classes here.
+from gateway.access.admin import ApiKeyAdmin, AuditEventAdmin, LimitHitAdmin  # noqa: F401
 from gateway.control import send_end_sessions
 from gateway.models import Instance, Server, Session
 
@@ -189,6 +193,8 @@ class SessionAdmin(ReadOnlyAdmin):
         # First what lasts, then what is quick: a command that the channel layer loses is found in the row.
         Session.objects.filter(id__in=row_ids).update(is_end_wanted=True)
         send_end_sessions(row_ids)
+        for session in Session.objects.filter(id__in=row_ids):
+            audit.record(audit.SESSION_ENDED, str(session), request=request)
         self.message_user(request, f"{len(row_ids)} open sessions are being ended.", messages.SUCCESS)
 
 

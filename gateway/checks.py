@@ -4,6 +4,8 @@ from typing import Any
 
 from django.core.checks import CheckMessage, Warning, register
 
+# Registers its own.
+from gateway.access import checks  # noqa: F401
 from gateway.conf import conf
 
 

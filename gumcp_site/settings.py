@@ -66,6 +66,12 @@ ALLOWED_HOSTS: list[str] = [
 CSRF_TRUSTED_ORIGINS = [_public_origin] if _public_origin else []
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _is_https
+if _is_https:
+    # Browsers take a cookie of such a name over HTTPS only, for this host alone.
+    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-sessionid", "__Host-csrftoken"
+SESSION_COOKIE_AGE = 12 * 3600
+CSRF_COOKIE_HTTPONLY = True
+SECURE_REFERRER_POLICY = "same-origin"
 SECURE_SSL_REDIRECT = _is_https
 # Probes ask the process itself, over plain HTTP.
 SECURE_REDIRECT_EXEMPT = [r"^$", r"^health_check$"]
@@ -88,17 +94,23 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "gateway.error_reports.RedactErrorPages",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "gateway.access.page_headers.ContentSecurityPolicy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "gateway.access.login_throttle.LoginThrottle",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
+
+DEFAULT_EXCEPTION_REPORTER = "gateway.error_reports.RedactingReporter"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "gateway.error_reports.RedactingFilter"
 
 ROOT_URLCONF = "gumcp_site.urls"
 ASGI_APPLICATION = "gumcp_site.asgi.application"
@@ -158,6 +170,8 @@ LOGGING = {
     "loggers": {
         # Its level is fixed: at DEBUG the SDK prints message bodies, at INFO whole session ids.
         "mcp": {"level": "WARNING"},
+        # At DEBUG it prints what queries ask for: operators' sessions, users.
+        "django.db.backends": {"level": "INFO"},
         "watchfiles": {"level": "WARNING"},
     },
 }

@@ -17,7 +17,6 @@ KEY_ISSUED: Final = "key issued"
 KEY_CHANGED: Final = "key changed"
 KEY_REVOKED: Final = "key revoked"
 SESSION_ENDED: Final = "session ended"
-SERVER_SWITCHED: Final = "server switched"
 LOGGED_IN: Final = "logged in"
 LOGIN_FAILED: Final = "login failed"
 

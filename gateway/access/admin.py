@@ -1,0 +1,164 @@
+"""Keys, the audit trail and refusals in the admin. A key is shown once, on the page that answers its making."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
+from django.db import transaction
+from django.db.models import QuerySet
+from django.db.models.signals import post_save
+from django.dispatch import receiver
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.utils import timezone
+
+from gateway.access import audit
+from gateway.access.keys import NewKey, make_key
+from gateway.access.models import ApiKey, AuditEvent, LimitHit
+from gateway.access.store import revoke_keys
+from gateway.control import send_keys_changed
+
+if TYPE_CHECKING:
+    _ModelAdmin = admin.ModelAdmin[Any]
+    _KeyForm = forms.ModelForm[ApiKey]
+else:  # Django's classes take no type argument when they run
+    _ModelAdmin = admin.ModelAdmin
+    _KeyForm = forms.ModelForm
+
+
+class KeyForm(_KeyForm):
+    """A key's facts. Whose it is cannot be changed once it is issued."""
+
+    class Meta:
+        model = ApiKey
+        fields = ("user", "label", "scope", "expires_at")
+
+    def clean_expires_at(self) -> Any:
+        """Refuse a moment that has passed: to end a key there is a way of its own, which is on record."""
+        moment = self.cleaned_data["expires_at"]
+        if moment is not None and moment <= timezone.now() and "expires_at" in self.changed_data:
+            raise forms.ValidationError("This moment has passed. To end a key now, revoke it.")
+        return moment
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(_ModelAdmin):
+    """The keys: issue, change what they are for, revoke. They are never deleted: the trail names them."""
+
+    form = KeyForm
+    list_display = ["public", "user", "label", "servers", "state", "created_at", "expires_at", "last_used_at"]
+    list_filter = ["revoked_at", "expires_at"]
+    list_select_related = ["user"]
+    search_fields = ["public", "label", "user__username"]
+    autocomplete_fields = ["user"]
+    actions = ["revoke"]
+    fieldsets = [
+        (None, {"fields": ["public", "user", "label", "scope", "expires_at"]}),
+        ("State", {"fields": ["state", "created_at", "revoked_at", "last_used_at"]}),
+    ]
+    readonly_fields = ["public", "state", "created_at", "revoked_at", "last_used_at"]
+
+    @admin.display(description="Servers")
+    def servers(self, key: ApiKey) -> str:
+        return ", ".join(key.scope) if key.scope else "all"
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [*self.readonly_fields, "user"] if obj is not None else list(self.readonly_fields)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        return [(None, {"fields": ["user", "label", "scope", "expires_at"]})] if obj is None else self.fieldsets
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_change_permission(request, obj) and (obj is None or obj.revoked_at is None)
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        """Whether this operator may revoke keys."""
+        return bool(request.user.has_perm("gateway.revoke_apikey"))
+
+    def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
+        detail = "every server" if obj.scope is None else json.dumps(obj.scope)
+        if change:
+            with transaction.atomic():
+                # Only what the form has: the key may have been revoked since it was opened.
+                obj.save(update_fields=[name for name in form.changed_data if name != "user"])
+                audit.record(audit.KEY_CHANGED, str(obj), request=request, detail=detail)
+            transaction.on_commit(send_keys_changed)
+            return
+        new = make_key()
+        obj.public, obj.digest = new.public, new.digest
+        with transaction.atomic():
+            obj.save()
+            audit.record(audit.KEY_ISSUED, str(obj), request=request, detail=f"{obj.user}: {detail}")
+        obj.issued = new  # type: ignore[attr-defined]
+
+    def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:
+        """Show the key. Not as a message: those are kept in a cookie or in a row until they are read."""
+        issued: NewKey = obj.issued  # type: ignore[attr-defined]
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": "Key issued",
+            "row": obj,
+            "key": issued.text,
+        }
+        response = TemplateResponse(request, "gateway/access/key_issued.html", context)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @admin.action(description="Revoke the selected keys", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        """Refuse the keys from now on; what they have open closes within two seconds."""
+        with transaction.atomic():
+            revoked = revoke_keys(queryset)
+            for key in revoked:
+                audit.record(audit.KEY_REVOKED, str(key), request=request)
+        transaction.on_commit(send_keys_changed)
+        self.message_user(request, f"{len(revoked)} keys were revoked.", messages.SUCCESS)
+
+
+@receiver(post_save, sender=LogEntry, dispatch_uid="gateway.audit")
+def note_admin_change(instance: LogEntry, created: bool, **_: Any) -> None:
+    """Put what Django notes of the admin's forms and actions into the trail; what is done to keys is there already."""
+    content_type = instance.content_type
+    if created and content_type is not None and content_type.model_class() is not ApiKey:
+        actor = instance.user.get_username()
+        action = {ADDITION: "added", CHANGE: "changed", DELETION: "deleted"}.get(instance.action_flag, "changed")
+        what = f"{content_type.name} {action}"
+        audit.record(what, instance.object_repr, actor=actor, detail=instance.get_change_message())
+
+
+class _ReadOnly(_ModelAdmin):
+    """Rows that nobody writes by hand, superusers included."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(_ReadOnly):
+    """What operators did."""
+
+    list_display = ["at", "actor", "action", "target", "detail", "address"]
+    list_filter = ["action"]
+    search_fields = ["actor", "target"]
+    date_hierarchy = "at"
+
+
+@admin.register(LimitHit)
+class LimitHitAdmin(_ReadOnly):
+    """Who ran into which limit."""
+
+    list_display = ["subject", "rule", "count", "first_at", "last_at"]
+    list_filter = ["rule"]
+    search_fields = ["subject"]

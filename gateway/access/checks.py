@@ -1,0 +1,83 @@
+"""System checks of who may call: `manage.py check`. Each has a stable id and says how to mend what it found."""
+
+import importlib.util
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+from gateway.access.limits import IN_MEMORY, RateLimits
+from gateway.access.listening import PERMISSION, is_loopback
+from gateway.access.proxies import TrustedProxies
+from gateway.conf import conf
+
+_USE_KEYS = "Set GUMCP_AUTH=keys and make keys with `manage.py create_key USER`."
+
+
+@register(Tags.security)
+def network_needs_keys(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """gateway.E001: production settings without keys. E002: a network address without keys. W002: so by permission."""
+    if conf.auth_mode != "open":
+        return []
+    is_reached = not is_loopback(conf.host)
+    if not (conf.is_production or is_reached):
+        return []
+    if conf.allows_network_without_keys:
+        text = "Anybody who can reach this host can use every server as any user: it runs without keys."
+        return [Warning(text, hint=f"{_USE_KEYS} Then remove {PERMISSION}.", id="gateway.W002")]
+    found: list[CheckMessage] = []
+    if conf.is_production:
+        text = "The host has a public https address (GUMCP_PUBLIC_URL) and runs without keys. It will not start."
+        found.append(Error(text, hint=_USE_KEYS, id="gateway.E001"))
+    if is_reached:
+        text = f"The host would listen on {conf.host} (GUMCP_HOST) without keys. It will not start."
+        found.append(Error(text, hint=f"{_USE_KEYS} Or set GUMCP_HOST=127.0.0.1.", id="gateway.E002"))
+    return found
+
+
+@register(Tags.security)
+def limits_are_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """gateway.E003: a limit is not written as one. E005: Redis is to count, and its client is not installed."""
+    found: list[CheckMessage] = []
+    for rule, text in conf.rate_limits.items():
+        try:
+            RateLimits({rule: text})
+        except ValueError:
+            message = f"The limit of {rule} is not written as one: {text!r}."
+            hint = 'Write it as "600/minute" or "10 per 5 minutes"; leave it empty for no limit.'
+            found.append(Error(message, hint=hint, id="gateway.E003"))
+    storage = conf.limits_storage_url
+    if storage != IN_MEMORY and "redis" in storage.partition(":")[0] and importlib.util.find_spec("redis") is None:
+        message = "GUMCP_LIMITS_STORAGE_URL names Redis, and Python's client for it is not installed."
+        found.append(Error(message, hint="Install the package redis, or use memory://.", id="gateway.E005"))
+    return found
+
+
+@register(Tags.security)
+def proxies_are_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """gateway.E004: no address. W003: https without a proxy that is believed. W004: everybody is believed."""
+    try:
+        TrustedProxies(conf.trusted_proxies)
+    except ValueError as error:
+        hint = "List addresses and networks: GUMCP_TRUSTED_PROXIES=127.0.0.1,10.0.0.0/8; or unix for Unix sockets."
+        return [Error(f"GUMCP_TRUSTED_PROXIES has something else in it: {error}.", hint=hint, id="gateway.E004")]
+    if any(proxy.endswith("/0") for proxy in conf.trusted_proxies):
+        text = "GUMCP_TRUSTED_PROXIES believes everybody: any client can choose the address that it is counted under."
+        return [Warning(text, hint="Name the proxy's own address.", id="gateway.W004")]
+    if conf.is_production and not conf.trusted_proxies:
+        text = "The host has a public https address, and no proxy's forwarded headers are believed."
+        hint = (
+            "Set GUMCP_TRUSTED_PROXIES to the address of the proxy in front, such as 127.0.0.1. Without it all clients "
+            "share the proxy's limits, and the admin redirects to https for ever."
+        )
+        return [Warning(text, hint=hint, id="gateway.W003")]
+    return []
+
+
+@register(Tags.security)
+def debug_is_local(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """gateway.W005: debug pages on a public address."""
+    if settings.DEBUG and conf.is_production:
+        text = "GUMCP_DEBUG is on, and the host has a public address: error pages show its inside to anybody."
+        return [Warning(text, hint="Unset GUMCP_DEBUG.", id="gateway.W005")]
+    return []
