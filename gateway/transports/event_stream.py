@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 from gateway.exceptions import StreamClosed
@@ -18,6 +17,9 @@ from gateway.transports.responses import COMMON_HEADERS, Headers, Receive, Send
 
 COMMENT: Final = b": ping\r\n\r\n"
 """What a silent stream gets, so that clients and proxies with an idle timeout keep it open."""
+
+BATCH_BYTES: Final = 64 * 1024
+"""Events that wait together are sent together, up to so many bytes: a batch is a copy of what is in it."""
 
 FLUSH_SECONDS: Final = 1.0
 """How long a stream that is being closed may take to hand over what is left."""
@@ -41,8 +43,7 @@ def frame(event: bytes, data: bytes, event_id: bytes | None = None) -> bytes:
 class EventStream:
     """The body of one event stream.
 
-    `write` and `close` may be called from any thread, `wait_for_room` from the one lane that writes, the rest on the
-    host's loop.
+    `write` and `close` may be called from any thread, `wait_for_room` from lanes, the rest on the host's loop.
     """
 
     def __init__(self, send: Send, *, buffer_bytes: int, slow_reader_seconds: float) -> None:
@@ -57,7 +58,7 @@ class EventStream:
         self._is_sender_idle = False
         self._sender_wakeup: asyncio.Future[None] | None = None
         self._sender: asyncio.Task[None] | None = None
-        self._room_wakeup: Callable[[], object] | None = None
+        self._room_waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = deque()
         self.is_closed = False
         self.was_left = False
         """Whether the client left before the end."""
@@ -100,7 +101,8 @@ class EventStream:
         lane = asyncio.get_running_loop()
         while self.is_full and not self.is_closed:
             has_room = asyncio.Event()
-            self._room_wakeup = lambda event=has_room: lane.call_soon_threadsafe(event.set)
+            self._room_waiters.append((lane, has_room))
+            # Order matters: say that we wait, then look again, so that room made in between is seen.
             if not self.is_full or self.is_closed:
                 break
             try:
@@ -108,7 +110,6 @@ class EventStream:
             except TimeoutError:
                 self.was_slow = True
                 self.close()
-        self._room_wakeup = None
         if self.is_closed:
             raise StreamClosed
 
@@ -119,7 +120,7 @@ class EventStream:
             with contextlib.suppress(RuntimeError):  # the host's loop is closed: nobody is listening any more
                 self._loop.call_soon_threadsafe(self._limit_flush)
             self._wake_sender()
-            self._wake_writer()
+            self._wake_writers()
 
     def _limit_flush(self) -> None:
         """Give up on a client that does not read even now."""
@@ -147,7 +148,7 @@ class EventStream:
         finally:
             self._sender = None
             self.is_closed = True
-            self._wake_writer()
+            self._wake_writers()
             sender.cancel()
             watcher.cancel()
             # Their outcome is known or of no interest; awaiting them leaves no task behind.
@@ -157,15 +158,16 @@ class EventStream:
         while True:
             if self._chunks:
                 chunk = self._chunks.popleft()
-                if self._chunks:
-                    chunks = [chunk]
-                    while self._chunks:
+                if self._chunks and len(chunk) < BATCH_BYTES:
+                    chunks, size = [chunk], len(chunk)
+                    while self._chunks and size < BATCH_BYTES:
                         chunks.append(self._chunks.popleft())
+                        size += len(chunks[-1])
                     chunk = b"".join(chunks)
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
                 self._bytes_sent += len(chunk)
                 self.last_sent = time.monotonic()
-                self._wake_writer()
+                self._wake_writers()
                 continue
             if self.is_closed:
                 return
@@ -192,8 +194,10 @@ class EventStream:
         if self._sender_wakeup is not None and not self._sender_wakeup.done():
             self._sender_wakeup.set_result(None)
 
-    def _wake_writer(self) -> None:
-        wakeup = self._room_wakeup
-        if wakeup is not None:
+    def _wake_writers(self) -> None:
+        if self.is_full and not self.is_closed:
+            return
+        while self._room_waiters:
+            lane, has_room = self._room_waiters.popleft()
             with contextlib.suppress(RuntimeError):  # the lane has stopped
-                wakeup()
+                lane.call_soon_threadsafe(has_room.set)

@@ -7,7 +7,7 @@ session's accounts of what is in flight. Shaped after `mcp.shared._stream_protoc
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from gateway import metrics
 from gateway.access.hiding import scope_for_server
-from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull
+from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull, StreamClosed
 from gateway.lanes import Lane
 from gateway.sessions import MAX_FACT_LENGTH, Session
 from gateway.transports.messages import JSONRPCMessage, request_key
@@ -30,8 +30,9 @@ INITIALIZE: Final = "initialize"
 class Inbound:
     """What the client says: filled from the host's loop, read by the session's message loop in its lane."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, wait_for_room: Callable[[], Awaitable[None]] | None) -> None:
         self._lane = lane
+        self._wait_for_room = wait_for_room
         self._items: deque[SessionMessage] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._is_closed = False
@@ -54,15 +55,22 @@ class Inbound:
         Raises:
             anyio.EndOfStream: the stream was closed.
         """
-        while not self._items:
-            if self._is_closed:
-                raise anyio.EndOfStream
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return self._items.popleft()
+        while True:
+            while not self._items:
+                if self._is_closed:
+                    raise anyio.EndOfStream
+                self._waiter = asyncio.get_running_loop().create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            if self._wait_for_room is not None:
+                try:
+                    await self._wait_for_room()
+                except StreamClosed:
+                    raise anyio.EndOfStream from None
+            if self._items:
+                return self._items.popleft()
 
     async def peek(self) -> SessionMessage:
         """The next message, left where it is. Raises what `receive` raises."""
@@ -97,10 +105,20 @@ class Inbound:
 class Link:
     """One session's way into its message loop: admits what the client sends, and keeps the accounts of it."""
 
-    def __init__(self, session: Session, lane: Lane, max_backlog: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        lane: Lane,
+        max_backlog: int,
+        wait_for_room: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`wait_for_room` waits, in the lane, until the client has read enough to be asked for more.
+
+        Without it a client that posts and does not read has every answer held for it: 64 MiB asked for cost 240 MiB.
+        """
         self.session = session
         self._max_backlog = max_backlog
-        self.inbound = Inbound(lane)
+        self.inbound = Inbound(lane, wait_for_room)
         self.is_initialized = False
         """Whether the server has accepted `initialize`."""
         self._initialize_key: RequestId | None = None

@@ -74,7 +74,7 @@ class SseTransport:
         self._running = running
         self._session = session
         self._stream = stream
-        self._link = Link(session, running.lane, max_backlog)
+        self._link = Link(session, running.lane, max_backlog, stream.wait_for_room)
         self._task: asyncio.Task[None] | None = None
         self._is_stopped = False
 

@@ -31,8 +31,8 @@ WAIT_SECONDS: Final = 10.0
 """How long anything may take that is expected to happen and has no time of its own."""
 
 ASGI_SERVERS: Final = {
-    "daphne": ("-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", "gumcp_site.asgi:application"),
-    "uvicorn": ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "gumcp_site.asgi:application"),
+    "daphne": ("-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", "{application}"),
+    "uvicorn": ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "{application}"),
     "serve": ("manage.py", "serve", "--port", "{port}"),
 }
 
@@ -163,19 +163,25 @@ def running_host(
     asgi_server: str = "daphne",
     server_dirs: str | Path = PLAIN_SERVERS,
     metrics: bool = True,
+    application: str = "gumcp_site.asgi:application",
+    wrapper: tuple[str, ...] = (),
     **settings: str,
 ) -> Iterator[HostProcess]:
-    """Start a host with a database and ports of its own; end it on leaving, and see that nothing stays behind."""
+    """Start a host with a database and ports of its own; end it on leaving, and see that nothing stays behind.
+
+    `application` may be another one around the host's; `wrapper` is a command that runs what comes after it.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
     database = data_dir / "gumcp.sqlite3"
     if migrated_database is not None and not database.exists():
         shutil.copy(migrated_database, database)
     port, metrics_port = free_port(), free_port() if metrics else 0
     settings = {"GUMCP_SERVER_DIRS": str(server_dirs), "GUMCP_METRICS_PORT": str(metrics_port), **settings}
+    command = ASGI_SERVERS[asgi_server]
     log_path = data_dir / f"log-{port}"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *(argument.format(port=port) for argument in ASGI_SERVERS[asgi_server])],
+            [*wrapper, sys.executable, *(part.format(port=port, application=application) for part in command)],
             cwd=ROOT,
             env=environment(data_dir, **settings),
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,58 @@
+"""How much a fault test does, and what it measured: the figures of `docs/reliability.md`.
+
+In CI every test is small. `GUMCP_FAULTS=full` (`make faults`) gives each the size that the documentation names.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import psutil
+
+IS_FULL: Final = os.environ.get("GUMCP_FAULTS") == "full"
+
+MIB: Final = 1024 * 1024
+
+Record = Callable[..., None]
+
+
+def size(in_ci: int, full: int) -> int:
+    """How many of something a test uses."""
+    return full if IS_FULL else in_ci
+
+
+def percentile(values: list[float], percent: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+def milliseconds(values: list[float]) -> str:
+    """Latencies as a reader wants them."""
+    return f"p50 {percentile(values, 50) * 1000:.0f} ms, p99 {percentile(values, 99) * 1000:.0f} ms (of {len(values)})"
+
+
+class Watched:
+    """A process seen from outside."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+
+    @property
+    def mib(self) -> float:
+        """What it holds for itself alone."""
+        return float(self._process.memory_full_info().uss) / MIB
+
+    @property
+    def descriptors(self) -> int:
+        return int(self._process.num_fds())
+
+    def peak_mib_while(self, condition: Callable[[], Any], seconds: float) -> float:
+        """The most it holds while `condition` is true, looked at now and then."""
+        peak, end = self.mib, time.monotonic() + seconds
+        while condition() and time.monotonic() < end:
+            time.sleep(0.05)
+            peak = max(peak, self.mib)
+        return peak

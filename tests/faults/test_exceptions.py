@@ -1,0 +1,63 @@
+"""Errors at every moment of a response: each is answered as well as can be, and the next request is none the worse."""
+
+from __future__ import annotations
+
+import time
+from http.client import IncompleteRead
+
+import pytest
+
+from tests.e2e.host_process import HostProcess, until
+from tests.faults.figures import Record, Watched
+
+pytestmark = pytest.mark.e2e
+
+EACH = 100
+
+
+def fail(host: HostProcess, moment: str) -> str:
+    """What a client makes of the answer."""
+    try:
+        answer = host.request("GET", f"/boom/{moment}")
+    except IncompleteRead:
+        return "cut"
+    except ConnectionError:
+        return "reset"
+    return f"{answer.status} {answer.body.decode()}"
+
+
+def test_hundred_failures_at_each_moment_leave_the_host_as_it_was(probed_host: HostProcess, record: Record) -> None:
+    host, watched = probed_host, Watched(probed_host.pid)
+    with host.session("workshop", "bystander:key") as stream:
+        stream.call("echo", text="warm")
+        for moment in ("before", "started", "stream", "page", "end"):
+            fail(host, moment)
+        before, descriptors = host.request("GET", "/inside/").json, watched.descriptors
+        failures = len([line for line in host.log().splitlines() if "A request failed" in line])
+        counted = host.metric("gumcp_request_failures_total")
+        started = time.monotonic()
+        seen = {moment: {fail(host, moment) for _ in range(EACH)} for moment in ("before", "started", "stream", "end")}
+        pages = {fail(host, "page") for _ in range(EACH)}
+        seconds = time.monotonic() - started
+        refusal = '500 {"error": "Internal server error"}'
+        # A stream whose rest is missing ends in order, and its client comes back; half a page must not pass for one.
+        assert seen == {
+            "before": {refusal},
+            "started": {refusal},
+            "stream": {"200 data: half\n\n"},
+            "end": {"200 whole"},
+        }
+        assert pages <= {"cut", "reset"}
+        asked = time.monotonic()
+        assert fail(host, "before") == refusal
+        late = time.monotonic() - asked
+        assert late < 1
+        until(lambda: host.request("GET", "/inside/").json == before, 5)
+        until(lambda: watched.descriptors <= descriptors, 5)
+        total = 5 * EACH + 1
+        assert host.metric("gumcp_request_failures_total") - counted == total
+        assert host.metric("gumcp_request_failures_total", when="after_start") >= 2 * EACH
+        assert host.log().count("A request failed") - failures == total
+        assert "RuntimeError: boom stream" in host.log()
+        assert stream.call("echo", text="alive") == "alive"
+    record("500 failures", f"{seconds:.1f} s; the next one's 500 after {late * 1000:.0f} ms; {descriptors} descriptors")
