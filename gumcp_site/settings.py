@@ -178,12 +178,14 @@ LOGGING = {
 
 # -- Who may call ----------------------------------------------------------------------------------------------------
 
-GUMCP_AUTH = env.str("GUMCP_AUTH", "open")
+# A public host checks keys unless it is told not to.
+GUMCP_AUTH = env.str("GUMCP_AUTH", "keys" if _is_https else "open")
 if GUMCP_AUTH not in ("open", "keys"):
     raise ImproperlyConfigured("GUMCP_AUTH is open (any session key is accepted) or keys (every request needs one).")
 GUMCP_ALLOW_NETWORK_WITHOUT_KEYS = env.bool("GUMCP_ALLOW_NETWORK_WITHOUT_KEYS", False)
 GUMCP_HIDE_KEYS_FROM_SERVERS = env.bool("GUMCP_HIDE_KEYS_FROM_SERVERS", False)
-GUMCP_TRUSTED_PROXIES = env.list("GUMCP_TRUSTED_PROXIES", default=[])
+# TLS ends in a proxy, on this machine unless told otherwise.
+GUMCP_TRUSTED_PROXIES = env.list("GUMCP_TRUSTED_PROXIES", default=["127.0.0.1", "::1"] if _is_https else [])
 
 GUMCP_LIMITS_STORAGE_URL = env.str("GUMCP_LIMITS_STORAGE_URL", "memory://")
 GUMCP_LIMIT_REQUESTS_PER_KEY = env.str("GUMCP_LIMIT_REQUESTS_PER_KEY", "1200/minute")

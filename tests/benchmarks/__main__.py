@@ -61,7 +61,7 @@ class Plan:
             workload=workload,
             port=target.port,
             pid=target.pid,
-            session_keys=self.session_keys,
+            session_keys=target.session_keys[: self.users] or self.session_keys,
             sessions=self.sessions if kind == "load" else self.held_sessions,
             warm_up_seconds=self.warm_up_seconds,
             seconds=self.seconds,
@@ -194,7 +194,10 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))  # Hosts inherit it; a session is a descriptor.
     hosts = [HOSTS[name] for name in arguments.hosts]
     if arguments.against is not None:
-        hosts += [of_another_checkout(host, arguments.against.resolve()) for host in hosts if host is not REFERENCE]
+        directory = arguments.against.resolve()
+        # Those with keys are compared with those without, of the same checkout.
+        compared = [host for host in hosts if host is not REFERENCE and not host.checks_keys]
+        hosts += [of_another_checkout(host, directory) for host in compared]
     plan = Plan(
         arguments.rounds, arguments.seconds, arguments.warm_up, arguments.sessions, arguments.held, arguments.users
     )

@@ -5,6 +5,7 @@ A further row of the benchmark (other settings, another ASGI server) is a furthe
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -39,6 +40,8 @@ class Host:
     preparation: tuple[tuple[str, ...], ...] = ()
     """What Python runs before, to its end, in the same environment."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    checks_keys: bool = False
+    """Whether the last preparation printed the session keys to call with, as a JSON list."""
     directory: Path = PROJECT
 
 
@@ -53,7 +56,33 @@ REFERENCE: Final = Host("reference", "SDK on uvicorn", (*_UVICORN, "tests.benchm
 DAPHNE: Final = Host("daphne", "project on Daphne", (*_DAPHNE, "gumcp_site.asgi:application"), (_MIGRATE,))
 UVICORN: Final = Host("uvicorn", "project on uvicorn", (*_UVICORN, "gumcp_site.asgi:application"), (_MIGRATE,))
 
-HOSTS: Final = {host.name: host for host in (REFERENCE, DAPHNE, UVICORN)}
+_UNLIMITED: Final = "1000000000/minute"
+"""Counted like any limit, and never reached."""
+
+_KEYS: Final = {
+    "GUMCP_AUTH": "keys",
+    "GUMCP_LIMIT_REQUESTS_PER_KEY": _UNLIMITED,
+    "GUMCP_LIMIT_REQUESTS_PER_ADDRESS": _UNLIMITED,
+    "GUMCP_LIMIT_CALLS_PER_KEY": _UNLIMITED,
+    "GUMCP_MAX_SESSIONS_PER_KEY": "1000000",
+    "GUMCP_MAX_SESSIONS_PER_ADDRESS": "1000000",
+}
+_ISSUE: Final = ("-m", "tests.benchmarks.issue_keys")
+
+
+def with_keys(host: Host) -> Host:
+    """The same host, checking keys and counting limits."""
+    return replace(
+        host,
+        name=f"{host.name}-keys",
+        title=f"{host.title}, keys",
+        preparation=(*host.preparation, _ISSUE),
+        environment={**host.environment, **_KEYS},
+        checks_keys=True,
+    )
+
+
+HOSTS: Final = {host.name: host for host in (REFERENCE, DAPHNE, UVICORN, with_keys(DAPHNE), with_keys(UVICORN))}
 
 
 def of_another_checkout(host: Host, directory: Path) -> Host:
@@ -68,6 +97,8 @@ class Running:
     host: Host
     port: int
     pid: int
+    session_keys: tuple[str, ...] = ()
+    """What to call with, where the host does not take any key."""
 
 
 @contextmanager
@@ -86,6 +117,7 @@ def running(host: Host, server_dirs: Path) -> Iterator[Running]:
         **host.environment,
     }
     log_path = scratch / "log"
+    printed = b""
     try:
         with log_path.open("wb") as log:
             for arguments in host.preparation:
@@ -93,11 +125,12 @@ def running(host: Host, server_dirs: Path) -> Iterator[Running]:
                     [sys.executable, *arguments],
                     cwd=host.directory,
                     env=environment,
-                    stdout=log,
+                    stdout=subprocess.PIPE,
                     stderr=log,
                     timeout=_START_SECONDS,
                     check=False,
                 )
+                printed = done.stdout
                 if done.returncode != 0:
                     raise HostFailed(f"{host.title}: {' '.join(arguments)} failed\n{_tail(log_path)}")
             port = _free_port()
@@ -107,7 +140,7 @@ def running(host: Host, server_dirs: Path) -> Iterator[Running]:
             )
         try:
             _wait_until_it_accepts(host, process, port, log_path)
-            yield Running(host, port, process.pid)
+            yield Running(host, port, process.pid, tuple(json.loads(printed)) if host.checks_keys else ())
         finally:
             _stop(process)
     finally:
