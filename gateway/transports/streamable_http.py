@@ -15,7 +15,7 @@ Spec: 2025-11-25 basic/transports#streamable-http. Where this differs from the S
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, Self
 
@@ -42,6 +42,9 @@ REQUEST_CANCELLED: Final = -32800
 
 CONNECTION_CLOSED: Final = -32000
 """JSON-RPC code for calls that were in flight when their session ended."""
+
+STOP_SECONDS: Final = 1.0
+"""How long the lane has to write the last event to the streams of a session that was ended."""
 
 RETRY_MILLISECONDS: Final = 500
 """What a client is told to wait before it resumes a stream that was closed on purpose."""
@@ -115,6 +118,25 @@ class _Call(_Channel):
             assert self.stream is not None
             self.stream.close()
 
+    def answer_at_once(self, data: bytes) -> bool:
+        """Answer with JSON from any thread; False if the answer has become a stream."""
+        return self._exchange.answer(Answer(data))
+
+    def close_streams(self) -> None:
+        """End what carries the answer, from any thread."""
+        self._exchange.stream.close()
+        if self.stream is not None:
+            self.stream.close()
+
+
+def _ended_body(call: _Call) -> bytes:
+    return error_body(CONNECTION_CLOSED, "The session ended before the request completed.", call.request_id)
+
+
+def _close_streams(calls: Iterable[_Call]) -> None:
+    for call in calls:
+        call.close_streams()
+
 
 class StreamableHttpTransport:
     """One handshake-era session. Made, started and stopped on the host's loop; its message loop runs in the lane."""
@@ -149,6 +171,13 @@ class StreamableHttpTransport:
         """End the message loop, cancel its handlers and answer what is open."""
         self._is_stopped = True
         self._running.lane.post(self._stop_in_lane)
+        # What needs no lane is done here: it may be blocked for long.
+        if self._standalone.stream is not None:
+            self._standalone.stream.close()
+        calls = list(self._calls.values())
+        streamed = [call for call in calls if not call.answer_at_once(_ended_body(call))]
+        if streamed:
+            asyncio.get_running_loop().call_later(STOP_SECONDS, _close_streams, streamed)
 
     @property
     def is_established(self) -> bool:
@@ -262,8 +291,7 @@ class StreamableHttpTransport:
 
     def _close(self) -> None:
         for key, call in list(self._calls.items()):
-            message = "The session ended before the request completed."
-            self._finish(key, error_body(CONNECTION_CLOSED, message, call.request_id))
+            self._finish(key, _ended_body(call))
         if self._standalone.stream is not None:
             self._standalone.stream.close()
 

@@ -361,6 +361,27 @@ def test_deleting_a_session_answers_its_calls_and_ends_its_streams(host: HostPro
         until(lambda: other.call("count", of="cancelled deleted quiet") == "1")
 
 
+def test_session_is_ended_at_once_also_while_its_server_is_blocked(host: HostProcess) -> None:
+    with HandshakeSession(host, "workshop", "ada") as other:
+        session = HandshakeSession(host, "workshop", "ada")
+        with (
+            session.get() as standalone,
+            session.start("wait", seconds=60) as call,
+            other.start("block", seconds=3) as blocking,
+        ):
+            assert standalone.event() is not None
+            until(lambda: host.metric("gumcp_lane_lag_seconds", server="workshop") > 0.1)
+            started = time.monotonic()
+            assert session.delete().status == 200
+            assert standalone.message() is None
+            # It may have been silent for so long that it became a stream, which nobody can write to now.
+            told = call.messages() if call.is_stream else [call.answer().json]
+            assert not any("result" in message for message in told)
+            assert session.start("echo", text="x").answer().status == 404
+            assert time.monotonic() - started < 2
+            assert blocking.text() == "blocked"
+
+
 def test_session_that_ends_while_a_message_comes_in_answers_404(host: HostProcess) -> None:
     session = HandshakeSession(host, "ledger", "ada:key")
     body = json.dumps(tool_call(1, "echo", text="late")).encode()
