@@ -3,6 +3,8 @@
 Not here: event streams (`event_stream`), Django's pages (`views`).
 """
 
+import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
@@ -40,6 +42,10 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 RETRY_AFTER_SECONDS: Final = 10
 """When a client that was answered 503 should come back."""
+
+DISCARD_BYTES: Final = 16 * 1024 * 1024
+DISCARD_SECONDS: Final = 5.0
+"""How much of a body that is too large, and for how long, is read and thrown away before it is refused."""
 
 COMMON_HEADERS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 _RETRY: Final = ((b"retry-after", str(RETRY_AFTER_SECONDS).encode()),)
@@ -155,6 +161,8 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """
     announced = header(scope, b"content-length")
     if announced is not None and announced.isdecimal() and int(announced[:20]) > max_bytes:
+        if header(scope, b"expect") is None:  # who asks first has sent nothing yet
+            await _discard_body(receive)
         raise BodyTooLarge(f"The body is longer than {max_bytes} bytes.")
     chunks: list[bytes] = []
     size = 0
@@ -165,7 +173,27 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > max_bytes:
+            if message.get("more_body", False):
+                await _discard_body(receive)
             raise BodyTooLarge(f"The body is longer than {max_bytes} bytes.")
         if not message.get("more_body", False):
             return b"".join((*chunks, chunk)) if chunks else chunk
         chunks.append(chunk)
+
+
+async def _discard_body(receive: Receive) -> None:
+    """Read on, within bounds: a client that is still sending when its connection closes is reset and reads no answer.
+
+    Raises:
+        ClientDisconnected: it left.
+    """
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while size < DISCARD_BYTES:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnected
+                if not message.get("more_body", False):
+                    return
+                size += len(message.get("body", b""))

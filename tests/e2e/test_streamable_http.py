@@ -235,6 +235,19 @@ def test_body_over_the_limit_is_413_and_the_session_lives_on(host: HostProcess, 
     assert session.call("echo", text="alive") == "alive"
 
 
+@pytest.mark.parametrize("framing", ["announced", "chunked"])
+def test_client_that_sends_far_more_than_the_limit_can_read_the_refusal(
+    host: HostProcess, session: HandshakeSession, framing: str
+) -> None:
+    body = b" " * 400 * BODY_LIMIT
+    headers = {**ACCEPT_BOTH, **session.headers, "Connection": "close"}
+    if framing == "chunked":
+        headers |= {"Transfer-Encoding": "chunked", "Content-Length": ""}
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    assert Request(host.port, "POST", LEDGER, body, headers).answer().status == 413
+    assert session.call("echo", text="alive") == "alive"
+
+
 def test_refusal_of_the_host_is_a_json_rpc_error_that_clients_show(host: HostProcess) -> None:
     answer = post(host, "/moody/raises-user:canary", initialize_message()).answer()
     assert answer.status == 503
