@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
+from django.forms import ModelForm
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -78,6 +79,10 @@ class ServerAdmin(ReadOnlyAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Operators with the permission set how servers are run; what was found stays as it is."""
         return bool(request.user.has_perm("gateway.change_server"))
+
+    def save_model(self, request: HttpRequest, obj: Server, form: "ModelForm[Server]", change: bool) -> None:
+        """Write what was changed and nothing else: the recorder writes to the same row."""
+        obj.save(update_fields=form.changed_data)
 
     @admin.display(description="Tools")
     def tool_count(self, server: Server) -> str:

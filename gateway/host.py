@@ -44,6 +44,9 @@ _Ts = TypeVarTuple("_Ts")
 STOPPED: Final = "the host stopped"
 """Why sessions ended that were open when the process was told to stop."""
 
+REMOVED: Final = "the server was removed"
+"""Why sessions ended whose server's folder is gone."""
+
 DISABLED: Final = "the server was switched off"
 """Why sessions ended whose server an operator disabled."""
 
@@ -61,6 +64,9 @@ STOP_SECONDS: Final = 10.0
 
 MARGIN_SECONDS: Final = 0.25
 """How long they have when the grace time is over."""
+
+FIRST_LOOK_SECONDS: Final = 1.0
+"""How long the start waits to learn from the database how servers are to be run."""
 
 UPKEEP_SECONDS: Final = 1.0
 """How often silent streams, idle instances and lane lag are looked at."""
@@ -85,7 +91,9 @@ class Host:
         self.streams = Streams()
         self.doorkeeper = Doorkeeper(self.sessions, self.call_soon)
         self.recorder = Recorder(registry, self.sessions, self.instances)
-        self.reloader = Reloader(self)
+        self.reloader = Reloader(
+            registry, self.instances, on_switched=self._tell_of_new_code, on_removed=self._end_removed
+        )
         self.listening: dict[str, set[StatelessCall]] = {}
         """Open `subscriptions/listen` requests, by server."""
         self._blocked: set[str] = set()
@@ -136,6 +144,9 @@ class Host:
         # under load (p99 of calls on Daphne from 108 to 28 ms).
         gc.collect()
         gc.freeze()
+        # A server that was switched off is not to be served until somebody has looked.
+        self.recorder.has_tried.wait(FIRST_LOOK_SECONDS)
+        self.policies.replace(self.recorder.take_policies() or {})
 
     def ensure_started(self) -> None:
         """Start what needs the serving loop. Called on that loop; calling it again changes nothing.
@@ -160,6 +171,18 @@ class Host:
         if not self.policies.get(name).is_enabled:
             raise ServerDisabled("An operator has switched this server off. Try again later.")
         return definition
+
+    def _tell_of_new_code(self, server_name: str) -> None:
+        """Tell the clients of a server that its lists may have changed."""
+        self.redactor.learn(self.registry.names)
+        for session in self.sessions:
+            if session.server_name == server_name:
+                session.announce()
+        for call in list(self.listening.get(server_name, ())):
+            call.announce()
+
+    def _end_removed(self, server_name: str) -> None:
+        self.end_sessions_of(server_name, REMOVED)
 
     def end_sessions_of(self, server_name: str, reason: str) -> None:
         """End the sessions of a server and let its instances go."""
@@ -224,6 +247,13 @@ class Host:
             for server_name in self.policies.replace(policies):
                 logger.info("Server %s was switched off", server_name)
                 self.end_sessions_of(server_name, DISABLED)
+        served = set(self.registry.names)
+        for session in self.sessions:
+            # Opened by requests that were let in just before.
+            if not self.policies.get(session.server_name).is_enabled:
+                session.end(DISABLED)
+            elif session.server_name not in served:
+                session.end(REMOVED)
         wanted = self.recorder.take_wanted_reloads()
         if wanted:
             self._start_task(self.reloader.update(names=wanted))
@@ -240,11 +270,11 @@ class Host:
                 self._blocked.discard(lane.name)
             elif calls is not None:
                 call = calls.blocking(lane.loop)
-                what = (call.tool or call.method) if call is not None else "its code"
+                what, label = (call.name, call.label) if call is not None else ("its code", "its code")
                 conditions[lane.name] = f"Blocked for {seconds:.0f} s by {what}"
                 if lane.name not in self._blocked:
                     self._blocked.add(lane.name)
-                    metrics.lane_blocks.labels(lane.name, what).inc()
+                    metrics.lane_blocks.labels(lane.name, label).inc()
                     logger.warning(
                         "Server %s: %s blocks its event loop (for %.1f s so far); all of its users wait",
                         lane.name,
@@ -252,7 +282,7 @@ class Host:
                         seconds,
                     )
             if calls is not None and calls.stuck:
-                stuck = f"{calls.stuck} calls are stuck in threads that cannot be ended"
+                stuck = f"{calls.stuck} calls are stuck: they were given up and have not returned"
                 conditions[lane.name] = "; ".join(filter(None, [conditions.get(lane.name), stuck]))
         self.recorder.note_conditions(conditions)
 

@@ -70,6 +70,8 @@ class Recorder:
         self._wanted_ends: list[UUID] = []
         self._wanted_reloads: set[str] = set()
         self._reloads_seen_through = self._started_at
+        self.has_tried = threading.Event()
+        """Set once the rows have been written and read for the first time, or could not be."""
         self._policies: dict[str, Policy] | None = None
         self._read_policies: dict[str, Policy] = {}
         self._conditions: dict[str, str] = {}
@@ -144,6 +146,7 @@ class Recorder:
             except Exception:  # the thread must live on: rows catch up when the cause is gone
                 logger.exception("Rows could not be written")
                 self.last_error = "unexpected"
+            self.has_tried.set()
             if is_stopping:
                 connection.close()
                 return
