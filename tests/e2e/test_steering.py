@@ -105,11 +105,11 @@ def test_server_that_is_switched_off_answers_503_and_its_sessions_close(
         assert time.monotonic() - started < IN_FORCE_SECONDS
         refused = host.metric("gumcp_refused_requests_total", reason="server_disabled")
         for answer in (
-            host.request("GET", f"/{steered}/off:key", headers={"Accept": "text/event-stream"}),
+            host.stream(steered, "off:key").refusal(),
             streamable.post({"jsonrpc": "2.0", "id": 1, "method": "ping"}).answer(),
             StatelessClient(host, steered, "off:key").start("echo", text="x").answer(),
             sse.post(tool_call(1, "echo", text="x")),
-            host.request("GET", f"/{steered}/newcomer", headers={"Accept": "text/event-stream"}),
+            host.stream(steered, "newcomer").refusal(),
         ):
             assert answer.status == 503
             assert "An operator has switched this server off" in json.dumps(answer.json)
@@ -119,9 +119,11 @@ def test_server_that_is_switched_off_answers_503_and_its_sessions_close(
         until(lambda: [(row["state"], row["end_reason"]) for row in sessions_of(host, steered, "off")] == ended, 2)
         assert host.metric("gumcp_refused_requests_total", reason="server_disabled") == refused + 5
 
-    started = time.monotonic()
     steer(host, admin, steered, is_enabled=True)
-    until(lambda: host.request("GET", f"/{steered}/back:key").status != 503, IN_FORCE_SECONDS)
+    until(
+        lambda: StatelessClient(host, steered, "back:key").start("echo", text="x").answer().status == 200,
+        IN_FORCE_SECONDS,
+    )
     with host.session(steered, "off:key") as sse:
         assert sse.call("echo", text="back") == "back"
     assert StatelessClient(host, steered, "off:key").call("echo", text="back") == "back"
@@ -151,7 +153,7 @@ def test_server_that_was_switched_off_stays_so_when_its_host_starts_again(
         until(lambda: first.rows("SELECT * FROM gateway_server WHERE name = 'bystander'"))
         steer(first, Admin(first, "steerer"), "bystander", is_enabled=False)
     with start_host(data_dir=folder) as second:
-        assert second.request("GET", "/bystander/ada:key", headers={"Accept": "text/event-stream"}).status == 503
+        assert second.stream("bystander", "ada:key").refusal().status == 503
         assert StatelessClient(second, "workshop", "ada:key").call("echo", text="on") == "on"
 
 
@@ -297,19 +299,22 @@ site._registry[Server].save_model(HttpRequest(), stale, form, change=True)
 
 def test_no_request_waits_for_the_database(host: HostProcess, admin: Admin, steered: str) -> None:
     steer(host, admin, steered, call_timeout_seconds="7")
-    with host.session(steered, "locked:key") as stream, HandshakeSession(host, steered, "locked:key") as session:
-        with closing(sqlite3.connect(host.data_dir / "gumcp.sqlite3", timeout=10)) as database:
-            database.execute("BEGIN EXCLUSIVE")
-            end = time.monotonic() + 3
-            number = 0
-            while time.monotonic() < end:
-                number += 1
-                started = time.monotonic()
-                assert stream.call("echo", text="x") == "x"
-                assert session.call("echo", text="x") == "x"
-                assert StatelessClient(host, steered, f"locked-{number % 20}:key").call("echo", text="x") == "x"
-                assert time.monotonic() - started < 1
-                with host.session(steered, f"locked-{number % 20}:key"):
-                    pass
-            assert number > 20
-            database.rollback()
+    with (
+        host.session(steered, "locked:key") as stream,
+        HandshakeSession(host, steered, "locked:key") as session,
+        closing(sqlite3.connect(host.data_dir / "gumcp.sqlite3", timeout=10)) as database,
+    ):
+        database.execute("BEGIN EXCLUSIVE")
+        end = time.monotonic() + 3
+        number = 0
+        while time.monotonic() < end:
+            number += 1
+            started = time.monotonic()
+            assert stream.call("echo", text="x") == "x"
+            assert session.call("echo", text="x") == "x"
+            assert StatelessClient(host, steered, f"locked-{number % 20}:key").call("echo", text="x") == "x"
+            with host.session(steered, f"locked-{number % 20}:key"):
+                pass
+            assert time.monotonic() - started < 1
+        assert number > 20
+        database.rollback()
