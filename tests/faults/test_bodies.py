@@ -1,0 +1,127 @@
+"""Bodies that are too long, endless, or not what was announced: refused early, held nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartHost
+from tests.e2e.host_process import HostProcess
+from tests.faults.figures import MIB, Record, Watched
+from tests.serving.test_smuggling import CANARY, READ, REFUSED
+
+pytestmark = pytest.mark.e2e
+
+FIELDS = b"POST /workshop/ada HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+PING = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode()
+
+
+@pytest.fixture(scope="module")
+def host(start_host: StartHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    """A host whose temporary files are in a folder of its own, beside its database."""
+    data = tmp_path_factory.mktemp("data")
+    (data / "tmp").mkdir()
+    with start_host(data_dir=data, TMPDIR=str(data / "tmp")) as host:
+        yield host
+
+
+def send_all(host: HostProcess, opening: bytes, chunk: bytes = b"", most: int = 0) -> tuple[int, int]:
+    """Send until the host answers; its status, and how many bytes of the body it let come."""
+    with socket.create_connection(("127.0.0.1", host.port), 10) as connection:
+        connection.sendall(opening)
+        sent = 0
+        left = memoryview(chunk)
+        connection.settimeout(0)
+        answer = b""
+        end = time.monotonic() + 15
+        while b"\r\n\r\n" not in answer and time.monotonic() < end:
+            with contextlib.suppress(BlockingIOError):
+                received = connection.recv(65536)
+                answer += received
+                if not received:
+                    break
+            if sent < most:
+                with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                    left = left or memoryview(chunk)
+                    taken = connection.send(left)
+                    left, sent = left[taken:], sent + taken
+            else:
+                time.sleep(0.01)
+        return int(answer[9:12] or 0), sent
+
+
+BODIES = {
+    "1 GiB announced": (b"Content-Length: 1073741824\r\n\r\n", b"x" * 65536, 2**30, {413}),
+    "1 GiB announced, none sent": (b"Content-Length: 1073741824\r\n\r\n", b"", 0, {413}),
+    "endless chunks": (b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65536 + b"\r\n", 2**30, {413}),
+    "endless chunks of a byte": (b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000, 2**30, {413}),
+    "less than announced": (b"Content-Length: 1000\r\n\r\n" + PING, b"", 0, {408}),
+    "gzip": (
+        b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(gzip.compress(PING)) + gzip.compress(PING),
+        b"",
+        0,
+        {400, 415},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_body_is_refused_and_held_nowhere(host: HostProcess, record: Record, name: str) -> None:
+    fields, chunk, most, expected = BODIES[name]
+    watched = Watched(host.pid)
+    host.request("GET", "/health_check")
+    before = watched.mib
+    status, sent = send_all(host, FIELDS + fields, chunk, most)
+    grown = watched.mib - before
+    files = list((host.data_dir / "tmp").iterdir())
+    record(name, f"{status}, {sent / MIB:.1f} MiB taken, {grown:.1f} MiB held, {len(files)} temporary files")
+    assert status in expected
+    assert not files
+    # The limit is 4 MiB; what is in the kernel's buffers when the refusal comes was taken, too.
+    assert sent < 16 * MIB
+    assert grown < 10
+
+
+def test_more_than_announced_is_the_next_request_and_no_good_one(host: HostProcess) -> None:
+    with socket.create_connection(("127.0.0.1", host.port), 10) as connection:
+        connection.sendall(FIELDS + b"Content-Length: %d\r\n\r\n%b" % (len(PING), PING) + b"surplus\r\n\r\n")
+        answer = b""
+        while received := connection.recv(65536):
+            answer += received
+    assert re.findall(rb"HTTP/1\.1 (\d{3})", answer) == [b"400", b"400"]  # no session; then no request at all
+
+
+def conversation(port: int, data: bytes) -> list[int]:
+    """The statuses of everything that is answered to `data`."""
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(data)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while received := connection.recv(65536):
+                answer += received
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer)]
+
+
+def test_smuggling_corpus_is_refused_or_read_as_one_request(host: HostProcess, record: Record) -> None:
+    """On the whole host; `tests.serving.test_smuggling` looks at what the application gets to see."""
+    canary = CANARY.replace(b"/canary", b"/health_check")
+    seen = {name: conversation(host.port, request + canary) for name, request in REFUSED.items()}
+    wrong = {name: statuses for name, statuses in seen.items() if len(statuses) != 1 or not 400 <= statuses[0] < 500}
+    assert not wrong
+    read = {name: conversation(host.port, request + canary) for name, (request, _) in READ.items()}
+    assert not {name: statuses for name, statuses in read.items() if len(statuses) != 2 or statuses[1] != 200}
+    record("smuggling corpus", f"{len(seen)} refused, {len(read)} read as one request")
+
+
+def test_temporary_folder_is_where_python_looks(host: HostProcess) -> None:
+    """Or the tests above would look in the wrong place."""
+    environment = Path(f"/proc/{host.pid}/environ").read_bytes()
+    assert f"TMPDIR={host.data_dir / 'tmp'}".encode() in environment

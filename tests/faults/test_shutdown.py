@@ -1,0 +1,186 @@
+"""SIGTERM in six situations, on a host as operators start it: when it exits, what is lost, what is still run."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartHost
+from tests.e2e.host_process import ROOT, HostProcess, until
+from tests.e2e.wire import SseStream, request_bytes, tool_call
+from tests.faults.figures import Record, size
+
+pytestmark = pytest.mark.e2e
+
+GRACE_SECONDS = size(2, 20)
+SERVERS = ["daphne", "uvicorn"]
+COMMANDS = ["serve", *SERVERS]
+
+LONG = 120.0
+"""Longer than any grace time."""
+
+StartEnding = Callable[[str], contextlib.AbstractContextManager[HostProcess]]
+
+
+@pytest.fixture
+def start(start_host: StartHost) -> StartEnding:
+    def start(asgi_server: str) -> contextlib.AbstractContextManager[HostProcess]:
+        directory = ROOT / "tests" / "servers" / "faults"
+        grace = {"GUMCP_SHUTDOWN_GRACE_SECONDS": str(GRACE_SECONDS)}
+        host: contextlib.AbstractContextManager[HostProcess] = start_host(
+            asgi_server=asgi_server, server_dirs=directory, **grace
+        )
+        return host
+
+    return start
+
+
+def notes(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+def terminate(host: HostProcess) -> float:
+    started = time.monotonic()
+    host.process.terminate()
+    return started
+
+
+def seconds_to_exit(host: HostProcess, started: float) -> float:
+    status = host.process.wait(GRACE_SECONDS + 10)
+    seconds = time.monotonic() - started
+    # uvicorn repeats the signal to itself once everything has ended.
+    assert status == 0 or (status == -signal.SIGTERM and "uvicorn" in host.process.args[2]), host.log()
+    return seconds
+
+
+@contextlib.contextmanager
+def raw_stream(host: HostProcess, user: str) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", host.port), 10) as connection:
+        connection.sendall(request_bytes("GET", f"/endings/{user}", headers={"Accept": "text/event-stream"}))
+        head = b""
+        while b"session_id=" not in head:
+            head += connection.recv(4096)
+        yield connection
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while received := connection.recv(65536):
+            data += received
+    return data
+
+
+def call(stream: SseStream, tool: str, seconds: float, path: Path) -> None:
+    stream.send(tool_call(tool, tool, seconds=seconds, notes=str(path)))
+
+
+@pytest.mark.parametrize("asgi_server", SERVERS)
+def test_idle_streams_end_in_order_and_the_host_with_them(start: StartEnding, record: Record, asgi_server: str) -> None:
+    with start(asgi_server) as host, contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(raw_stream(host, f"idle-{number}")) for number in range(20)]
+        query = "SELECT count(*) AS sessions FROM gateway_session WHERE state = ?"
+        until(lambda: host.rows(query, "open")[0]["sessions"] == 20)
+        started = terminate(host)
+        assert all(read_to_end(stream).endswith(b"0\r\n\r\n") for stream in streams)
+        seconds = seconds_to_exit(host, started)
+        assert host.rows(query, "closed")[0]["sessions"] == 20
+        record("idle streams", f"exit after {seconds:.1f} s, all ended by their last chunk")
+        assert seconds < GRACE_SECONDS + 1
+
+
+@pytest.mark.parametrize("asgi_server", COMMANDS)
+def test_calls_that_end_in_time_are_answered_and_the_others_run_their_finally(
+    start: StartEnding, record: Record, asgi_server: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes"
+    with start(asgi_server) as host, contextlib.ExitStack() as stack:
+        quick = [stack.enter_context(host.session("endings", f"quick-{number}")) for number in range(5)]
+        slow = [stack.enter_context(host.session("endings", f"slow-{number}")) for number in range(5)]
+        for stream in quick:
+            call(stream, "wait", GRACE_SECONDS / 2, path)
+        for stream in slow:
+            call(stream, "wait", LONG, path)
+        started = terminate(host)
+        answered = sum("result" in stream.answer("wait", GRACE_SECONDS + 2) for stream in quick)
+        seconds = seconds_to_exit(host, started)
+        record(
+            "running calls",
+            f"exit after {seconds:.1f} s, {answered} of 5 answered, {notes(path).count('finally')} "
+            f"of 10 finally, {notes(path).count('lifespan')} of 10 lifespans ended",
+        )
+        assert answered == 5
+        assert notes(path).count("finally") == 10
+        assert notes(path).count("lifespan") == 10
+        assert GRACE_SECONDS / 2 < seconds < GRACE_SECONDS + 1
+
+
+@pytest.mark.parametrize("asgi_server", SERVERS)
+def test_half_sent_request_holds_up_nothing(start: StartEnding, record: Record, asgi_server: str) -> None:
+    with start(asgi_server) as host, contextlib.ExitStack() as stack:
+        halves = (b"GET /endings/half HT", request_bytes("POST", "/endings/half", b"{}")[:-1])
+        for half in halves:
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", host.port), 10))
+            connection.sendall(half)
+        host.request("GET", "/health_check")
+        seconds = seconds_to_exit(host, terminate(host))
+        record("half-sent requests", f"exit after {seconds:.1f} s")
+        assert seconds < GRACE_SECONDS + 1
+        assert "Traceback" not in host.log()
+
+
+@pytest.mark.parametrize("asgi_server", SERVERS)
+def test_handler_that_swallows_cancellation_holds_up_nothing(
+    start: StartEnding, record: Record, asgi_server: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes"
+    with (
+        start(asgi_server) as host,
+        host.session("endings", "stubborn") as stubborn,
+        host.session("endings", "meek") as meek,
+    ):
+        call(meek, "wait", LONG, path)
+        call(stubborn, "swallow", LONG, path)
+        until(lambda: "stubborn" in notes(path))
+        seconds = seconds_to_exit(host, terminate(host))
+        record("a handler that swallows cancellation", f"exit after {seconds:.1f} s, the other's finally is run")
+        assert "swallowed" in notes(path)
+        assert "finally" in notes(path)
+        assert seconds < GRACE_SECONDS + 1
+        assert host.rows("SELECT DISTINCT state FROM gateway_session") == [{"state": "closed"}]
+
+
+@pytest.mark.parametrize("asgi_server", SERVERS)
+def test_blocked_lane_holds_up_nothing(start: StartEnding, record: Record, asgi_server: str, tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    with start(asgi_server) as host, host.session("endings", "blocked") as stream:
+        call(stream, "block", LONG, path)
+        until(lambda: "blocking" in notes(path))
+        seconds = seconds_to_exit(host, terminate(host))
+        record("a blocked lane", f"exit after {seconds:.1f} s")
+        assert seconds < GRACE_SECONDS + 1
+        assert host.rows("SELECT state FROM gateway_session") == [{"state": "closed"}]
+
+
+@pytest.mark.parametrize("asgi_server", COMMANDS)
+def test_second_signal_ends_the_host_at_once(
+    start: StartEnding, record: Record, asgi_server: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes"
+    with start(asgi_server) as host, host.session("endings", "busy") as busy, host.session("endings", "idle") as idle:
+        call(busy, "wait", LONG, path)
+        terminate(host)
+        idle.wait_closed()  # so that the first signal has been noticed: equal ones that are pending are one
+        started = time.monotonic()
+        host.process.terminate()
+        status = host.process.wait(5)
+        seconds = time.monotonic() - started
+        record("a second signal", f"exit after {seconds:.2f} s with status {status}")
+        assert seconds < 1
+        assert status == 128 + signal.SIGTERM
