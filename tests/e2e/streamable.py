@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message
@@ -81,8 +82,13 @@ class Request:
         return self.headers.get_content_type() == "text/event-stream"
 
     def answer(self) -> Answer:
-        """The whole response, read to its end."""
-        answer = Answer(self.status, self.headers, self.response.read())
+        """The whole response, read to its end, which comments do not put off."""
+        end = time.monotonic() + WAIT_SECONDS
+        body = b""
+        while part := self.response.read1():
+            assert time.monotonic() < end, f"the response goes on and on: {body!r}"
+            body += part
+        answer = Answer(self.status, self.headers, body)
         self.leave()
         return answer
 
@@ -90,7 +96,9 @@ class Request:
         """The next event of the stream, None at its end; comments are passed over unless asked for."""
         assert self.is_stream, self.answer()
         name, data, event_id, retry, is_empty = "message", [], None, None, True
+        end = time.monotonic() + WAIT_SECONDS
         while line := self.response.readline().decode():
+            assert time.monotonic() < end, "no event but comments"
             field, _, value = line.rstrip("\r\n").partition(": ")
             if line.startswith(":"):
                 if comments:

@@ -380,7 +380,7 @@ def test_session_is_ended_at_once_also_while_its_server_is_blocked(host: HostPro
         with (
             session.get() as standalone,
             session.start("wait", seconds=60) as call,
-            other.start("block", seconds=3) as blocking,
+            other.start("block", seconds=4) as blocking,
         ):
             assert standalone.event() is not None
             until(lambda: host.metric("gumcp_lane_lag_seconds", server="workshop") > 0.1)
