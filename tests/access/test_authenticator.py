@@ -1,0 +1,345 @@
+"""The door with a store that tests control: what is remembered, for how long, and that it fails closed."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+
+from gateway.access import authenticator as module
+from gateway.access.authenticator import CONFIRMED_SECONDS, Authenticator
+from gateway.access.grants import Grant, KeyFacts
+from gateway.access.key_watch import KeyWatch
+from gateway.access.keys import NewKey, make_key
+from gateway.access.limits import RateLimits, Rule
+from gateway.exceptions import (
+    AuthenticationUnavailable,
+    OutOfScope,
+    TooManyRequests,
+    Unauthenticated,
+)
+from gateway.identity import Identity
+
+
+class Rows:
+    """Keys as rows: counts who asks, and may fail or block."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, KeyFacts] = {}
+        self.look_ups = 0
+        self.reads = 0
+        self.uses: dict[int, float] = {}
+        self.failure: Exception | None = None
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def issue(self, user_id: str, **facts: Any) -> NewKey:
+        key = make_key()
+        common = {"servers": None, "expires_at": None, "is_active": True, **facts}
+        self.facts[key.public] = KeyFacts(len(self.facts) + 1, key.public, key.digest, user_id, **common)
+        return key
+
+    def change(self, key: NewKey, **facts: Any) -> None:
+        self.facts[key.public] = replace(self.facts[key.public], **facts)
+
+    def look_up(self, public: str) -> KeyFacts | None:
+        self.look_ups += 1
+        assert self.may_answer.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        return self.facts.get(public)
+
+    def read(self, key_ids: Any) -> dict[int, KeyFacts]:
+        self.reads += 1
+        if self.failure is not None:
+            raise self.failure
+        wanted = set(key_ids)
+        return {facts.key_id: facts for facts in self.facts.values() if facts.key_id in wanted}
+
+    def write_uses(self, last_used: dict[int, float]) -> None:
+        self.uses.update(last_used)
+
+    def disconnect(self) -> None:
+        pass
+
+
+@pytest.fixture
+def rows() -> Rows:
+    return Rows()
+
+
+def door(rows: Rows, rules: dict[Rule, str] | None = None, **options: Any) -> Authenticator:
+    return Authenticator("keys", rows, RateLimits(rules or {}), **options)
+
+
+async def come(at: Authenticator, key: NewKey | str, user_id: str = "ada", address: str = "127.0.0.1") -> Identity:
+    text = key if isinstance(key, str) else key.text
+    return await at.identify([], address, "time", f"{user_id}:{text}")
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let time pass for the authenticator."""
+    passed = 0.0
+    monotonic, now = time.monotonic, time.time
+
+    def pass_time(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr("gateway.access.authenticator.time.monotonic", lambda: monotonic() + passed)
+    monkeypatch.setattr("gateway.access.authenticator.time.time", lambda: now() + passed)
+    return pass_time
+
+
+async def test_key_that_was_just_seen_costs_no_look_up(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows)
+    identities = [await come(at, key) for _ in range(100)]
+    assert rows.look_ups == 1
+    assert {identity.api_key for identity in identities} == {key.text}
+    assert len({id(identity.grant) for identity in identities}) == 1
+
+
+async def test_key_in_use_is_never_looked_up_while_the_watch_confirms_it(
+    rows: Rows, later: Callable[[float], None]
+) -> None:
+    key, at = rows.issue("ada"), door(rows)
+    watch = KeyWatch(at, rows, at.limits, lambda grants: None)  # type: ignore[arg-type]
+    for _ in range(20):
+        await come(at, key)
+        later(CONFIRMED_SECONDS / 2)
+        watch.refresh()
+    assert (rows.look_ups, rows.reads) == (1, 20)
+
+
+async def test_revoked_key_is_refused_after_two_seconds_though_nothing_tells_of_it(
+    rows: Rows, later: Callable[[float], None]
+) -> None:
+    key, at = rows.issue("ada"), door(rows)
+    await come(at, key)
+    rows.change(key, is_active=False)
+    later(CONFIRMED_SECONDS)
+    with pytest.raises(Unauthenticated):
+        await come(at, key)
+
+
+async def test_watch_withdraws_what_is_open(rows: Rows) -> None:
+    key, other, at = rows.issue("ada"), rows.issue("bob"), door(rows)
+    withdrawn: list[Grant] = []
+    watch = KeyWatch(at, rows, at.limits, withdrawn.extend)  # type: ignore[arg-type]
+    grant = (await come(at, key)).grant
+    await come(at, other, "bob")
+    assert grant is not None
+    closed: list[str] = []
+    with grant.closing(lambda: closed.append("stream")):
+        rows.change(key, is_active=False)
+        watch.refresh()
+        assert withdrawn == [grant]
+        grant.close_all()
+    assert closed == ["stream"]
+    with pytest.raises(Unauthenticated):
+        await come(at, key)
+    await come(at, other, "bob")
+
+
+async def test_key_whose_row_is_gone_and_key_that_expires_are_withdrawn(rows: Rows) -> None:
+    gone, short = rows.issue("ada"), rows.issue("ada", expires_at=datetime.now(UTC) + timedelta(hours=1))
+    at = door(rows)
+    withdrawn: list[Grant] = []
+    watch = KeyWatch(at, rows, at.limits, withdrawn.extend)  # type: ignore[arg-type]
+    grants = [identity.grant for identity in [await come(at, gone), await come(at, short)]]
+    for grant in grants:
+        assert grant is not None
+        grant.sessions = 1
+    del rows.facts[gone.public]
+    rows.change(short, expires_at=datetime.now(UTC))
+    watch.refresh()
+    assert withdrawn == grants
+    with pytest.raises(Unauthenticated):
+        await come(at, short)
+
+
+async def test_changed_scope_holds_for_what_is_open(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows)
+    watch = KeyWatch(at, rows, at.limits, lambda grants: None)  # type: ignore[arg-type]
+    grant = (await come(at, key)).grant
+    assert grant is not None
+    assert grant.allowed_tools("time") is None
+    rows.change(key, servers={"time": frozenset({"convert"})})
+    watch.refresh()
+    assert grant.allowed_tools("time") == {"convert"}
+    rows.change(key, servers={"notes": None})
+    watch.refresh()
+    with pytest.raises(OutOfScope):
+        await come(at, key)
+
+
+@pytest.mark.parametrize("failure", [OperationalError("locked"), RuntimeError("anything else")])
+async def test_failure_of_the_look_up_fails_closed(
+    rows: Rows, failure: Exception, later: Callable[[float], None]
+) -> None:
+    key, at = rows.issue("ada"), door(rows)
+    await come(at, key)
+    rows.failure = failure
+    await come(at, key)  # confirmed a moment ago
+    later(CONFIRMED_SECONDS)
+    with pytest.raises(AuthenticationUnavailable):
+        await come(at, key)
+    with pytest.raises(AuthenticationUnavailable):
+        await come(at, make_key())
+    rows.failure = None
+    await come(at, key)
+
+
+async def test_look_up_that_takes_too_long_fails_closed(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_UP_SECONDS", 0.05)
+    key, at = rows.issue("ada"), door(rows)
+    rows.may_answer.clear()
+    try:
+        with pytest.raises(AuthenticationUnavailable):
+            await come(at, key)
+    finally:
+        rows.may_answer.set()
+
+
+async def test_requests_that_come_together_share_one_look_up(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows)
+    rows.may_answer.clear()
+    comers = [asyncio.create_task(come(at, key)) for _ in range(50)]
+    await asyncio.sleep(0)
+    comers[0].cancel()
+    rows.may_answer.set()
+    results = await asyncio.gather(*comers, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert all(isinstance(result, Identity) for result in results[1:])
+    assert rows.look_ups == 1
+
+
+async def test_too_many_look_ups_at_once_fail_closed(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LOOK_UPS", 3)
+    at = door(rows)
+    rows.may_answer.clear()
+    comers = [asyncio.create_task(come(at, make_key())) for _ in range(4)]
+    await asyncio.sleep(0)
+    rows.may_answer.set()
+    results = await asyncio.gather(*comers, return_exceptions=True)
+    assert [type(result) for result in results] == [Unauthenticated] * 3 + [AuthenticationUnavailable]
+
+
+async def test_mistyped_key_is_refused_without_a_look_up(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows)
+    mistyped = key.text[:20] + ("a" if key.text[20] != "a" else "b") + key.text[21:]
+    with pytest.raises(Unauthenticated):
+        await come(at, mistyped)
+    assert rows.look_ups == 0
+
+
+async def test_failures_are_limited_by_address_and_hurt_nobody_who_has_a_good_key(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows, {"failed keys": "3/hour"})
+    await come(at, key)
+    answers = []
+    for _ in range(10):
+        with pytest.raises((Unauthenticated, TooManyRequests)) as refusal:
+            await come(at, make_key())
+        answers.append(refusal.type)
+    assert answers == [Unauthenticated] * 3 + [TooManyRequests] * 7
+    assert rows.look_ups == 1 + 3
+    await come(at, key)
+    # Who was never seen from there waits; from elsewhere they come in.
+    late = rows.issue("bob")
+    with pytest.raises(TooManyRequests) as refusal:
+        await come(at, late, "bob")
+    assert dict(refusal.value.headers)[b"retry-after"].isdigit()
+    await come(at, late, "bob", "192.0.2.7")
+
+
+async def test_requests_are_limited_by_key_and_by_address(rows: Rows) -> None:
+    first, second = rows.issue("ada"), rows.issue("ada")
+    at = door(rows, {"requests of a key": "2/hour", "requests of an address": "3/hour"})
+    await come(at, first)
+    await come(at, first)
+    with pytest.raises(TooManyRequests):
+        await come(at, first)
+    with pytest.raises(TooManyRequests):  # the address has had three
+        await come(at, second)
+    await come(at, second, address="192.0.2.7")
+
+
+async def test_sessions_are_limited_by_key_and_by_address(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows, max_sessions_of_key=1)
+    identity = await come(at, key)
+    at.require_room(identity, "127.0.0.1")
+    assert identity.grant is not None
+    identity.grant.sessions = 1
+    with pytest.raises(TooManyRequests):
+        at.require_room(identity, "127.0.0.1")
+
+
+async def test_session_is_not_opened_with_a_key_that_was_withdrawn_meanwhile(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows)
+    identity = await come(at, key)
+    assert identity.grant is not None
+    identity.grant.facts = replace(identity.grant.facts, is_active=False)
+    with pytest.raises(Unauthenticated):
+        at.require_room(identity, "127.0.0.1")
+
+
+async def test_renamed_user_is_found_under_the_new_name_only(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows)
+    await come(at, key)
+    rows.change(key, user_id="eve")
+    KeyWatch(at, rows, at.limits, lambda grants: None).refresh()  # type: ignore[arg-type]
+    with pytest.raises(Unauthenticated):
+        await come(at, key)
+    assert (await come(at, key, "eve")).user_id == "eve"
+
+
+async def test_keys_are_forgotten_when_unused_and_beyond_a_number(
+    rows: Rows, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_REMEMBERED_KEYS", 3)
+    at = door(rows)
+    for _ in range(5):
+        await come(at, rows.issue("ada"))
+    assert len(at._remembered) == len(at._callers) == 3
+    later(module.FORGET_SECONDS + 1)
+    at.forget_unused()
+    assert not at._remembered
+    assert not at._callers
+
+
+async def test_hidden_key_is_not_given_to_the_factory_and_still_owns_what_it_opened(rows: Rows) -> None:
+    key, second = rows.issue("ada"), rows.issue("ada")
+    at = door(rows, hides_keys=True)
+    identity = await come(at, key)
+    assert identity.key_for_factory is None
+    assert identity != await come(at, second)
+
+
+async def test_repr_of_an_identity_does_not_say_its_key(rows: Rows) -> None:
+    key = rows.issue("ada")
+    assert key.text not in repr(await come(door(rows), key))
+
+
+async def test_open_mode_takes_any_session_key_and_no_header(rows: Rows) -> None:
+    at = Authenticator("open", rows, RateLimits({}))
+    identity = await at.identify([(b"authorization", b"Bearer x")], "127.0.0.1", "time", "ada:key")
+    assert (identity.user_id, identity.api_key, identity.grant) == ("ada", "key", None)
+    assert rows.look_ups == 0
+
+
+async def test_last_uses_are_written_to_the_minute_and_once(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows)
+    watch = KeyWatch(at, rows, at.limits, lambda grants: None)  # type: ignore[arg-type]
+    await come(at, key)
+    watch._write_uses()
+    assert list(rows.uses) == [1]
+    rows.uses.clear()
+    await come(at, key)
+    watch._write_uses()
+    assert not rows.uses or time.time() % 60 < 2

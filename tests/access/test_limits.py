@@ -1,0 +1,129 @@
+import threading
+import time
+from typing import Any, ClassVar
+
+import pytest
+from limits.storage import MemoryStorage
+
+from gateway.access.limits import OTHERS, RateLimits, address_subject
+
+RULE = "requests of a key"
+
+
+async def spend(limits: RateLimits, times: int, subject: str = "ada") -> list[int | None]:
+    return [await limits.spend(RULE, subject) for _ in range(times)]
+
+
+@pytest.mark.parametrize("amount", [1, 5, 49, 50, 120, 1000])
+async def test_exactly_the_limit_is_let_through(amount: int) -> None:
+    answers = await spend(RateLimits({RULE: f"{amount}/hour"}), amount + 3)
+    assert answers[:amount] == [None] * amount
+    assert all(3500 < (answer or 0) <= 3601 for answer in answers[amount:])
+
+
+async def test_subjects_and_rules_are_counted_apart() -> None:
+    limits = RateLimits({RULE: "1/hour", "calls of a key": "1/hour"})
+    assert await limits.spend(RULE, "ada") is None
+    assert await limits.spend(RULE, "bob") is None
+    assert await limits.spend("calls of a key", "ada") is None
+    assert await limits.spend(RULE, "ada")
+
+
+async def test_a_window_that_has_passed_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now)
+    limits = RateLimits({RULE: "1/minute"})
+    assert await limits.spend(RULE, "ada") is None
+    assert await limits.spend(RULE, "ada")
+    now += 61
+    assert limits.is_spent(RULE, "ada") is None
+    assert await limits.spend(RULE, "ada") is None
+
+
+async def test_no_limit_lets_everything_through() -> None:
+    limits = RateLimits({RULE: ""})
+    assert await spend(limits, 1000) == [None] * 1000
+    assert limits.is_spent(RULE, "ada") is None
+
+
+async def test_what_is_spent_is_known_without_counting() -> None:
+    limits = RateLimits({RULE: "2/hour"})
+    await limits.spend(RULE, "ada")
+    assert limits.is_spent(RULE, "ada") is None
+    await limits.spend(RULE, "ada")
+    assert limits.is_spent(RULE, "ada")
+    assert limits.is_spent(RULE, "bob") is None
+
+
+async def test_refusals_are_counted_by_subject_and_bounded() -> None:
+    limits = RateLimits({RULE: "1/hour"})
+    await spend(limits, 4)
+    for number in range(1500):
+        await spend(limits, 2, f"subject-{number}")
+    refusals = limits.take_refusals()
+    assert refusals[RULE, "ada"].count == 3
+    assert len(refusals) <= 1001
+    assert sum(refused.count for refused in refusals.values()) == 1503
+    assert refusals[RULE, OTHERS].count > 400
+    assert limits.take_refusals() == {}
+
+
+def test_nonsense_is_refused() -> None:
+    with pytest.raises(ValueError):
+        RateLimits({RULE: "many"})
+
+
+class RecordingStorage(MemoryStorage):
+    """Stands for Redis: what processes share, in which thread it is asked, and that it may be away."""
+
+    STORAGE_SCHEME: ClassVar[list[str]] = ["recording"]
+    shared: ClassVar[dict[str, Any]] = {}
+
+    def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        self.shared.setdefault("threads", set()).add(threading.current_thread().name)
+        self.shared.setdefault("keys", []).append(key)
+        if self.shared.get("is_away"):
+            raise ConnectionError("away")
+        self.shared.setdefault("calls", []).append(amount)
+        return super().incr(key, expiry, amount)
+
+
+@pytest.fixture
+def shared() -> dict[str, Any]:
+    RecordingStorage.shared = {}
+    return RecordingStorage.shared
+
+
+async def test_shared_storage_is_asked_off_the_loop_and_in_lumps(shared: dict[str, Any]) -> None:
+    limits = RateLimits({RULE: "1000/hour"}, "recording://")
+    assert await spend(limits, 100) == [None] * 100
+    assert shared["calls"] == [20] * 5
+    assert all(name.startswith("limits") for name in shared["threads"])
+    limits.close()
+
+
+async def test_without_the_shared_storage_each_process_counts_for_itself(
+    shared: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = RateLimits({RULE: "5/hour"}, "recording://")
+    shared["is_away"] = True
+    answers = await spend(limits, 7)
+    assert answers[:5] == [None] * 5
+    assert all(answers[5:])
+    assert caplog.text.count("counted by each process for itself") == 1
+    limits.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "subject"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("::ffff:10.0.0.7", "10.0.0.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1%eth0", "2001:db8:1:2::/64"),
+        ("", "(no address)"),
+        ("unix", "unix"),
+    ],
+)
+def test_ipv6_clients_are_counted_by_their_network(address: str, subject: str) -> None:
+    assert address_subject(address) == subject
