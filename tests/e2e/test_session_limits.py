@@ -99,9 +99,9 @@ def test_session_with_a_request_open_is_not_idle(quick_host: HostProcess, held_b
         else session.start("hold", name=held_by, quiet=held_by == "call")
     )
     with under_way:
-        # Idle sessions are looked for every second, and comments sent: three of them are several such looks.
+        # Idle sessions are looked for every second, and comments sent: two of them are two such looks.
         comments = 0
-        while comments < 3:
+        while comments < 2:
             event = under_way.event(comments=True)
             assert event is not None, "the session was ended"
             comments += event.name == "comment"
