@@ -168,6 +168,8 @@ class Recorder:
     def _flush(self, is_stopping: bool) -> None:
         now = time.monotonic()
         if now - self._last_heartbeat >= HEARTBEAT_SECONDS or is_stopping:
+            # A database file that was deleted or replaced is written to without an error as long as it stays open.
+            connection.close()
             self._write_process()
             self._mark_lost()
             self._last_heartbeat = now

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import sqlite3
+import stat
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import StartHost
 from tests.e2e.host_process import HostProcess, until
 from tests.e2e.wire import SseStream
+from tests.faults.figures import Record, milliseconds, percentile
 
 pytestmark = pytest.mark.e2e
 
@@ -82,3 +87,62 @@ def test_host_without_tables_serves_and_writes_once_they_are_there(
         until(lambda: host.rows("SELECT * FROM gateway_session WHERE user_id = 'early'"), ROW_SECONDS)
         until(lambda: host.rows("SELECT * FROM gateway_server"), ROW_SECONDS)
         assert host.log().count("Rows cannot be written") == 1
+
+
+def what_works(host: HostProcess, record: Record, name: str) -> None:
+    """Calls, new sessions and health go on; the report says what is wrong; the admin is what may fail."""
+    with host.session("workshop", f"{name}:key") as stream:
+        measured = latencies(stream, 1)
+        until(lambda: host.request("GET", "/health_check?full=1").json["database"]["error"], 15)
+        report = host.request("GET", "/health_check?full=1").json
+        admin = host.request("GET", "/admin/login/").status
+        health = host.request("GET", "/health_check").status
+        error = report["database"]["error"]
+        record(name, f"calls {milliseconds(measured)}; health {health}; the report says {error}; login page {admin}")
+        assert percentile(measured, 99) < 0.1
+        assert (report["status"], report["database"]["status"]) == ("degraded", "late")
+        assert stream.call("echo", text="x") == "x"
+    assert host.request("GET", "/health_check").json["status"] == "ok"
+
+
+def test_full_disk_costs_rows_and_no_call(start_host: StartHost, record: Record) -> None:
+    """Full for the database: the host's files may not grow beyond what its database has already."""
+    with start_host(GUMCP_LOG_LEVEL="ERROR") as host:
+        until(lambda: host.rows("SELECT * FROM gateway_server"))
+        process = psutil.Process(host.pid)
+        _, hard = process.rlimit(resource.RLIMIT_FSIZE)
+        largest = max(file.stat().st_size for file in host.data_dir.glob("log-*"))
+        process.rlimit(resource.RLIMIT_FSIZE, (largest + 2048, hard))
+        what_works(host, record, "full")
+        process.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        until(lambda: host.rows("SELECT * FROM gateway_session WHERE user_id = 'full'"), ROW_SECONDS)
+        until(lambda: host.request("GET", "/health_check?full=1").json["database"]["status"] == "ok", ROW_SECONDS)
+
+
+def test_read_only_database_costs_rows_and_no_call(start_host: StartHost, record: Record, tmp_path: Path) -> None:
+    # Root may write to anything, unless it gives that up.
+    wrapper: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root needs setpriv to be kept from writing")
+        wrapper = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    with start_host(data_dir=tmp_path):  # so that all files are there
+        pass
+    path = tmp_path / "gumcp.sqlite3"
+    path.chmod(stat.S_IRUSR)
+    with start_host(data_dir=tmp_path, wrapper=wrapper) as host:
+        what_works(host, record, "read-only")
+        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        until(lambda: host.rows("SELECT * FROM gateway_session WHERE user_id = 'read-only'"), ROW_SECONDS)
+
+
+def test_database_that_is_taken_away_costs_rows_and_no_call(
+    start_host: StartHost, record: Record, migrated_database: Path
+) -> None:
+    with start_host() as host:
+        until(lambda: host.rows("SELECT * FROM gateway_server"))
+        for file in host.data_dir.glob("gumcp.sqlite3*"):
+            file.unlink()
+        what_works(host, record, "missing")
+        shutil.copy(migrated_database, host.data_dir / "gumcp.sqlite3")
+        until(lambda: host.rows("SELECT * FROM gateway_session WHERE user_id = 'missing'"), ROW_SECONDS)

@@ -18,7 +18,7 @@ from tests.faults.figures import Record, size
 
 pytestmark = pytest.mark.e2e
 
-GRACE_SECONDS = size(2, 20)
+GRACE_SECONDS = size(2, 5)
 SERVERS = ["daphne", "uvicorn"]
 COMMANDS = ["serve", *SERVERS]
 
