@@ -34,6 +34,7 @@ ASGI_SERVERS: Final = {
     "daphne": ("-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", "{application}"),
     "uvicorn": ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "{application}"),
     "serve": ("manage.py", "serve", "--port", "{port}"),
+    "reload": ("manage.py", "serve", "--reload", "--port", "{port}"),
 }
 
 SIGNS_OF_NEGLECT: Final = re.compile(
