@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types check conformance matrix bench clean
+.PHONY: help run test lint types check conformance matrix bench faults soak clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +43,12 @@ matrix: $(BIN)/.dev ## official clients of every era, each in an environment of 
 
 bench: $(BIN)/.dev ## the host beside what one would use instead
 	$(BIN)/python -m tests.benchmarks
+
+faults: $(BIN)/.dev ## the fault tests in the sizes of docs/reliability.md (a quarter of an hour)
+	GUMCP_FAULTS=full $(BIN)/python -m pytest tests/faults --timeout 600
+
+soak: $(BIN)/.dev ## an hour of all kinds of clients at once, and what grows meanwhile; MINUTES=10 for less
+	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),60)
 
 clean: ## remove environments and caches
 	rm -rf .venv* tests/*/node_modules .mypy_cache .pytest_cache .ruff_cache
