@@ -45,7 +45,7 @@ bench: $(BIN)/.dev ## the host beside what one would use instead
 	$(BIN)/python -m tests.benchmarks
 
 faults: $(BIN)/.dev ## the fault tests in the sizes of docs/reliability.md (a quarter of an hour)
-	GUMCP_FAULTS=full $(BIN)/python -m pytest tests/faults --timeout 600
+	FAULT_TESTS=full $(BIN)/python -m pytest tests/faults --timeout 600
 
 soak: $(BIN)/.dev ## an hour of all kinds of clients at once, and what grows meanwhile; MINUTES=10 for less
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),60)

@@ -1,6 +1,6 @@
 """How much a fault test does, and what it measured: the figures of `docs/reliability.md`.
 
-In CI every test is small. `GUMCP_FAULTS=full` (`make faults`) gives each the size that the documentation names.
+In CI every test is small. `FAULT_TESTS=full` (`make faults`) gives each the size that the documentation names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import psutil
 
-IS_FULL: Final = os.environ.get("GUMCP_FAULTS") == "full"
+IS_FULL: Final = os.environ.get("FAULT_TESTS") == "full"
 
 MIB: Final = 1024 * 1024
 
