@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import StartHost
 from tests.e2e.host_process import PLAIN_SERVERS, ROOT, HostProcess, manage, until
-from tests.e2e.streamable import HandshakeSession, StatelessClient, initialize_message, post
+from tests.e2e.streamable import HandshakeSession, Request, StatelessClient, initialize_message, post
 from tests.e2e.test_operators import MAKE_USERS, Admin
 
 pytestmark = pytest.mark.e2e
@@ -84,8 +84,9 @@ def test_stateless_requests_are_counted_by_version_and_never_by_what_a_client_ma
     assert counted == before + 2
     for version in ("made-up-version", "2099-01-01"):
         client.request("tools/list", headers={"MCP-Protocol-Version": version}).answer()
-        message = initialize_message(version)
-        post(host, client.target, message).answer()
+        opened = post(host, client.target, initialize_message(version)).answer()
+        session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+        assert Request(host.port, "DELETE", client.target, headers=session).answer().status == 200
     assert "made-up" not in host.metrics_text()
     assert "2099" not in host.metrics_text()
 

@@ -23,9 +23,9 @@ pytestmark = pytest.mark.e2e
 CAPABILITIES = {"sampling": {}, "elicitation": {}, "roots": {"listChanged": True}}
 
 
-@pytest.fixture(scope="module", params=["daphne", "uvicorn"])
-def host(start_host: StartHost, request: pytest.FixtureRequest) -> Iterator[HostProcess]:
-    with start_host(asgi_server=request.param, server_dirs=BUNDLED_SERVERS) as host:
+@pytest.fixture(scope="module")
+def host(start_host: StartHost) -> Iterator[HostProcess]:
+    with start_host(server_dirs=BUNDLED_SERVERS) as host:
         yield host
 
 
