@@ -294,12 +294,14 @@ class SessionEndpoint(_Endpoint):
     ) -> None:
         body = await read_body(scope, receive, conf.max_body_bytes)
         require_named_tool(identity, definition.name, header(scope, b"mcp-method"), header(scope, b"mcp-name"), body)
-        require_json(body)  # the SDK's own reading takes NaN, and encodings other than UTF-8
+        message = require_json(body)
         async with self._host.instances.use(definition, identity) as instance:
             exchange = self._exchange(send, ())
             instance.activity.note(header(scope, b"mcp-method") == "tools/call")
             metrics.note_stateless_request(definition.name, header(scope, VERSION) or "")
-            call = StatelessCall(instance.running, definition.name, scope_for_server(scope, identity), body, exchange)
+            call = StatelessCall(
+                instance.running, definition.name, scope_for_server(scope, identity), message, exchange
+            )
             call.start()
 
             def end() -> None:

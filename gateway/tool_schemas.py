@@ -45,11 +45,16 @@ class ToolSchemas:
         if is_complete:
             self._listed_at = time.monotonic()
 
+    def _is_known(self, name: str) -> bool:
+        age = time.monotonic() - self._listed_at
+        return age < (MAX_AGE_SECONDS if name in self._schemas else MISS_AGE_SECONDS)
+
     async def prepare(self, name: str) -> None:
         """List the tools if what is remembered is too old, or has no tool `name`."""
+        if self._is_known(name):
+            return
         async with self._lock:
-            age = time.monotonic() - self._listed_at
-            if age < (MAX_AGE_SECONDS if name in self._schemas else MISS_AGE_SECONDS):
+            if self._is_known(name):  # somebody else was quicker
                 return
             try:
                 self.learn(await list_items(self._server, self._lifespan_state, "tools"), is_complete=True)

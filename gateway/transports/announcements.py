@@ -27,13 +27,13 @@ def list_changed_messages() -> list[JSONRPCNotification]:
     ]
 
 
-def listen_frames(body: bytes) -> Iterator[bytes]:
-    """The frames that a 2026-07-28 `subscriptions/listen` request asked to get for the same events.
+def listen_frames(body: Any) -> Iterator[bytes]:
+    """The frames that a 2026-07-28 `subscriptions/listen` request, as decoded JSON, asked to get for the same events.
 
     Spec 2026-07-28 server/subscriptions: only what was asked for, each with the id of the request.
     """
     try:
-        request = JSONRPCRequest.model_validate_json(body)
+        request = JSONRPCRequest.model_validate(body)
         asked = SubscriptionsListenRequestParams.model_validate(request.params or {}, by_name=False).notifications
     except ValidationError:
         return

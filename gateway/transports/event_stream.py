@@ -91,6 +91,11 @@ class EventStream:
         """Whether as much is waiting for the client as may."""
         return self._bytes_written - self._bytes_sent > self._buffer_bytes
 
+    @property
+    def must_wait(self) -> bool:
+        """Whether the lane has to call `wait_for_room` before it writes on."""
+        return self.is_closed or self.is_full
+
     async def wait_for_room(self) -> None:
         """Wait until the client has read enough. Called in the writing lane.
 
@@ -111,6 +116,8 @@ class EventStream:
                 self.was_slow = True
                 self.close()
         if self.is_closed:
+            # A handler may write for ever and wait for nothing else: this is where its cancellation reaches it.
+            await asyncio.sleep(0)
             raise StreamClosed
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ class Outbound:
         data = message.model_dump_json(by_alias=True, exclude_unset=True).encode()
         self._link.note_answer(message)
         self._stream.write(frame(b"message", data))
-        if self._stream.is_full:
+        if self._stream.must_wait:
             try:
                 await self._stream.wait_for_room()
             except StreamClosed:

@@ -1,25 +1,61 @@
 """Streamable HTTP of 2026-07-28: every POST is complete in itself, there are no sessions.
 
-Lives here: driving the SDK's handler for one such request in the instance's lane, and its answer on the way back.
+Lives here: one such request in the instance's lane, from its checks to its answer. Not here: HTTP (`endpoints`), and
+whether the answer is JSON or a stream (`exchange`).
 
-Spec: 2026-07-28 basic/transports/streamable-http. The SDK's handler is private in mcp 2.3 (the version is pinned): the
-public way to it, `StreamableHTTPSessionManager`, would enter the server's lifespan a second time for each instance.
+Spec: 2026-07-28 basic/transports/streamable-http. The steps, their order and their errors are those of the SDK's own
+handler (mcp 2.3, `server/_streamable_http_modern.py`, private), made of the SDK's public parts. It is not called itself:
+the public way to it, `StreamableHTTPSessionManager`, enters the server's lifespan once more for each instance, and it
+spends three tasks and a memory stream on each request, where `Exchange` has done that work already.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
 
-from mcp.server._streamable_http_modern import handle_modern_request
+import anyio
+import pydantic_core
+from mcp.server.connection import Connection
+from mcp.server.runner import modern_error_data, serve_one
+from mcp.shared.dispatcher import CallOptions
+from mcp.shared.exceptions import NoBackChannelError
+from mcp.shared.inbound import (
+    ERROR_CODE_HTTP_STATUS,
+    InboundLadderRejection,
+    InboundModernRoute,
+    classify_inbound_request,
+    find_duplicated_routing_header,
+    unsupported_protocol_version_rejection,
+    validate_mcp_param_headers,
+)
+from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
+from mcp.shared.message import MessageMetadata, ServerMessageMetadata
+from mcp.shared.transport_context import TransportContext
+from mcp_types import (
+    HEADER_MISMATCH,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    ErrorData,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    ProgressToken,
+    RequestId,
+)
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from pydantic import ValidationError
+from starlette.datastructures import Headers
+from starlette.requests import Request
 
 from gateway import metrics
 from gateway.exceptions import StreamClosed
 from gateway.transports.announcements import listen_frames
+from gateway.transports.event_stream import frame
 from gateway.transports.exchange import Answer, Exchange
-from gateway.transports.responses import Message, Scope, header
+from gateway.transports.responses import Scope, header
 from gateway.transports.running_server import RunningServer
 
 logger = logging.getLogger(__name__)
@@ -28,14 +64,14 @@ logger = logging.getLogger(__name__)
 class StatelessCall:
     """One request on its way through the lane. Made and cancelled on the host's loop."""
 
-    def __init__(self, running: RunningServer, server_name: str, scope: Scope, body: bytes, exchange: Exchange) -> None:
+    def __init__(self, running: RunningServer, server_name: str, scope: Scope, body: Any, exchange: Exchange) -> None:
+        """`body` is the decoded JSON."""
         self._running = running
         self._server_name = server_name
         self._scope = scope
-        self._exchange = exchange
         self._body = body
-        self._incoming: deque[Message] = deque([{"type": "http.request", "body": body, "more_body": False}])
-        self._start: Message = {}
+        self._exchange = exchange
+        self._count_out = metrics.messages.labels(server_name, "out")
         self._task: Future[asyncio.Task[None]] = Future()
 
     def start(self) -> None:
@@ -59,66 +95,159 @@ class StatelessCall:
             stream.write(chunk)
         stream.close()
 
+    # -- In the lane -------------------------------------------------------------------------------------------------
+
     def _start_in_lane(self) -> None:
         context = self._running.context.copy()
         self._task.set_result(self._running.lane.loop.create_task(self._serve(), context=context))
 
     async def _serve(self) -> None:
         try:
-            if header(self._scope, b"mcp-method") == "tools/call":
-                await self._running.schemas.prepare(header(self._scope, b"mcp-name") or "")
-            await handle_modern_request(
-                self._running.server, None, False, self._running.lifespan_state, self._scope, self._receive, self._send
-            )
+            await self._handle()
         except Exception:
             logger.exception("A stateless request of %s failed", self._server_name)
-            self._exchange.answer(Answer(b'{"error": "Internal server error"}', status=500))
+            self._refuse(ErrorData(code=INTERNAL_ERROR, message="Internal server error"), None, status=500)
         finally:
             self._exchange.stream.close()
 
-    async def _receive(self) -> Message:
-        if self._incoming:
-            return self._incoming.popleft()
-        # A disconnect arrives as the cancellation of this task.
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
+    async def _handle(self) -> None:
+        body = self._body
+        if isinstance(body, dict) and "id" not in body:
+            self._acknowledge(body)
+            return
+        try:
+            request = JSONRPCRequest.model_validate(body)
+        except ValidationError:
+            # A batch, a response (which clients must not post in this protocol), or a malformed request.
+            self._refuse(_NOT_A_MESSAGE, None)
+            return
+        headers = Headers(scope=dict(self._scope))
+        route = await self._find_route(request, headers)
+        if isinstance(route, InboundLadderRejection):
+            self._refuse(ErrorData(code=route.code, message=route.message, data=route.data), request.id)
+            return
+        channel = _RequestChannel(
+            self,
+            TransportContext(kind="streamable-http", can_send_request=False, headers=headers),
+            request.id,
+            ServerMessageMetadata(request_context=Request(self._scope)),
+            progress_token_from_params(request.params),
+        )
+        try:
+            result = await serve_one(
+                self._running.server,
+                channel,
+                request.method,
+                request.params,
+                connection=Connection.from_envelope(
+                    route.protocol_version, route.client_info, route.client_capabilities
+                ),
+                lifespan_state=self._running.lifespan_state,
+            )
+        except Exception as error:
+            # The SDK's table for this era; what it does not know is logged there and told in general words.
+            self._refuse(modern_error_data(error), request.id)
+        else:
+            self._answer(pydantic_core.to_json({"jsonrpc": "2.0", "id": request.id, "result": result}), 200)
 
-    async def _send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._start = message
+    async def _find_route(
+        self, request: JSONRPCRequest, headers: Headers
+    ) -> InboundModernRoute | InboundLadderRejection:
+        """Check the head against the body, step by step."""
+        duplicated = find_duplicated_routing_header(headers.items())
+        if duplicated is not None:
+            return InboundLadderRejection(code=HEADER_MISMATCH, message=f"{duplicated} header appears more than once")
+        route = classify_inbound_request(self._body, headers=headers)
+        if isinstance(route, InboundModernRoute) and request.method == "tools/call":
+            return await self._check_parameters(request.params or {}, headers) or route
+        return route
+
+    async def _check_parameters(self, params: Mapping[str, Any], headers: Headers) -> InboundLadderRejection | None:
+        """Compare `Mcp-Param-*` headers with the arguments, by the input schema of the called tool."""
+        name, arguments = params.get("name"), params.get("arguments")
+        if not isinstance(name, str) or not isinstance(arguments, dict | None):
+            return None  # malformed: the handler's side says so
+        await self._running.schemas.prepare(name)
+        try:
+            schema = self._running.server.get_tool_input_schema(name)  # type: ignore[misc]  # the front always has one
+        except Exception:
+            logger.exception("Mcp-Param headers of a call of %s go unchecked", self._server_name)
+            return None
+        return None if schema is None else validate_mcp_param_headers(schema, arguments or {}, headers)
+
+    def _acknowledge(self, body: dict[str, Any]) -> None:
+        """Answer a notification: 202, and dropped. This protocol has none that a client could send here."""
+        try:
+            JSONRPCNotification.model_validate(body)
+        except ValidationError:
+            self._refuse(_NOT_A_MESSAGE, None)
             return
-        metrics.messages.labels(self._server_name, "out").inc()
-        body: bytes = message.get("body", b"")
-        is_last = not message.get("more_body", False)
-        if is_last and self._exchange.answer(self._whole(body)):
-            return
+        unsupported = unsupported_protocol_version_rejection(header(self._scope, b"mcp-protocol-version") or "")
+        if unsupported is not None:
+            error = ErrorData(code=unsupported.code, message=unsupported.message, data=unsupported.data)
+            self._refuse(error, None)
+        else:
+            self._exchange.answer(Answer(b"", 202))
+
+    def _refuse(self, error: ErrorData, request_id: RequestId | None, *, status: int | None = None) -> None:
+        body = {"jsonrpc": "2.0", "id": request_id, "error": error.model_dump(mode="json", exclude_none=True)}
+        self._answer(pydantic_core.to_json(body), status or ERROR_CODE_HTTP_STATUS.get(error.code, 200))
+
+    def _answer(self, data: bytes, status: int) -> None:
+        self._count_out.inc()
+        if not self._exchange.answer(Answer(data, status)):
+            self._exchange.stream.write(frame(b"message", data))
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
+        """Send a notification on the response, which makes it a stream."""
+        self._count_out.inc()
+        message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+        if params is not None:
+            message["params"] = params
         stream = self._exchange.stream
         self._exchange.open_stream()
-        if body.startswith(b"{"):
-            # The SDK chose JSON, the exchange had become a stream meanwhile: silence lasted too long.
-            body = b"event: message\r\ndata: %b\r\n\r\n" % body
-        stream.write(body)
-        if is_last:
-            stream.close()
-        elif stream.is_full:
+        stream.write(frame(b"message", pydantic_core.to_json(message)))
+        if stream.must_wait:
             # A client that has gone or does not read ends the exchange, and with it this task.
             with contextlib.suppress(StreamClosed):
                 await stream.wait_for_room()
 
-    def _whole(self, body: bytes) -> Answer:
-        content_type = b"application/json"
-        headers: list[tuple[bytes, bytes]] = []
-        for name, value in self._start["headers"]:
-            if name == b"content-type":
-                content_type = value
-            elif name != b"content-length":
-                headers.append((name, value))
-        return Answer(body, self._start["status"], content_type, headers)
+
+_NOT_A_MESSAGE = ErrorData(
+    code=INVALID_REQUEST, message="Body must be a single JSON-RPC request or notification object"
+)
+
+
+@dataclass
+class _RequestChannel:
+    """The SDK's `DispatchContext` of one request: notifications go to its response, requests go nowhere."""
+
+    _call: StatelessCall
+    transport: TransportContext
+    request_id: RequestId | None
+    message_metadata: MessageMetadata
+    progress_token: ProgressToken | None
+    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
+    can_send_request: bool = False
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]:
+        raise NoBackChannelError(method)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
+        await self._call.notify(method, params)
+
+    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        if self.progress_token is not None:
+            told = {"progressToken": self.progress_token, "progress": progress, "total": total, "message": message}
+            params = {name: value for name, value in told.items() if value is not None}
+            await self.notify("notifications/progress", params)
 
 
 def is_stateless(protocol_version: str | None) -> bool:
     """Whether a request with this `MCP-Protocol-Version` header belongs to the stateless protocol.
 
-    Versions that nobody knows do too: the SDK answers those with the list of what it speaks.
+    Versions that nobody knows do too: they are answered with the list of those that are served.
     """
     return protocol_version is not None and protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS

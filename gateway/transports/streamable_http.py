@@ -84,7 +84,7 @@ class _Channel:
             self.stream.write(b"id: %b\r\nretry: %d\r\ndata: \r\n\r\n" % (event_id, RETRY_MILLISECONDS))
 
     async def wait_for_room(self) -> None:
-        if self.stream is not None and self.stream.is_full:
+        if self.stream is not None and self.stream.must_wait:
             await self.stream.wait_for_room()
 
 
