@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import psutil
 
+from tests.benchmarks import off_loop
 from tests.benchmarks.client import Job, as_json
 from tests.benchmarks.eras import ERAS
 from tests.benchmarks.processes import (
@@ -34,9 +35,11 @@ from tests.benchmarks.processes import (
     running,
 )
 from tests.benchmarks.report import Series, as_data, table
-from tests.benchmarks.workloads import WORKLOADS
+from tests.benchmarks.workloads import STORE
 
 _PACKAGES: Final = ("mcp", "django", "channels", "daphne", "twisted", "uvicorn", "uvloop", "httptools", "h11")
+
+_WORKLOADS: Final = (STORE.name, off_loop.NAME)
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def machine() -> dict[str, Any]:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
-    names = {"hosts": ",".join(HOSTS), "eras": ",".join(ERAS), "workloads": ",".join(WORKLOADS)}
+    names = {"hosts": ",".join(HOSTS), "eras": ",".join(ERAS), "workloads": ",".join(_WORKLOADS)}
     parser.add_argument("--hosts", default=names["hosts"], help="which, separated by commas (default: %(default)s)")
     parser.add_argument("--eras", default=names["eras"], help="which, separated by commas (default: %(default)s)")
     parser.add_argument("--workloads", default=names["workloads"], help="which (default: %(default)s)")
@@ -172,7 +175,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--servers", type=Path, default=PROJECT / "servers", help="servers directory")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there too")
     arguments = parser.parse_args()
-    for option, known in (("hosts", HOSTS), ("eras", ERAS), ("workloads", WORKLOADS)):
+    for option, known in (("hosts", HOSTS), ("eras", ERAS), ("workloads", _WORKLOADS)):
         chosen = [name for name in getattr(arguments, option).split(",") if name]
         if not chosen or not set(chosen) <= set(known):
             parser.error(f"--{option} takes {', '.join(known)}")
@@ -210,6 +213,17 @@ def main() -> int:
     )
     everything: list[Series] = []
     for workload in arguments.workloads:
+        if workload == off_loop.NAME:
+            print(f"\n{(off_loop.__doc__ or '').splitlines()[0]}", flush=True)
+            everything += off_loop.measure(
+                hosts,
+                arguments.eras,
+                rounds=plan.rounds,
+                seconds=plan.seconds / 2,
+                warm_up_seconds=plan.warm_up_seconds / 2,
+                run_job=run_job,
+            )
+            continue
         measured = measure_load(hosts, arguments.eras, workload, plan, servers)
         print_tables(measured, f"{workload} · calls, {plan.sessions} sessions · {plan.users} user(s)")
         everything += measured

@@ -33,4 +33,19 @@ STORE: Final = Workload(
     answer=lambda arguments: f"Stored '{arguments['key']}' with value: {arguments['value']}",
 )
 
-WORKLOADS: Final = {workload.name: workload for workload in (STORE,)}
+
+def _echo(version: int) -> Workload:
+    return Workload(
+        name=f"echo-version-{version}",
+        server_name=f"echo-version-{version}",
+        tool="echo",
+        arguments=lambda session, call: {"text": f"{session}.{call}"},
+        answer=lambda arguments: str(arguments["text"]),
+    )
+
+
+ON_VERSION_1: Final = _echo(1)
+ON_VERSION_2: Final = _echo(2)
+"""The same tool for either version of the SDK; compared by `off_loop`."""
+
+WORKLOADS: Final = {workload.name: workload for workload in (STORE, ON_VERSION_1, ON_VERSION_2)}

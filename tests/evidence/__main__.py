@@ -6,13 +6,26 @@ import argparse
 import resource
 import sys
 
-from tests.evidence import blocked_lane, canary, fifty_clients, held_sessions
+from tests.evidence import (
+    blocked_lane,
+    blocked_user,
+    canary,
+    fifty_clients,
+    held_sessions,
+    load_sixty,
+    never_returning,
+    reload_under_load,
+)
 
 CLAIMS = {
     "fifty_clients": fifty_clients,
     "held_sessions": held_sessions,
     "blocked_lane": blocked_lane,
     "canary": canary,
+    "load_sixty": load_sixty,
+    "blocked_user": blocked_user,
+    "never_returning": never_returning,
+    "reload_under_load": reload_under_load,
 }
 
 

@@ -16,14 +16,14 @@ CENSUS_SERVERS = ROOT / "tests" / "servers" / "evidence"
 
 @contextmanager
 def fresh_host(asgi_server: str, **options: Any) -> Iterator[HostProcess]:
-    """A host with a database of its own and all fixture servers."""
+    """A host with a database of its own and, unless told otherwise, all fixture servers."""
     with tempfile.TemporaryDirectory(prefix="gumcp-evidence-") as folder:
         data_dir = Path(folder)
         done = manage("migrate", "--verbosity", "0", data_dir=data_dir)
         if done.returncode != 0:
             raise RuntimeError(done.stderr)
-        server_dirs = f"{PLAIN_SERVERS}:{CENSUS_SERVERS}"
-        with running_host(data_dir, None, asgi_server=asgi_server, server_dirs=server_dirs, **options) as host:
+        options.setdefault("server_dirs", f"{PLAIN_SERVERS}:{CENSUS_SERVERS}")
+        with running_host(data_dir, None, asgi_server=asgi_server, **options) as host:
             yield host
 
 
