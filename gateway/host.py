@@ -24,7 +24,7 @@ from gateway.control import ControlListener
 from gateway.discovery import ServerDefinition
 from gateway.exceptions import ServerDisabled
 from gateway.instances import Instances
-from gateway.lanes import Lanes
+from gateway.lanes import STOP_TIMEOUT_SECONDS, Lanes
 from gateway.offers import Offers
 from gateway.policies import Policies
 from gateway.recorder import Recorder
@@ -322,7 +322,9 @@ class Host:
         await self._control.stop()
         seconds = max(MARGIN_SECONDS, min(STOP_SECONDS, self.drain_ends_at - started))
         await asyncio.gather(asyncio.to_thread(self.recorder.stop), self._stop_instances(seconds))
-        await asyncio.to_thread(self.close)
+        # What is blocked takes all the time that it is given.
+        seconds = max(MARGIN_SECONDS, min(STOP_TIMEOUT_SECONDS, self.drain_ends_at - time.monotonic()))
+        await asyncio.to_thread(self.close, seconds)
         logger.info("Stopped in %.1f s", time.monotonic() - started)
 
     async def _stop_instances(self, seconds: float) -> None:
@@ -332,9 +334,9 @@ class Host:
         except TimeoutError:
             logger.warning("Some servers' lifespans did not end in time")
 
-    def close(self) -> None:
-        """Do the part of `stop` that needs no event loop."""
-        self.lanes.stop()
+    def close(self, seconds: float = STOP_TIMEOUT_SECONDS) -> None:
+        """Do the part of `stop` that needs no event loop, in about so many seconds."""
+        self.lanes.stop(seconds)
         self.recorder.stop()
         self.doorkeeper.stop()
         self._stop_metrics()

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 STOP_TIMEOUT_SECONDS: Final = 2.0
 """How long a lane may take to wind down; one that is blocked is left behind (its thread is a daemon)."""
 
+JOIN_SECONDS: Final = 0.05
+"""How much longer the thread may take that waits for a lane, so that it can say what it saw."""
+
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
@@ -132,12 +135,12 @@ class Lanes:
     def __iter__(self) -> Iterator[Lane]:
         return iter(list(self._lanes.values()))
 
-    def stop(self) -> None:
-        """Stop all lanes, all of them within about `STOP_TIMEOUT_SECONDS`."""
+    def stop(self, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
+        """Stop all lanes, all of them within about `timeout_seconds`."""
         with self._lock:
             lanes, self._lanes = list(self._lanes.values()), {}
-        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
-        stoppers = [threading.Thread(target=lane.stop, daemon=True) for lane in lanes]
+        deadline = time.monotonic() + timeout_seconds + JOIN_SECONDS
+        stoppers = [threading.Thread(target=lane.stop, args=(timeout_seconds,), daemon=True) for lane in lanes]
         for stopper in stoppers:
             stopper.start()
         for stopper in stoppers:

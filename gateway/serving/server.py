@@ -233,11 +233,17 @@ class Server(daphne.server.Server):  # type: ignore[misc]
             if cancelled or self.http_factory.channels:
                 await self._wait_until_idle(time.monotonic() + CANCELLATION_SECONDS)
             left = grace_ends + SHUTDOWN_MARGIN_SECONDS - FLUSH_SECONDS - time.monotonic()
-            await asyncio.wait_for(_run_hook(self.hooks.on_stop), timeout=left)
+            await self._stop_project(left)
         except Exception:
             logger.exception("Shutdown was not orderly")
         finally:
             self.stop()
+
+    async def _stop_project(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(_run_hook(self.hooks.on_stop), timeout=seconds)
+        except TimeoutError:
+            logger.warning("on_stop did not finish in time and was cancelled")
 
     async def _stop_listening(self) -> None:
         for port in self._ports:
