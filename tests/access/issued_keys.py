@@ -1,4 +1,4 @@
-"""Keys for tests: issued by the project's own command, in a host's database."""
+"""Keys for tests: rows in a host's database, as `manage.py create_key` makes them (which `test_commands` tests)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.e2e.host_process import manage
+from gateway.access.keys import make_key
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,22 @@ class IssuedKey:
         return {"Authorization": f"Bearer {self.key}"}
 
 
-def issue(data_dir: Path, user: str, *options: str) -> IssuedKey:
-    """Issue a key for `user`."""
-    done = manage("create_key", user, "--json", *options, data_dir=data_dir)
-    assert done.returncode == 0, done.stderr
-    return IssuedKey(**json.loads(done.stdout))
+def issue(data_dir: Path, user: str, scope: object = None) -> IssuedKey:
+    """Issue a key for `user`, who is made if there is none."""
+    new = make_key()
+    with closing(sqlite3.connect(data_dir / "gumcp.sqlite3", timeout=10)) as database, database:
+        database.execute(
+            "INSERT OR IGNORE INTO auth_user (username, password, is_active, is_staff, is_superuser, date_joined,"
+            " first_name, last_name, email) VALUES (?, '!', 1, 0, 0, datetime('now'), '', '', '')",
+            (user,),
+        )
+        row = database.execute(
+            "INSERT INTO gateway_apikey (user_id, public, digest, label, scope, created_at)"
+            " SELECT id, ?, ?, '', ?, datetime('now') FROM auth_user WHERE username = ?",
+            (new.public, new.digest, None if scope is None else json.dumps(scope), user),
+        )
+        assert row.lastrowid is not None
+        return IssuedKey(new.text, user, new.public, row.lastrowid)
 
 
 def change_row(data_dir: Path, statement: str, *parameters: object) -> None:

@@ -98,12 +98,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) 
     shutil.copy(migrated_database, data_dir / "gumcp.sqlite3")
     keys = Keys(
         right=issue(data_dir, "ada"),
-        second=issue(data_dir, "ada", "--servers", "workshop,nowhere"),
+        second=issue(data_dir, "ada", {"workshop": None, "nowhere": None}),
         expired=issue(data_dir, "ada"),
         revoked=issue(data_dir, "ada"),
         disabled=issue(data_dir, "gone"),
         other=issue(data_dir, "bob"),
-        elsewhere=issue(data_dir, "ada", "--servers", "bystander"),
+        elsewhere=issue(data_dir, "ada", {"bystander": None}),
     )
     expire(data_dir, keys.expired)
     revoke(data_dir, keys.revoked)
