@@ -4,9 +4,9 @@ Lives here: one such request in the instance's lane, from its checks to its answ
 whether the answer is JSON or a stream (`exchange`).
 
 Spec: 2026-07-28 basic/transports/streamable-http. The steps, their order and their errors are those of the SDK's own
-handler (mcp 2.3, `server/_streamable_http_modern.py`, private), made of the SDK's public parts. It is not called itself:
-the public way to it, `StreamableHTTPSessionManager`, enters the server's lifespan once more for each instance, and it
-spends three tasks and a memory stream on each request, where `Exchange` has done that work already.
+handler (mcp 2.3, `server/_streamable_http_modern.py`, private), made of the SDK's public parts. The handler itself is
+not called: the public way to it, `StreamableHTTPSessionManager`, enters the server's lifespan once more for each
+instance, and it spends three tasks and a memory stream on each request, where `Exchange` has done that work already.
 """
 
 import asyncio
