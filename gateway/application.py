@@ -41,6 +41,8 @@ class Application:
         """Answer one connection."""
         if scope["type"] == "http":
             self.host.ensure_started()
+            # Whoever looks at the request from here on sees the client, not a trusted proxy.
+            scope = self.host.doorkeeper.proxies.client_scope(scope)
             if self._has_lifespan:
                 await self._serve_cancellable(scope, receive, send)
             else:
