@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from django.test import override_settings
-from mcp.server import Server
 
 from gateway.apps import GatewayConfig
 from gateway.discovery import ServerDefinition
