@@ -112,7 +112,11 @@ class Lane:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=STOP_TIMEOUT_SECONDS / 2)
+            _, stubborn = await asyncio.wait(tasks, timeout=STOP_TIMEOUT_SECONDS / 2)
+            for task in stubborn:
+                logger.warning("A task of %s did not end when it was cancelled", self.name)
+                # It goes with the loop, as it should: asyncio would call that an error of ours.
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._is_stopping = True
         self.loop.stop()
 

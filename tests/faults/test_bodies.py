@@ -41,7 +41,7 @@ def send_all(host: HostProcess, opening: bytes, chunk: bytes = b"", most: int = 
         left = memoryview(chunk)
         connection.settimeout(0)
         answer = b""
-        end = time.monotonic() + 15
+        end = time.monotonic() + 30
         while b"\r\n\r\n" not in answer and time.monotonic() < end:
             with contextlib.suppress(BlockingIOError):
                 received = connection.recv(65536)

@@ -41,9 +41,12 @@ class Drip:
 
     def feed_and_look(self) -> None:
         open_ones = []
-        ready = set(select.select(self.sockets, [], [], 0)[0])
+        poll = select.poll()  # not select(), which ends at descriptor 1024
         for connection in self.sockets:
-            if connection in ready:
+            poll.register(connection, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(0)}
+        for connection in self.sockets:
+            if connection.fileno() in ready:
                 said = b""
                 with suppress(ConnectionError):
                     said = connection.recv(4096)
