@@ -15,6 +15,7 @@ from tests.evidence import (
     load_sixty,
     never_returning,
     reload_under_load,
+    wrong_keys,
 )
 
 CLAIMS = {
@@ -26,6 +27,7 @@ CLAIMS = {
     "blocked_user": blocked_user,
     "never_returning": never_returning,
     "reload_under_load": reload_under_load,
+    "wrong_keys": wrong_keys,
 }
 
 
