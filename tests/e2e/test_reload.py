@@ -179,7 +179,7 @@ def test_change_of_a_module_beside_main_that_is_imported_by_its_bare_name_is_too
 @both_styles
 def test_lifespan_of_the_old_code_is_left_once_its_calls_are_done(host: HostProcess, changing: ChangingServer) -> None:
     with host.session(changing.name, "ada:key") as stream:
-        stream.send(tool_call("in-flight", "wait", delay=4))
+        stream.send(tool_call("in-flight", "wait", delay=2.5))
         assert stream.call("word") == "one"
         changing.write("two")
         until(lambda: stream.call("word") == "two", 4)
