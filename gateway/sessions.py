@@ -149,7 +149,6 @@ class Sessions:
             for session in self
             if session.transport == "streamable-http"
             and not session.open_requests
-            and not session.in_flight
             and session.last_activity < oldest
         ]
         for session in idle:

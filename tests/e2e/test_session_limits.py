@@ -148,3 +148,9 @@ def test_backlog_of_a_session_is_bounded_and_leaves_room_for_answers(start_host:
             assert "action=decline" in call.text()
             call.leave()
         assert session.post(message("ping", None, "again")).answer().status == 200
+
+
+def test_session_whose_client_left_in_the_middle_of_a_call_is_idle_too(quick_host: HostProcess) -> None:
+    session = HandshakeSession(quick_host, "ledger", "gone")
+    session.start("hold", name="abandoned", quiet=False).leave()
+    until(lambda: open_sessions(quick_host) == 0, seconds=6)
