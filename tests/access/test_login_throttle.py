@@ -1,0 +1,52 @@
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client, override_settings
+
+from gateway.access.models import AuditEvent, LimitHit
+
+pytestmark = pytest.mark.django_db
+
+PASSWORD = "operators-password"
+
+
+@pytest.fixture(autouse=True)
+def operator() -> User:
+    return User.objects.create_superuser("operator", password=PASSWORD)
+
+
+def log_in(client: Client, password: str, name: str = "operator", address: str = "192.0.2.7") -> int:
+    credentials = {"username": name, "password": password}
+    return client.post("/admin/login/", credentials, REMOTE_ADDR=address).status_code
+
+
+@override_settings(GUMCP_LIMIT_FAILED_LOGINS="3 per hour")
+def test_right_password_is_refused_too_once_too_many_were_wrong() -> None:
+    client = Client()
+    assert [log_in(client, "wrong") for _ in range(5)] == [200, 200, 200, 429, 429]
+    answer = client.post("/admin/login/", {"username": "operator", "password": PASSWORD}, REMOTE_ADDR="192.0.2.7")
+    assert answer.status_code == 429
+    assert 3000 < int(answer.headers["Retry-After"]) <= 3601
+    # The name is refused from elsewhere, other names from here.
+    assert log_in(client, PASSWORD, address="198.51.100.1") == 429
+    assert log_in(client, "wrong", name="somebody") == 429
+    assert log_in(client, "wrong", name="somebody", address="198.51.100.1") == 200
+    assert client.get("/admin/login/").status_code == 200
+    assert LimitHit.objects.filter(rule="failed logins", subject="192.0.2.7").exists()
+
+
+@override_settings(GUMCP_LIMIT_FAILED_LOGINS="3 per hour")
+def test_logins_that_succeed_use_nothing_up() -> None:
+    for _ in range(6):
+        assert log_in(Client(), PASSWORD) == 302
+
+
+@override_settings(GUMCP_LIMIT_FAILED_LOGINS="2 per hour")
+def test_nothing_that_was_typed_is_kept() -> None:
+    client = Client()
+    for _ in range(4):
+        log_in(client, "typed-password", name="typed-name")
+    log_in(Client(), PASSWORD, address="198.51.100.1")
+    kept = [*AuditEvent.objects.all(), *LimitHit.objects.all()]
+    assert [event.action for event in AuditEvent.objects.order_by("id")] == ["login failed"] * 2 + ["logged in"]
+    assert kept
+    assert not any("typed" in str(vars(row)) for row in kept)
