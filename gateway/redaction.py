@@ -22,20 +22,31 @@ PUBLIC_PATHS: Final = ("/admin/", "/static/")
 # To the end but for a last /messages: uvicorn logs paths decoded, in which a key may have slashes.
 _SECOND_SEGMENT: Final = re.compile(r"^(/+[^/?]*/+)([^?]+?)(?=(?:/messages)?/?(?:\?|$))")
 
+# Django's own pages have no colon in their paths; a key that somebody put there may have slashes after it.
+_KEYED_TAIL: Final = re.compile(r"/(?!\[)[^/?]*(?::|%3[Aa])[^?]*")
+
 # Also one that was cut or mistyped.
 _ISSUED_KEY: Final = re.compile(rf"({PREFIX}[0-9A-Za-z]{{{PUBLIC_LENGTH}}})_[0-9A-Za-z]{{8,}}", re.ASCII)
 _SHOWN_KEY: Final = re.compile(rf"\[{PREFIX}[0-9A-Za-z]{{{PUBLIC_LENGTH}}}\]", re.ASCII)
 
+SECRET_NAMES: Final = re.compile("api_?key|key|token|access_token|password|secret|session_id", re.I)
+"""Names of what stands in a query and must not be written down."""
+
 _CREDENTIALS: Final = (
     # As a header is written, and as Python prints one.
-    re.compile(r"""((?:authorization|cookie|mcp-session-id)['"]?\s*[:=,]\s*b?['"]?)(?!\[redacted\])[^'"\r\n]+""", re.I),
+    re.compile(
+        r"""((?:authorization|cookie|mcp-session-id)['"]?+\s*+[:=,]\s*+b?+['"]?+)(?!\[redacted\])[^'"\r\n]+""", re.I
+    ),
     re.compile(r"(\bbearer\s+)(?!\[redacted\])[A-Za-z0-9._~+/=:-]{8,}", re.I),
-    re.compile(r"""([?&](?:api_?key|key|token|access_token|password|secret)=)[^&\s"'<>]+""", re.I),
+    re.compile(rf"""([?&](?:{SECRET_NAMES.pattern})=)[^&\s"'<>]+""", re.I),
     re.compile(r"""(session_id=)[^&\s"'<>]+"""),
 )
 
 _PATH_OF_SCOPE: Final = re.compile(r"""('(?:raw_)?path': b?')([^']*)""")
 """In an ASGI scope that an ASGI server prints."""
+
+_PATH_LOGGERS: Final = frozenset({"uvicorn.access", "django.request", "django.security.csrf"})
+"""Loggers whose arguments are whole paths, decoded: what looks like further segments may belong to a key."""
 
 _FOREIGN_ERRORS: Final = ("mcp", "asyncio")
 """Loggers of exceptions that come from servers' handlers: their texts say what handlers were called with."""
@@ -88,13 +99,13 @@ class PathRedactor:
 
     def path(self, path: str) -> str:
         """A request's path and query, where the second segment is a key whatever it looks like."""
-        if path.startswith(PUBLIC_PATHS):
-            return self(path)
         return self(self._blank_second(path))
 
     @staticmethod
     def _blank_second(path: str) -> str:
-        return path if path.startswith(PUBLIC_PATHS) else _SECOND_SEGMENT.sub(_blank_segment, path)
+        if path.startswith(PUBLIC_PATHS):
+            return _KEYED_TAIL.sub(f"/{REDACTED}", path)
+        return _SECOND_SEGMENT.sub(_blank_segment, path)
 
 
 def _blank_segment(match: re.Match[str]) -> str:
@@ -128,7 +139,7 @@ def install_record_redaction(redactor: PathRedactor) -> None:
             record.args = {name: _redacted(argument, clean) for name, argument in record.args.items()}
         elif record.args:
             # Argument by argument: uvicorn's access formatter reads them by position, the path being the third.
-            clean_argument = clean_path if record.name == "uvicorn.access" else clean
+            clean_argument = clean_path if record.name in _PATH_LOGGERS else clean
             record.args = tuple(_redacted(argument, clean_argument) for argument in record.args)
         record.msg = _redacted(record.msg, clean)
         if record.exc_info and record.exc_info[1] is not None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.identity import Identity, current_identity
 from gateway.redaction import REDACTED, PathRedactor, install_record_redaction, redact
 
 REDACTOR = PathRedactor(["workshop", "simple-tools-server"])
@@ -112,3 +113,92 @@ def test_installing_twice_is_the_same_as_once(output: io.StringIO) -> None:
 def test_named_arguments_are_redacted_too(output: io.StringIO) -> None:
     logging.getLogger("somebody").warning("named %(path)s", {"path": "/workshop/ada:canary"})
     assert "canary" not in output.getvalue()
+
+
+PUBLIC = "gumcp_Ab3dE6gH"
+ISSUED = f"{PUBLIC}_{'x' * 49}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"GET /workshop/ada:{ISSUED} HTTP/1.1", f"GET /workshop/[{PUBLIC}] HTTP/1.1"),
+        (f"/workshop/ada%3A{ISSUED}/messages/?session_id=1", f"/workshop/[{PUBLIC}]/messages/?session_id={REDACTED}"),
+        (f"/unknown/ada:{ISSUED}", f"/unknown/[{PUBLIC}]"),
+        (f"the key {ISSUED} and {ISSUED[:-3]}", f"the key {PUBLIC} and {PUBLIC}"),
+        (f"next=%2Fworkshop%2Fada%3A{ISSUED}&x=1", f"next=%2Fworkshop%2F[{PUBLIC}]&x=1"),
+        ("next=%2Fworkshop%2Fcanary", f"next=%2Fworkshop%2F{REDACTED}"),
+        ("Authorization: Bearer canary", f"Authorization: {REDACTED}"),
+        (
+            "(b'authorization', b'Bearer canary'), (b'host', b'x')",
+            f"(b'authorization', b'{REDACTED}'), (b'host', b'x')",
+        ),
+        ("{'Cookie': 'sessionid=canary; csrftoken=canary'}", f"{{'Cookie': '{REDACTED}'}}"),
+        ("sent bearer canary-canary there", f"sent bearer {REDACTED} there"),
+        ("/?api_key=canary&x=1", f"/?api_key={REDACTED}&x=1"),
+        ("{'path': '/nowhere/canary', 'raw_path': b'/nowhere/canary'}", None),
+    ],
+)
+def test_issued_keys_become_their_public_part_and_credentials_go(text: str, shown: str | None) -> None:
+    redacted = REDACTOR(text)
+    assert "canary" not in redacted
+    assert ISSUED not in redacted
+    assert shown is None or redacted == shown
+    assert REDACTOR(redacted) == redacted
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        (f"/workshop/ada:{ISSUED}", f"/workshop/[{PUBLIC}]"),
+        (
+            "/workshop/ada:a/canary/b/messages/?session_id=canary",
+            f"/workshop/{REDACTED}/messages/?session_id={REDACTED}",
+        ),
+        ("/workshop/..//:canary", f"/workshop/{REDACTED}"),
+        ("/admin/ada:x/canary", f"/admin/{REDACTED}"),
+        ("/admin/gateway/session/?q=1", "/admin/gateway/session/?q=1"),
+    ],
+)
+def test_decoded_paths_of_requests_keep_their_shape_and_no_key(path: str, shown: str) -> None:
+    assert REDACTOR.path(path) == shown
+    assert REDACTOR.path(shown) == shown
+
+
+def test_callers_key_is_taken_out_of_what_is_logged_for_them(output: io.StringIO) -> None:
+    token = current_identity.set(Identity("ada", "any-key-at-all"))
+    logging.getLogger("somebody").warning("called with %s and %s", "any-key-at-all", ["any-key-at-all"])
+    try:
+        raise ValueError("no any-key-at-all")
+    except ValueError:
+        logging.getLogger("somebody").exception("failed")
+    current_identity.reset(token)
+    assert "any-key-at-all" not in output.getvalue()
+    assert "ValueError" in output.getvalue()
+
+
+def test_errors_of_servers_handlers_keep_frames_and_types_only(output: io.StringIO) -> None:
+    logger = logging.getLogger("mcp.somewhere")
+    handler = logging.StreamHandler(output)
+    logger.addHandler(handler)
+    try:
+        try:
+            int("an argument")
+        except ValueError as error:
+            raise ExceptionGroup("several: an argument", [KeyError("an argument"), error]) from error
+    except ExceptionGroup:
+        logger.exception("handler raised")
+    logger.removeHandler(handler)
+    written = output.getvalue()
+    for part in (
+        "handler raised",
+        "ValueError: [its text",
+        "ExceptionGroup: [its text",
+        "KeyError: [its text",
+        "line ",
+    ):
+        assert part in written
+    assert "direct cause" in written
+    assert written.count("an argument") == written.count('int("an argument")') + written.count('("several: an arg') + (
+        written.count('KeyError("an argument")')
+    )
