@@ -35,7 +35,8 @@ SECRET_NAMES: Final = re.compile("api_?key|key|token|access_token|password|secre
 _CREDENTIALS: Final = (
     # As a header is written, and as Python prints one.
     re.compile(
-        r"""((?:authorization|cookie|mcp-session-id)['"]?+\s*+[:=,]\s*+b?+['"]?+)(?!\[redacted\])[^'"\r\n]+""", re.I
+        r"""((?:authorization|cookie|mcp-session-id)['"]?+\s*+[:=,]\s*+(?:b(?=['"]))?+['"]?+)(?!\[redacted\])[^'"\r\n]+""",
+        re.I,
     ),
     re.compile(r"(\bbearer\s+)(?!\[redacted\])[A-Za-z0-9._~+/=:-]{8,}", re.I),
     re.compile(rf"""([?&](?:{SECRET_NAMES.pattern})=)[^&\s"'<>]+""", re.I),

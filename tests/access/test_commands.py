@@ -1,0 +1,92 @@
+"""`manage.py create_key` and `revoke_key`."""
+
+import json
+import re
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from gateway.access.keys import KEY_PATTERN, is_well_formed, key_digest
+from gateway.access.models import ApiKey, AuditEvent
+
+pytestmark = pytest.mark.django_db
+
+
+def run(*arguments: str) -> tuple[str, str]:
+    out, err = StringIO(), StringIO()
+    call_command(*arguments, stdout=out, stderr=err)
+    return out.getvalue(), err.getvalue()
+
+
+def test_key_alone_is_on_standard_output_and_its_digest_in_the_row() -> None:
+    out, err = run("create_key", "ada", "--label", "laptop")
+    assert re.fullmatch(f"{KEY_PATTERN}\n", out)
+    assert is_well_formed(out.strip())
+    assert "only now" in err
+    assert out.strip() not in err
+    row = ApiKey.objects.get()
+    assert (row.user.username, row.label, row.scope, row.expires_at) == ("ada", "laptop", None, None)
+    assert bytes(row.digest) == key_digest(out.strip())
+    assert not row.user.has_usable_password()
+    event = AuditEvent.objects.get()
+    assert event.action == "key issued"
+    assert event.actor.startswith("manage.py create_key (")
+    assert out.strip() not in str(vars(event))
+
+
+def test_servers_and_tools_become_the_scope() -> None:
+    run("create_key", "ada", "--servers", "time, notes", "--tools", "notes:read,notes:list,mail:send")
+    assert ApiKey.objects.get().scope == {"time": None, "notes": ["read", "list"], "mail": ["send"]}
+
+
+@pytest.mark.parametrize("when", ["30d", "{date}", "{date}T12:00:00", "{date}T12:00:00+01:00"])
+def test_expiry_is_a_number_of_days_or_a_moment(when: str) -> None:
+    run("create_key", "ada", "--expires", when.format(date=(timezone.now() + timedelta(days=30)).date()))
+    expires_at = ApiKey.objects.get().expires_at
+    assert expires_at is not None
+    assert timedelta(days=28) < expires_at - timezone.now() < timedelta(days=32)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ada", "--expires", "soon"),
+        ("ada", "--expires", "2020-01-01"),
+        ("ada", "--expires", "99999999999d"),
+        ("ada", "--tools", "read"),
+        ("messages",),
+        ("a/b",),
+        ("a:b",),
+    ],
+)
+def test_nonsense_makes_neither_key_nor_user(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(CommandError):
+        run("create_key", *arguments)
+    assert not ApiKey.objects.exists()
+    assert not User.objects.exists()
+
+
+def test_json_output_has_what_a_program_needs() -> None:
+    facts: dict[str, Any] = json.loads(run("create_key", "ada", "--json")[0])
+    assert is_well_formed(facts["key"])
+    assert facts["key"].startswith(facts["public"])
+    assert facts["id"] == ApiKey.objects.get().pk
+
+
+def test_revoked_by_the_public_part_or_by_the_whole_key_which_is_not_repeated() -> None:
+    key, other = (run("create_key", "ada")[0].strip() for _ in range(2))
+    row = ApiKey.objects.get(digest=key_digest(key))
+    out, _ = run("revoke_key", row.public)
+    assert row.public in out
+    out, _ = run("revoke_key", other)
+    assert other not in out
+    assert all(row.revoked_at for row in ApiKey.objects.all())
+    assert AuditEvent.objects.filter(action="key revoked").count() == 2
+    with pytest.raises(CommandError) as refusal:
+        run("revoke_key", "gumcp_nothing0_pasted-secret")
+    assert "pasted-secret" not in str(refusal.value)
