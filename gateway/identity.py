@@ -38,6 +38,11 @@ class Identity:
         """The key as the server's module sees it: nothing, where an operator wants it kept from modules."""
         return None if self.grant is not None and self.grant.is_hidden else self.api_key
 
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether its key is known to be valid no longer."""
+        return self.grant is not None and not self.grant.is_valid
+
     def closing(self, close: Callable[[], object]) -> AbstractContextManager[None]:
         """Have `close` called, on the host's loop, if the key is withdrawn inside the block."""
         return nullcontext() if self.grant is None else self.grant.closing(close)

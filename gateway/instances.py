@@ -310,9 +310,13 @@ class Instances:
             self._ready.pop(key).stop()
 
     def expire(self) -> int:
-        """Stop the instances that have been idle for too long; returns how many."""
+        """Stop the instances that have been idle for too long, or whose key is withdrawn; returns how many."""
         oldest = time.monotonic() - conf.instance_idle_seconds
-        idle = [key for key, instance in self._ready.items() if not instance.uses and instance.idle_since < oldest]
+        idle = [
+            key
+            for key, instance in self._ready.items()
+            if not instance.uses and (instance.idle_since < oldest or instance.identity.is_withdrawn)
+        ]
         for key in idle:
             self._ready.pop(key).stop()
         return len(idle)

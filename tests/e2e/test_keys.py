@@ -226,6 +226,8 @@ def test_call_that_is_streamed_ends_with_its_key(start_host: StartHost, data_dir
             assert time.monotonic() - revoked < TWO_SECONDS
         with host.session("workshop", issue(data_dir, "ada").session_key) as stream:
             until(lambda: stream.call("was_cancelled", name="s") == "True")
+            # Its instance has gone with it: one lifespan is open, the asking one.
+            until(lambda: stream.call("open_lifespans") == "1")
 
 
 def test_requests_of_a_known_key_read_no_rows_and_without_rows_nobody_comes_in(
