@@ -147,9 +147,7 @@ class Sessions:
         idle = [
             session
             for session in self
-            if session.transport == "streamable-http"
-            and not session.open_requests
-            and session.last_activity < oldest
+            if session.transport == "streamable-http" and not session.open_requests and session.last_activity < oldest
         ]
         for session in idle:
             session.end("idle")

@@ -13,7 +13,8 @@ The rules:
   that follow each other therefore share one loop; calls of one home that overlap do not.
 * The thread of a live home goes to another home only when the limit leaves no other choice.
 * A thread that blocks for ever cannot be ended. Its call counts as stuck from when its caller gave up until it returns,
-  and when every thread is taken the next call is refused at once instead of queued behind calls that never end.
+  and when as many are stuck as may be the next call is refused at once instead of queued behind calls that never end.
+* While every thread is taken by calls that may yet return, the next one waits a few seconds for a thread.
 * All threads are daemons, also those behind `asyncio.to_thread`, so none of them keeps the process from exiting.
   (A `ThreadPoolExecutor` that a module makes itself does: `concurrent.futures` joins its threads at exit.)
 
@@ -23,6 +24,7 @@ A thread costs three file descriptors and its stack; a server gets its first one
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -39,6 +41,9 @@ DEFAULT_LIMIT: Final = 32
 
 IDLE_SECONDS: Final = 60.0
 """How long a thread nobody calls home is kept for the next burst."""
+
+WAIT_SECONDS: Final = 5.0
+"""How long a call waits for a thread while all are taken by calls that may yet return."""
 
 LIVE_BLOCKING_JOBS: Final = 32
 """Jobs of `asyncio.to_thread` and the like that run at once; the rest queue, as in asyncio's own executor."""
@@ -78,14 +83,23 @@ class HandlerThreads:
     `limit` may be changed at any time; it is read for each call.
     """
 
-    def __init__(self, name: str, *, limit: int = DEFAULT_LIMIT, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        limit: int = DEFAULT_LIMIT,
+        idle_seconds: float = IDLE_SECONDS,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
         self.name = name
         self.limit = limit
         self.idle_seconds = idle_seconds
+        self.wait_seconds = wait_seconds
         self._lock = threading.Lock()
         self._threads: list[_LoopThread] = []
         self._homes: weakref.WeakKeyDictionary[object, _LoopThread] = weakref.WeakKeyDictionary()
         self._jobs = _BlockingJobs(self)
+        self._waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
         self._busy = 0
         self._given_up = 0
         self._started = 0
@@ -113,15 +127,15 @@ class HandlerThreads:
         in its thread, and the caller goes on at once, whether or not the handler came back.
 
         Raises:
-            NoFreeThreadError: `limit` calls have a thread, or as many are stuck. Nothing was started.
+            NoFreeThreadError: As many calls as may be are stuck, or every thread stayed taken for `wait_seconds`.
+                Nothing was started.
             HandlerThreadsClosedError: `close()` was called.
             HandlerExitError: The handler raised something that is no `Exception`, or cancelled itself.
         """
         call = _Call(function, asyncio.get_running_loop())
-        with self._lock:
-            thread = self._take(home)
-            thread.call = call
-            self._busy += 1
+        thread = self._assign(call, home)
+        if thread is None:
+            thread = await self._wait_for_thread(call, home)
         # call_soon_threadsafe copies the caller's context, and create_task copies it once more for the handler.
         thread.loop.call_soon_threadsafe(self._begin, thread, call)
         try:
@@ -150,17 +164,53 @@ class HandlerThreads:
             self._closed = True
             idle = [t for t in self._threads if t.call is None]
             self._threads = [t for t in self._threads if t.call is not None]
+        self._wake_waiters()
         for thread in idle:
             thread.stop()
         deadline = time.monotonic() + join_seconds
         for thread in idle:
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def _assign(self, call: _Call, home: object | None) -> _LoopThread | None:
+        """Give `call` a thread; None while all are taken by calls that may yet return."""
+        with self._lock:
+            if self._closed:
+                raise HandlerThreadsClosedError(f"server {self.name!r} was closed or reloaded; connect again")
+            if self.stuck >= self.limit:
+                raise self._no_free_thread()
+            if self._busy >= self.limit:
+                return None
+            thread = self._take(home)
+            thread.call = call
+            self._busy += 1
+            return thread
+
+    async def _wait_for_thread(self, call: _Call, home: object | None) -> _LoopThread:
+        """Wait for a call to return: a burst of quick calls is no reason to refuse any of them."""
+        deadline = time.monotonic() + self.wait_seconds
+        while True:
+            change = call.caller_loop.create_future()
+            self._waiters.append((call.caller_loop, change))
+            # Asked again after the place in the line is taken, so that a thread freed in between is not missed.
+            thread = self._assign(call, home)
+            if thread is not None:
+                return thread
+            try:
+                await asyncio.wait_for(change, deadline - time.monotonic())
+            except TimeoutError:
+                raise self._no_free_thread() from None
+
+    def _wake_waiters(self) -> None:
+        """Let those who wait look again: a thread is free, or no more will be."""
+        while self._waiters:
+            loop, change = self._waiters.popleft()
+            with contextlib.suppress(RuntimeError):  # the loop of that caller was closed
+                loop.call_soon_threadsafe(_set_done, change)
+
+    def _no_free_thread(self) -> NoFreeThreadError:
+        return NoFreeThreadError(self.name, limit=self.limit, busy=self._busy, stuck=self.stuck)
+
     def _take(self, home: object | None) -> _LoopThread:
-        if self._closed:
-            raise HandlerThreadsClosedError(f"server {self.name!r} was closed or reloaded; connect again")
-        if self._busy >= self.limit or self.stuck >= self.limit:
-            raise NoFreeThreadError(self.name, limit=self.limit, busy=self._busy, stuck=self.stuck)
         own = self._homes.get(home) if home is not None else None
         if own is not None and own.call is None and not own.stopped:
             return own
@@ -217,6 +267,7 @@ class HandlerThreads:
             is_last_call = self._closed
             if is_last_call and thread in self._threads:
                 self._threads.remove(thread)
+        self._wake_waiters()
         if call.given_up_at is not None:
             late_seconds = time.monotonic() - call.given_up_at
             if late_seconds > 1.0:
@@ -233,6 +284,7 @@ class HandlerThreads:
                 return
             call.given_up_at = time.monotonic()
             self._given_up += 1
+        self._wake_waiters()
         thread.loop.call_soon_threadsafe(call.cancel)
 
 
@@ -405,6 +457,11 @@ class _Job(Future[Any]):
             self.set_exception(exc)
         else:
             self.set_result(result)
+
+
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _describe(exc: BaseException) -> str:

@@ -231,7 +231,33 @@ async def test_blocking_call_delays_no_other(threads: HandlerThreads, gate: thre
     assert await blocked == "came back"
 
 
-async def test_call_beyond_the_limit_is_refused_at_once(threads: HandlerThreads, gate: threading.Event) -> None:
+async def test_burst_beyond_the_limit_waits_for_its_turn(threads: HandlerThreads) -> None:
+    async def quick() -> str:
+        await asyncio.sleep(0.01)
+        return "done"
+
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*(threads.run(quick) for _ in range(100))) == ["done"] * 100
+    assert (threads.threads, threads.busy) == (4, 0)
+
+
+async def test_waiting_call_is_refused_as_soon_as_every_thread_is_stuck(
+    threads: HandlerThreads, gate: threading.Event
+) -> None:
+    callers = [asyncio.create_task(threads.run(blocking(gate))) for _ in range(4)]
+    await until(lambda: threads.busy == 4)
+    waiting = asyncio.create_task(threads.run(thread_and_loop))
+    await asyncio.sleep(0)
+    for caller in callers:
+        caller.cancel()
+    async with asyncio.timeout(threads.wait_seconds / 2):
+        with pytest.raises(NoFreeThreadError, match="4 of them were given up"):
+            await waiting
+    gate.set()
+
+
+async def test_call_that_gets_no_thread_in_time_is_refused(threads: HandlerThreads, gate: threading.Event) -> None:
+    threads.wait_seconds = 0.05
     callers = [asyncio.create_task(threads.run(blocking(gate))) for _ in range(100)]
     await until(lambda: sum(caller.done() for caller in callers) == 96)
     assert all(isinstance(caller.exception(), NoFreeThreadError) for caller in callers if caller.done())
