@@ -51,6 +51,12 @@ MAX_LOOK_UPS: Final = 200
 LOOK_UP_SECONDS: Final = 5.0
 """How long a look-up may take; beyond it 503."""
 
+REFUSALS_PER_SECOND: Final = 500
+"""How many requests beyond its limit of failures one address is answered in a second; the rest wait."""
+
+LONGEST_PACE_SECONDS: Final = 1.0
+"""How long they wait at most: a wait holds a connection."""
+
 SESSION_RETRY_SECONDS: Final = 10
 """When to try again where too many sessions are open: nobody knows when one ends."""
 
@@ -94,6 +100,8 @@ class Authenticator:
         self._lock = threading.Lock()
         self._looking_up: dict[bytes, asyncio.Task[Grant | None]] = {}
         self._executor = ThreadPoolExecutor(1, "key-look-up")
+        self._turns: dict[str, float] = {}
+        """When an address is next told that it has failed too often (monotonic seconds)."""
         self._sessions_of_address: Counter[str] = Counter()
 
     @property
@@ -241,7 +249,7 @@ class Authenticator:
             return grant
         if grant is None and (seconds := self.limits.is_spent("failed keys", subject)) is not None:
             # Who guesses costs no look-ups; who has called with a good key before is not shut out by a neighbour.
-            raise TooManyRequests("Too many requests with keys that are not valid.", seconds)
+            raise await self._paced(subject, seconds)
         looking_up = self._looking_up.get(digest)
         if looking_up is None:
             if len(self._looking_up) >= MAX_LOOK_UPS:
@@ -291,8 +299,18 @@ class Authenticator:
 
     async def _refusal(self, subject: str) -> Unauthenticated | TooManyRequests:
         seconds = await self.limits.spend("failed keys", subject)
-        if seconds is None:
-            return Unauthenticated()
+        return Unauthenticated() if seconds is None else await self._paced(subject, seconds)
+
+    async def _paced(self, subject: str, seconds: int) -> TooManyRequests:
+        """Refuse an address at a bounded rate: however quickly and on however many connections it guesses, the others
+        get most of the loop."""
+        now = time.monotonic()
+        turn = max(now, self._turns.get(subject, now))
+        if len(self._turns) >= MAX_REMEMBERED_KEYS:
+            self._turns = {paced: later for paced, later in self._turns.items() if later > now}
+        self._turns[subject] = turn + 1 / REFUSALS_PER_SECOND
+        if turn > now:
+            await asyncio.sleep(min(turn - now, LONGEST_PACE_SECONDS))
         return TooManyRequests("Too many requests with keys that are not valid.", seconds)
 
     async def _spend(self, rule: Literal["requests of a key", "requests of an address"], subject: str) -> None:
