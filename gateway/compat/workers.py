@@ -92,7 +92,7 @@ class HandlerThreads:
         wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         self.name = name
-        self.limit = limit
+        self._limit = limit
         self.idle_seconds = idle_seconds
         self.wait_seconds = wait_seconds
         self._lock = threading.Lock()
@@ -104,6 +104,17 @@ class HandlerThreads:
         self._given_up = 0
         self._started = 0
         self._closed = False
+
+    @property
+    def limit(self) -> int:
+        """Threads at once, and calls that may be stuck. A new value holds for calls that are waiting, too."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        if limit != self._limit:
+            self._limit = limit
+            self._wake_waiters()
 
     @property
     def busy(self) -> int:

@@ -256,6 +256,18 @@ async def test_waiting_call_is_refused_as_soon_as_every_thread_is_stuck(
     gate.set()
 
 
+async def test_raised_limit_lets_a_waiting_call_begin(threads: HandlerThreads, gate: threading.Event) -> None:
+    callers = [asyncio.create_task(threads.run(blocking(gate))) for _ in range(4)]
+    await until(lambda: threads.busy == 4)
+    waiting = asyncio.create_task(threads.run(thread_and_loop))
+    await asyncio.sleep(0)
+    threads.limit = 5
+    async with asyncio.timeout(threads.wait_seconds / 2):
+        await waiting
+    gate.set()
+    await asyncio.gather(*callers)
+
+
 async def test_call_that_gets_no_thread_in_time_is_refused(threads: HandlerThreads, gate: threading.Event) -> None:
     threads.wait_seconds = 0.05
     callers = [asyncio.create_task(threads.run(blocking(gate))) for _ in range(100)]
