@@ -7,6 +7,7 @@ the main thread is inside a long call into C. The kernel's side of a signal reac
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -78,8 +79,10 @@ def _leave_to_the_thread(number: int, frame: FrameType | None) -> None:
 
 def _end_process(status: int) -> None:
     flushing = threading.Thread(target=_flush, daemon=True)
-    flushing.start()
-    flushing.join(FLUSH_SECONDS)
+    # Since Python 3.12 an interpreter that is shutting down starts no threads; it has flushed by then.
+    with contextlib.suppress(RuntimeError):
+        flushing.start()
+        flushing.join(FLUSH_SECONDS)
     os._exit(status)
 
 
