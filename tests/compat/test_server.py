@@ -149,7 +149,7 @@ async def test_call_without_a_free_thread_is_an_error_result_that_says_so(thread
         assert gate.wait(10)
         return await say("done")
 
-    threads.limit = 1
+    threads.limit, threads.wait_seconds = 1, 0.1
     server = server_with_tool(call_tool, threads)
     async with connected(server, mode) as client:
         blocked = asyncio.create_task(client.call_tool("it", {}))
