@@ -1,6 +1,6 @@
 """What operators see and do: servers and sessions, read only, and ending a session."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
@@ -15,24 +15,7 @@ from gateway.access import audit
 from gateway.access.admin import ApiKeyAdmin, AuditEventAdmin, LimitHitAdmin  # noqa: F401
 from gateway.control import send_end_sessions
 from gateway.models import Instance, Server, Session
-
-if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
-else:  # Django's class takes no type argument when it runs
-    _ModelAdmin = admin.ModelAdmin
-
-
-class ReadOnlyAdmin(_ModelAdmin):
-    """Rows that mirror the running host: nobody writes them by hand."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+from gateway.read_only_admin import ReadOnlyAdmin
 
 
 @admin.register(Server)

@@ -19,12 +19,11 @@ from gateway.access.keys import NewKey, make_key
 from gateway.access.models import ApiKey, AuditEvent, LimitHit
 from gateway.access.store import revoke_keys
 from gateway.control import send_keys_changed
+from gateway.read_only_admin import ModelAdmin, ReadOnlyAdmin
 
 if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
     _KeyForm = forms.ModelForm[ApiKey]
-else:  # Django's classes take no type argument when they run
-    _ModelAdmin = admin.ModelAdmin
+else:  # Django's class takes no type argument when it runs
     _KeyForm = forms.ModelForm
 
 
@@ -44,7 +43,7 @@ class KeyForm(_KeyForm):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(_ModelAdmin):
+class ApiKeyAdmin(ModelAdmin):
     """The keys: issue, change what they are for, revoke. They are never deleted: the trail names them."""
 
     form = KeyForm
@@ -132,21 +131,8 @@ def note_admin_change(instance: LogEntry, created: bool, **_: Any) -> None:
         audit.record(what, instance.object_repr, actor=actor, detail=instance.get_change_message())
 
 
-class _ReadOnly(_ModelAdmin):
-    """Rows that nobody writes by hand, superusers included."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
 @admin.register(AuditEvent)
-class AuditEventAdmin(_ReadOnly):
+class AuditEventAdmin(ReadOnlyAdmin):
     """What operators did."""
 
     list_display = ["at", "actor", "action", "target", "detail", "address"]
@@ -156,7 +142,7 @@ class AuditEventAdmin(_ReadOnly):
 
 
 @admin.register(LimitHit)
-class LimitHitAdmin(_ReadOnly):
+class LimitHitAdmin(ReadOnlyAdmin):
     """Who ran into which limit."""
 
     list_display = ["subject", "rule", "count", "first_at", "last_at"]
