@@ -6,13 +6,12 @@ values of innocent names: so what is reported is redacted by what it says, too.
 
 import html
 import re
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.utils.deprecation import MiddlewareMixin
 from django.utils.safestring import SafeString
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
@@ -59,37 +58,18 @@ class RedactingReporter(ExceptionReporter):
         return SafeString(_without_secrets(text, self.request))
 
 
-class RedactErrorPages:
+class RedactErrorPages(MiddlewareMixin):
     """Middleware: an error page says no secret of the request that it answers. Outermost, so that it sees them all."""
 
-    async_capable = True
-    sync_capable = True
-
-    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
-        self._get_response = get_response
-        self._is_async = iscoroutinefunction(get_response)
-        if self._is_async:
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        """Answer a request."""
-        if self._is_async:
-            return self._answer(request)
-        response: HttpResponseBase = self._get_response(request)
-        return _redacted(request, response)
-
-    async def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        return _redacted(request, await self._get_response(request))
-
-
-def _redacted(request: HttpRequest, response: Any) -> HttpResponseBase:
-    is_text = response.headers.get("Content-Type", "").startswith(("text/", "application/json"))
-    if response.status_code >= 400 and not response.streaming and is_text:
-        text = response.content.decode(response.charset, "replace")
-        response.content = _without_secrets(text, request).encode(response.charset)
-        if response.has_header("Content-Length"):
-            response.headers["Content-Length"] = str(len(response.content))
-    return response  # type: ignore[no-any-return]
+    def process_response(self, request: HttpRequest, response: Any) -> HttpResponseBase:
+        """`response`, its text redacted if it tells of an error."""
+        is_text = response.headers.get("Content-Type", "").startswith(("text/", "application/json"))
+        if response.status_code >= 400 and not response.streaming and is_text:
+            text = response.content.decode(response.charset, "replace")
+            response.content = _without_secrets(text, request).encode(response.charset)
+            if response.has_header("Content-Length"):
+                response.headers["Content-Length"] = str(len(response.content))
+        return response  # type: ignore[no-any-return]
 
 
 def _without_secrets(text: str, request: HttpRequest | None) -> str:

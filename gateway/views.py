@@ -1,17 +1,22 @@
 """What the host says of itself over HTTP: read only, asynchronous, of what is in memory."""
 
 import asyncio
+import sys
 from typing import Final
 
-from django.db import DatabaseError
-from django.http import HttpRequest, HttpResponseBase, JsonResponse
+from django.db import DatabaseError, InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
+from django.views.defaults import server_error
 
 from gateway import health
 from gateway.apps import GatewayConfig
 
 SESSION_SECONDS: Final = 2.0
 """How long the database may take to tell who an operator is."""
+
+RETRY_SECONDS: Final = 10
+"""When to try a page again that the database failed."""
 
 
 def _server_names() -> list[str]:
@@ -57,3 +62,17 @@ async def _is_operator(request: HttpRequest) -> bool:
     except (TimeoutError, DatabaseError):
         return False
     return user.is_active and user.is_staff
+
+
+def page_failed(request: HttpRequest) -> HttpResponseBase:
+    """Answer for a page that raised: 503 if the database was why, for that passes and no call needs it, else 500."""
+    error = sys.exc_info()[1]  # Django calls its handler of errors while it handles one.
+    if not isinstance(error, (OperationalError, InterfaceError)):
+        return server_error(request)
+    return HttpResponse(
+        f"The database cannot be used now ({type(error).__name__}), and this page needs it. MCP calls do not, and go "
+        "on. The log says more, and so does /health_check?full=1.",
+        status=503,
+        content_type="text/plain; charset=utf-8",
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )

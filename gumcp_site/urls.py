@@ -13,3 +13,5 @@ urlpatterns = [
     path("admin", RedirectView.as_view(url="/admin/")),
     path("admin/", admin.site.urls),
 ]
+
+handler500 = "gateway.views.page_failed"

@@ -5,15 +5,16 @@ since people type passwords into the wrong field.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
-from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
+from asgiref.sync import async_to_sync
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils.crypto import salted_hmac
+from django.utils.deprecation import MiddlewareMixin
 
 from gateway.access import audit
 from gateway.access.limit_hits import write_refusals
@@ -25,36 +26,29 @@ logger = logging.getLogger(__name__)
 RULE: Final[Rule] = "failed logins"
 
 
-class LoginThrottle:
+class LoginThrottle(MiddlewareMixin):
     """Middleware: answers attempts to log in with 429 once too many have failed, and notes both in the audit trail.
 
     After AuthenticationMiddleware, which knows the user.
     """
 
-    async_capable = True
-    sync_capable = True
-
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
-        self._get_response = get_response
+        super().__init__(get_response)
         self._limits = RateLimits({RULE: conf.rate_limits[RULE]}, conf.limits_storage_url)
-        self._is_async = iscoroutinefunction(get_response)
-        if self._is_async:
-            markcoroutinefunction(self)
 
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        """Answer a request."""
-        if self._is_async:
-            return self._answer(request)
-        if not _is_attempt(request):
-            return self._get_response(request)  # type: ignore[no-any-return]
-        return self._refusal(request) or self._noted(request, self._get_response(request))
+    def process_request(self, request: HttpRequest) -> HttpResponse | None:
+        """The refusal of an attempt that is one too many."""
+        return self._refusal(request) if _is_attempt(request) else None
 
-    async def _answer(self, request: HttpRequest) -> HttpResponseBase:
-        if not _is_attempt(request):
-            return await self._get_response(request)  # type: ignore[no-any-return]
-        # In a thread: reading the form may wait for its body, and what happens is written down.
-        refusal = await sync_to_async(self._refusal)(request)
-        return refusal or await sync_to_async(self._noted)(request, await self._get_response(request))
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        """Note how an attempt ended. One that met an error of ours is none: it says nothing of the password."""
+        if _is_attempt(request) and response.status_code == 302:  # Django's login page redirects those it lets in
+            audit.record(audit.LOGGED_IN, "admin", request=request)
+        elif _is_attempt(request) and response.status_code == 200:  # and shows the others the form again.
+            for subject in _subjects(request):
+                async_to_sync(self._limits.spend)(RULE, subject)
+            audit.record(audit.LOGIN_FAILED, "admin", request=request)
+        return response
 
     def _refusal(self, request: HttpRequest) -> HttpResponse | None:
         waits = [self._limits.is_spent(RULE, subject) for subject in _subjects(request)]
@@ -71,16 +65,6 @@ class LoginThrottle:
             content_type="text/plain; charset=utf-8",
             headers={"Retry-After": str(seconds)},
         )
-
-    def _noted(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        # Django's login page redirects those it lets in, and shows the others the form again.
-        if response.status_code == 302:
-            audit.record(audit.LOGGED_IN, "admin", request=request)
-        else:
-            for subject in _subjects(request):
-                async_to_sync(self._limits.spend)(RULE, subject)
-            audit.record(audit.LOGIN_FAILED, "admin", request=request)
-        return response
 
 
 def _is_attempt(request: HttpRequest) -> bool:

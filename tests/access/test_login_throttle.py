@@ -1,5 +1,7 @@
 import pytest
+from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
+from django.db import OperationalError
 from django.test import Client, override_settings
 
 from gateway.access.models import AuditEvent, LimitHit
@@ -38,6 +40,22 @@ def test_right_password_is_refused_too_once_too_many_were_wrong() -> None:
 def test_logins_that_succeed_use_nothing_up() -> None:
     for _ in range(6):
         assert log_in(Client(), PASSWORD) == 302
+
+
+@override_settings(GUMCP_LIMIT_FAILED_LOGINS="3 per hour")
+def test_logins_that_the_database_failed_are_told_so_and_use_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **more: object) -> None:
+        raise OperationalError("typed-password is no longer here")
+
+    client = Client(raise_request_exception=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelBackend, "authenticate", fail)
+        for _ in range(5):
+            answer = client.post("/admin/login/", {"username": "operator", "password": PASSWORD})
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
+            assert "database" in answer.text
+            assert "typed" not in answer.text
+    assert log_in(client, PASSWORD) == 302
 
 
 @override_settings(GUMCP_LIMIT_FAILED_LOGINS="2 per hour")

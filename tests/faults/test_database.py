@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 import psutil
 import pytest
@@ -92,18 +93,32 @@ def test_host_without_tables_serves_and_writes_once_they_are_there(
         assert host.log().count("Rows cannot be written") == 1
 
 
+def log_in(host: HostProcess) -> tuple[int, int]:
+    """The status of the admin's login page, and of a try to log in, which is written down even if it fails."""
+    page = host.request("GET", "/admin/login/")
+    cookie = str(page.headers["Set-Cookie"]).partition(";")[0]
+    form = {"username": "nobody", "password": "nothing", "csrfmiddlewaretoken": cookie.partition("=")[2]}
+    headers = {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded"}
+    return page.status, host.request("POST", "/admin/login/", urlencode(form).encode(), headers).status
+
+
 def what_works(host: HostProcess, record: Record, name: str) -> None:
     """Calls, new sessions and health go on; the report says what is wrong; the admin is what may fail."""
     with host.session("workshop", f"{name}:key") as stream:
         measured = latencies(stream, 1)
         until(lambda: host.request("GET", "/health_check?full=1").json["database"]["error"], 15)
         report = host.request("GET", "/health_check?full=1").json
-        admin = host.request("GET", "/admin/login/").status
+        login_page, login = log_in(host)
         health = host.request("GET", "/health_check").status
         error = report["database"]["error"]
-        record(name, f"calls {milliseconds(measured)}; health {health}; the report says {error}; login page {admin}")
+        record(
+            name,
+            f"calls {milliseconds(measured)}; health {health}; the report says {error}; "
+            f"the admin's login page {login_page}, a login {login}",
+        )
         assert percentile(measured, 99) < 0.1
         assert (report["status"], report["database"]["status"]) == ("degraded", "late")
+        assert (login_page, login) == (200, 503)
         assert stream.call("echo", text="x") == "x"
     assert host.request("GET", "/health_check").json["status"] == "ok"
 
