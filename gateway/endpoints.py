@@ -231,7 +231,7 @@ class SessionEndpoint(_Endpoint):
         self._host.sessions.add(session)
         is_answered = False
         try:
-            transport.start(on_lost=lambda: self._host.call_soon(session.end, "its message loop ended"))
+            transport.start(on_end=lambda: self._host.call_soon(session.end, "its message loop ended"))
             with _request_of(session):
                 exchange = self._exchange(send, _session_headers(session))
                 transport.call(message, scope, exchange)

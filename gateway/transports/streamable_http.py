@@ -1,7 +1,7 @@
 """Streamable HTTP of the handshake era (2025-03-26 to 2025-11-25): sessions with an `Mcp-Session-Id`.
 
-Lives here: one session's message loop in its lane, and which of its streams a message belongs to. Not here: HTTP
-(`endpoints`), the stateless protocol (`stateless`).
+Lives here: one session, and which of its streams a message belongs to. Not here: HTTP (`endpoints`), running the server
+(`message_loop`), the stateless protocol (`stateless`).
 
 Spec: 2025-11-25 basic/transports#streamable-http. Where this differs from the SDK's `StreamableHTTPServerTransport`
 (mcp 2.3):
@@ -14,12 +14,9 @@ Spec: 2025-11-25 basic/transports#streamable-http. Where this differs from the S
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from mcp.server.runner import serve_loop
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
 from mcp_types.version import is_version_at_least
@@ -31,11 +28,10 @@ from gateway.transports.event_buffer import STANDALONE, EventBuffer
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.exchange import Answer, Exchange
 from gateway.transports.link import INITIALIZE, Link
+from gateway.transports.message_loop import MessageLoop
 from gateway.transports.messages import JSONRPCMessage, error_body, request_key
 from gateway.transports.responses import Scope
 from gateway.transports.running_server import RunningServer
-
-logger = logging.getLogger(__name__)
 
 REQUEST_CANCELLED: Final = -32800
 """JSON-RPC code that ends the HTTP answer of a request which the client cancelled (LSP's RequestCancelled)."""
@@ -150,7 +146,7 @@ class StreamableHttpTransport:
         max_events: int,
         max_event_bytes: int,
     ) -> None:
-        self._running = running
+        self._lane = running.lane
         self._session = session
         self._link = Link(session, running.lane, max_backlog)
         self._buffer = EventBuffer(max_events, max_event_bytes)
@@ -158,19 +154,17 @@ class StreamableHttpTransport:
         self._calls: dict[RequestId, _Call] = {}
         self._channels: dict[int, _Channel] = {STANDALONE: self._standalone}
         self._last_number = STANDALONE
-        self._task: asyncio.Task[None] | None = None
-        self._is_stopped = False
-        self._on_lost: Callable[[], object] = lambda: None
+        self._loop = MessageLoop(running, self._link, self._send, on_end=self._ended, takes_stateless=False)
+        self._on_end: Callable[[], object] = lambda: None
 
-    def start(self, on_lost: Callable[[], object]) -> None:
-        """Start the message loop. `on_lost` is called in the lane if it ends by itself."""
-        self._on_lost = on_lost
-        self._running.lane.post(self._start_in_lane)
+    def start(self, on_end: Callable[[], object]) -> None:
+        """Start the message loop. `on_end` is called in the lane when it ends, by itself or not; maybe twice."""
+        self._on_end = on_end
+        self._loop.start()
 
     def stop(self) -> None:
         """End the message loop, cancel its handlers and answer what is open."""
-        self._is_stopped = True
-        self._running.lane.post(self._stop_in_lane)
+        self._loop.stop()
         # What needs no lane is done here: it may be blocked for long.
         if self._standalone.stream is not None:
             self._standalone.stream.close()
@@ -200,7 +194,7 @@ class StreamableHttpTransport:
             is_resumable=message.method != INITIALIZE and is_version_at_least(version, RESUMABLE_SINCE),
         )
         # What is lost of a call that is silent for long, its client must be able to resume too.
-        exchange.on_silence = lambda: self._running.lane.post(call.open_stream)
+        exchange.on_silence = lambda: self._lane.post(call.open_stream)
         key = request_key(message.id)
 
         def register() -> None:
@@ -211,7 +205,7 @@ class StreamableHttpTransport:
 
     def announce(self) -> None:
         """Tell the client that the server's lists may have changed, on the standalone stream."""
-        self._running.lane.post(self._announce_in_lane)
+        self._lane.post(self._announce_in_lane)
 
     def _announce_in_lane(self) -> None:
         for message in list_changed_messages():
@@ -220,11 +214,11 @@ class StreamableHttpTransport:
 
     async def attach_standalone(self, stream: EventStream) -> bool:
         """Connect the standalone stream; False if there is one already."""
-        return await self._running.lane.run(self._attach_standalone(stream))
+        return await self._lane.run(self._attach_standalone(stream))
 
     async def resume(self, stream: EventStream, last_event_id: str) -> bool:
         """Connect `stream` where another was lost; False if that is unknown or too long ago."""
-        return await self._running.lane.run(self._resume(stream, last_event_id))
+        return await self._lane.run(self._resume(stream, last_event_id))
 
     # -- In the lane -------------------------------------------------------------------------------------------------
 
@@ -280,57 +274,14 @@ class StreamableHttpTransport:
             self._buffer.end(call.number)
             del self._channels[call.number]
 
-    def _start_in_lane(self) -> None:
-        if not self._is_stopped:
-            self._task = self._running.lane.loop.create_task(self._serve(), context=self._running.context.copy())
-
-    def _stop_in_lane(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-        self._close()
-
-    def _close(self) -> None:
+    def _ended(self) -> None:
         for key, call in list(self._calls.items()):
             self._finish(key, _ended_body(call))
         if self._standalone.stream is not None:
             self._standalone.stream.close()
+        self._on_end()
 
-    async def _serve(self) -> None:
-        running = self._running
-        try:
-            await serve_loop(
-                running.server,
-                self._link.inbound,
-                _Outbound(self._link, self._calls, self._standalone, self._finish),
-                lifespan_state=running.lifespan_state,
-                session_id=self._session.id,
-                init_options=running.initialization_options,
-            )
-        except Exception:
-            # The message loop is the SDK's and contains handlers itself; what gets here costs this session only.
-            logger.exception("The message loop of a Streamable HTTP session of %s failed", self._session.server_name)
-        finally:
-            self._close()
-            self._on_lost()
-
-
-class _Outbound:
-    """What the server says: each message goes to the stream it belongs to. Used in the lane."""
-
-    def __init__(
-        self,
-        link: Link,
-        calls: dict[RequestId, _Call],
-        standalone: _Channel,
-        finish: Callable[[RequestId, bytes], None],
-    ) -> None:
-        self._link = link
-        self._calls = calls
-        self._standalone = standalone
-        self._finish = finish
-
-    async def send(self, item: SessionMessage, /) -> None:
-        """Send one message; waits while its client is behind with reading."""
+    async def _send(self, item: SessionMessage) -> None:
         message = item.message
         data = message.model_dump_json(by_alias=True, exclude_unset=True).encode()
         self._link.note_answer(message)
@@ -346,14 +297,3 @@ class _Outbound:
         except StreamClosed:
             # The client may come back for the rest: what it misses is kept.
             return
-
-    async def aclose(self) -> None:
-        """Nothing to close: streams end with their calls and their session."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
