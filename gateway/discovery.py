@@ -13,8 +13,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.machinery import ModuleSpec, PathFinder
@@ -23,6 +22,7 @@ from types import ModuleType
 from typing import ClassVar, Final
 
 from gateway.compat.imports import FreshSourceLoader, compat_builtins
+from gateway.process_state import restored_process_state
 from gateway.styles import Style, UnusableServer, describe
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ RESERVED_NAMES: Final = frozenset(
 )
 """First path segments that the host answers itself."""
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+SERVER_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+"""What a folder may be called: one segment of a URL that needs no encoding."""
 
 _PACKAGE_PREFIX: Final = "gumcp_server_"
 
@@ -124,14 +125,14 @@ class Project:
         if name in RESERVED_NAMES:
             reason = f"The name {name} is reserved for the host's own pages. Rename the folder."
             return LoadFailure(name, folder, reason)
-        if not _NAME.fullmatch(name):
+        if not SERVER_NAME.fullmatch(name):
             return LoadFailure(name, folder, "The folder's name may have letters, digits, and . _ - after the first.")
         if taken.get(name, folder) != folder:
             return LoadFailure(name, folder, f"The name {name} is taken by {taken[name]}. Rename one of the folders.")
 
         started = time.perf_counter()
         try:
-            with _restored_process_state():
+            with restored_process_state():
                 before = set(sys.path)
                 try:
                     module = self._execute(folder)
@@ -229,65 +230,3 @@ class ProjectFinder:
     def find_spec(cls, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Look for a top-level module (`importlib.abc.MetaPathFinder`)."""
         return PathFinder.find_spec(name, cls._roots) if path is None else None
-
-
-@contextmanager
-def _restored_process_state() -> Iterator[None]:
-    """Undo what modules commonly do to the process when they are imported: `sys.path`, standard output, logging."""
-    path = list(sys.path)
-    try:
-        with _stdout_on_stderr(), _restored_logging():
-            yield
-    finally:
-        sys.path[:] = path
-
-
-@contextmanager
-def _stdout_on_stderr() -> Iterator[None]:
-    """Send what is printed to standard error: it would get into the protocol of `run_stdio` and `list_servers --json`.
-
-    The descriptor too, for what C code and child processes write.
-    """
-    with redirect_stdout(sys.stderr):
-        try:
-            kept = os.dup(1)
-        except OSError:  # closed, as in some daemons
-            yield
-            return
-        try:
-            with suppress(OSError):  # standard error is closed
-                os.dup2(2, 1)
-            yield
-        finally:
-            os.dup2(kept, 1)
-            os.close(kept)
-
-
-@contextmanager
-def _restored_logging() -> Iterator[None]:
-    """Put back every logger that exists already; those that are made inside the block stay as they are.
-
-    All of them and not only the root's: `logging.config.dictConfig` disables loggers that it is not told of.
-    """
-    manager = logging.root.manager
-    kept = [logging.root, *(found for found in manager.loggerDict.values() if isinstance(found, logging.Logger))]
-    states = [
-        (found, list(found.handlers), list(found.filters), found.level, found.disabled, found.propagate)
-        for found in kept
-    ]
-    disabled_level, logger_class, record_factory = (
-        manager.disable,
-        logging.getLoggerClass(),
-        logging.getLogRecordFactory(),
-    )
-    try:
-        yield
-    finally:
-        for found, handlers, filters, level, is_disabled, propagate in states:
-            found.handlers[:], found.filters[:] = handlers, filters
-            found.disabled, found.propagate = is_disabled, propagate
-            if found.level != level:
-                found.setLevel(level)
-        logging.disable(disabled_level)
-        logging.setLoggerClass(logger_class)
-        logging.setLogRecordFactory(record_factory)

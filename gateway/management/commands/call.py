@@ -12,9 +12,10 @@ from mcp.client import Client
 
 from gateway.apps import GatewayConfig
 from gateway.conf import conf
-from gateway.discovery import ServerDefinition, _stdout_on_stderr
+from gateway.discovery import ServerDefinition
 from gateway.exceptions import GatewayError
 from gateway.identity import parse_user_id
+from gateway.process_state import stdout_on_stderr
 from gateway.redaction import redact
 from gateway.styles import make
 
@@ -54,7 +55,7 @@ class Command(BaseCommand):
             raise CommandError(" ".join([str(error), *reasons, f"Servers: {names}."])) from None
         try:
             # Only the result may be written to standard output, whatever the server prints.
-            with _stdout_on_stderr():
+            with stdout_on_stderr():
                 result = asyncio.run(_call(definition, user_id, options["tool"], arguments))
         except KeyboardInterrupt:
             raise

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 import gateway
 from gateway.conf import conf
-from gateway.discovery import _NAME, RESERVED_NAMES
+from gateway.discovery import RESERVED_NAMES, SERVER_NAME
 
 TEMPLATE: Final = Path(gateway.__file__).parent / "server_template"
 """A server folder that works as it is. Its name stands in its files wherever the new one's has to."""
@@ -79,7 +79,7 @@ def _require_free_name(name: str, directory: Path) -> None:
     """
     if name in RESERVED_NAMES:
         raise CommandError(f"The name {name} is reserved for the host's own pages. Choose another.")
-    if not _NAME.fullmatch(name):
+    if not SERVER_NAME.fullmatch(name):
         raise CommandError(
             f"{name!r} cannot be a server's name: it may have letters and digits, and . _ - after the first, "
             "100 of them at most."
