@@ -50,7 +50,7 @@ class SseConsumer(AsyncConsumer):  # type: ignore[misc]
             session = Session(name, self._identity, "sse", client_address(scope))
             transport = SseTransport(instance.running, session, stream, max_backlog=conf.max_session_backlog)
             session.wire = transport
-            session.on_end(stream.close)
+            session.on_end(stream.cut)
             with self._host.sessions.open(session), self._host.streams.open(stream, name):
                 try:
                     await stream.start()

@@ -292,12 +292,12 @@ class Host:
         return sorted(lane.name for lane in self.lanes if lane.blocked_seconds >= BLOCKED_SECONDS)
 
     def _end_answered(self, *, is_late: bool) -> None:
-        """End the sessions without a call in flight; all of them when it is late.
+        """End the sessions that are settled; all of them when it is late.
 
-        Only those that had none the last time either: a lane takes a call off the list just before it writes the
+        Only those that were so the last time too: a lane takes a call off the list just before it writes the
         answer, and what is written to a closed stream is lost.
         """
-        answered = {session.row_id for session in self.sessions if not session.in_flight}
+        answered = {session.row_id for session in self.sessions if session.is_settled}
         for session in self.sessions:
             if is_late or session.row_id in answered & self._answered:
                 session.end(STOPPED)
@@ -311,7 +311,7 @@ class Host:
         started = time.monotonic()
         for session in self.sessions:
             session.end(STOPPED)
-        self.streams.close_all()
+        self.streams.cut_all()
         if self._upkeep is not None:
             self._upkeep.cancel()
             with contextlib.suppress(asyncio.CancelledError):

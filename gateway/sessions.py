@@ -76,6 +76,11 @@ class Session:
         self.messages_out += 1
         self.touch()
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether every request is answered and all that was said is on its way to the client."""
+        return not self.in_flight and (self.wire is None or self.wire.is_flushed)
+
     def announce(self) -> None:
         """Tell the client that the server's lists may have changed."""
         self.wire.announce()

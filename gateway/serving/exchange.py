@@ -114,8 +114,11 @@ class Exchange:
         return dict(_DISCONNECT)
 
     async def send(self, message: Message) -> None:
-        """Pass on a response message once the socket has room for it."""
-        while self._channel.is_write_paused and not self._ended:
+        """Pass on a response message once the socket has room for it. The mere end of a response needs none.
+
+        So an application is over as soon as it has said all; what the client has yet to read is the channel's to watch.
+        """
+        while self._channel.is_write_paused and not self._ended and not _is_mere_end(message):
             await self._channel.drained()
         if self._ended:
             # Daphne drops such messages without yielding: an application that sends in a loop and never receives would
@@ -243,6 +246,10 @@ class Exchange:
         except Exception:
             # A full disk under the access log or a redaction that fails must not end the response.
             logger.exception("Access line could not be written")
+
+
+def _is_mere_end(message: Message) -> bool:
+    return message["type"] == "http.response.body" and not message.get("body") and not message.get("more_body", False)
 
 
 def _by_name(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:

@@ -8,8 +8,10 @@ Spec: HTML Living Standard, server-sent events; MCP 2024-11-05 basic/transports#
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from gateway.exceptions import StreamClosed
@@ -21,8 +23,8 @@ COMMENT: Final = b": ping\r\n\r\n"
 BATCH_BYTES: Final = 64 * 1024
 """Events that wait together are sent together, up to so many bytes: a batch is a copy of what is in it."""
 
-FLUSH_SECONDS: Final = 1.0
-"""How long a stream that is being closed may take to hand over what is left."""
+CUT_SECONDS: Final = 1.0
+"""How long a stream that is cut may take to hand over what is left."""
 
 STREAM_HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -52,14 +54,20 @@ class EventStream:
         self._slow_reader_seconds = slow_reader_seconds
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[bytes] = deque()
-        # Two counters with one writer each instead of one size: += is not atomic across threads.
+        # Two counters instead of one size: the sender's own needs no lock.
         self._bytes_written = 0
         self._bytes_sent = 0
+        self._write_lock = threading.Lock()
         self._is_sender_idle = False
         self._sender_wakeup: asyncio.Future[None] | None = None
         self._sender: asyncio.Task[None] | None = None
+        self._flush_seconds = slow_reader_seconds
+        """How long the client may take to read what is left when the stream has been closed."""
+        self._flush_limit: asyncio.TimerHandle | None = None
         self._room_waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = deque()
         self.is_closed = False
+        self._is_over = False
+        """Whether the end has been sent."""
         self.was_left = False
         """Whether the client left before the end."""
         self.was_slow = False
@@ -75,21 +83,25 @@ class EventStream:
         """Queue `chunk`. After `close` it is dropped: the client has nowhere to read it from."""
         if self.is_closed:
             return
-        self._bytes_written += len(chunk)
-        self._chunks.append(chunk)
+        with self._write_lock:
+            self._bytes_written += len(chunk)
+            self._chunks.append(chunk)
         self._wake_sender()
 
     def comment_if_silent(self, now: float, seconds: float) -> None:
         """Send a comment if nothing was sent for `seconds`."""
-        if now - self.last_sent >= seconds and not self._chunks and not self.is_closed:
-            self._chunks.append(COMMENT)
-            self._bytes_written += len(COMMENT)
-            self._wake_sender()
+        if now - self.last_sent >= seconds and not self._chunks:
+            self.write(COMMENT)
 
     @property
     def is_full(self) -> bool:
         """Whether as much is waiting for the client as may."""
         return self._bytes_written - self._bytes_sent > self._buffer_bytes
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether all that was written has been handed to the ASGI server."""
+        return self._bytes_sent == self._bytes_written
 
     @property
     def must_wait(self) -> bool:
@@ -114,28 +126,47 @@ class EventStream:
                 await asyncio.wait_for(has_room.wait(), deadline - time.monotonic())
             except TimeoutError:
                 self.was_slow = True
-                self.close()
+                self.cut()
         if self.is_closed:
             # A handler may write for ever and wait for nothing else: this is where its cancellation reaches it.
             await asyncio.sleep(0)
             raise StreamClosed
 
     def close(self) -> None:
-        """End the stream once what was written has been sent. A second call changes nothing."""
+        """End the stream once what was written has been sent. A second call changes nothing.
+
+        The client has the time of a slow reader for what is left: the last event may be a large result.
+        """
         if not self.is_closed:
             self.is_closed = True
-            with contextlib.suppress(RuntimeError):  # the host's loop is closed: nobody is listening any more
-                self._loop.call_soon_threadsafe(self._limit_flush)
+            self._call_in_loop(self._limit_flush)
             self._wake_sender()
             self._wake_writers()
 
+    def cut(self) -> None:
+        """End the stream, whether or not its client reads what is left. A second call changes nothing."""
+        self._flush_seconds = min(self._flush_seconds, CUT_SECONDS)
+        if self.is_closed:
+            self._call_in_loop(self._limit_flush)
+        self.close()
+
     def _limit_flush(self) -> None:
-        """Give up on a client that does not read even now."""
+        if self._sender is None:
+            return  # it has not begun, and looks itself, or is over
+        if self._flush_limit is not None:
+            self._flush_limit.cancel()
+        self._flush_limit = self._loop.call_later(self._flush_seconds, self._give_up)
+
+    def _give_up(self) -> None:
         if self._sender is not None:
-            self._loop.call_later(FLUSH_SECONDS, self._sender.cancel)
+            self.was_slow = True
+            self._sender.cancel()
 
     async def run(self, receive: Receive) -> None:
-        """Send what is written until the stream is closed or the client leaves."""
+        """Send what is written until the stream is closed or the client leaves.
+
+        A client that does not read the rest in time gets no orderly end: the ASGI server resets its connection.
+        """
         if not self._chunks:
             # ASGI 3.0: a server keeps the head until there is a body. A client waits for it, and the first event of a
             # quiet stream is seconds away.
@@ -146,14 +177,12 @@ class EventStream:
             if self.is_closed:
                 self._limit_flush()
             await asyncio.wait({sender, watcher}, return_when=asyncio.FIRST_COMPLETED)
-            if watcher.done():
-                return
-            if not sender.cancelled():
+            if sender.done() and not sender.cancelled():
                 sender.result()
-            with contextlib.suppress(TimeoutError):  # the client does not even read the end
-                await asyncio.wait_for(self._send({"type": "http.response.body", "body": b""}), FLUSH_SECONDS)
         finally:
             self._sender = None
+            if self._flush_limit is not None:
+                self._flush_limit.cancel()
             self.is_closed = True
             self._wake_writers()
             sender.cancel()
@@ -177,6 +206,8 @@ class EventStream:
                 self._wake_writers()
                 continue
             if self.is_closed:
+                await self._send({"type": "http.response.body", "body": b""})
+                self._is_over = True
                 return
             # Order matters: say that we are idle, then look again, so that a chunk written in between is seen.
             self._sender_wakeup = self._loop.create_future()
@@ -189,13 +220,17 @@ class EventStream:
     async def _watch_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.is_closed = self.was_left = True
+        if not self._is_over:  # ASGI tells of a disconnect after every response too
+            self.is_closed = self.was_left = True
 
     def _wake_sender(self) -> None:
         if self._is_sender_idle:
             self._is_sender_idle = False
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._resolve_wakeup)
+            self._call_in_loop(self._resolve_wakeup)
+
+    def _call_in_loop(self, callback: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the host's loop is closed: nobody is listening any more
+            self._loop.call_soon_threadsafe(callback)
 
     def _resolve_wakeup(self) -> None:
         if self._sender_wakeup is not None and not self._sender_wakeup.done():

@@ -43,6 +43,11 @@ class SseTransport:
         """End the message loop and cancel its handlers."""
         self._loop.stop()
 
+    @property
+    def is_flushed(self) -> bool:
+        """Whether all that the server said has been handed to the ASGI server."""
+        return self._stream.is_flushed
+
     def deliver(self, message: JSONRPCMessage, scope: Scope) -> None:
         """Hand over what the client posted. Raises what `Link.admit` raises."""
         self._link.admit(message, scope)

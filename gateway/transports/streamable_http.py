@@ -167,7 +167,7 @@ class StreamableHttpTransport:
         self._loop.stop()
         # What needs no lane is done here: it may be blocked for long.
         if self._standalone.stream is not None:
-            self._standalone.stream.close()
+            self._standalone.stream.cut()
         calls = list(self._calls.values())
         streamed = [call for call in calls if not call.answer_at_once(_ended_body(call))]
         if streamed:
@@ -177,6 +177,15 @@ class StreamableHttpTransport:
     def is_established(self) -> bool:
         """Whether the server has accepted `initialize`."""
         return self._link.is_initialized
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether all that was said on the standalone stream has been handed to the ASGI server.
+
+        The streams of answered calls end by themselves, with or without the session.
+        """
+        stream = self._standalone.stream
+        return stream is None or stream.is_closed or stream.is_flushed
 
     def deliver(self, message: JSONRPCMessage, scope: Scope) -> None:
         """Hand over a notification or a response. Raises what `Link.admit` raises."""

@@ -33,10 +33,10 @@ class Streams:
         for stream in list(self._open):
             stream.comment_if_silent(now, seconds)
 
-    def close_all(self) -> None:
-        """End every stream."""
+    def cut_all(self) -> None:
+        """End every stream now."""
         for stream in list(self._open):
-            stream.close()
+            stream.cut()
 
     def __len__(self) -> int:
         return len(self._open)

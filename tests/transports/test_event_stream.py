@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.exceptions import StreamClosed
+from gateway.transports import event_stream
 from gateway.transports.event_stream import COMMENT, EventStream, frame
 from tests.e2e.host_process import until
 
@@ -140,6 +141,37 @@ async def test_client_that_never_reads_is_cut_and_the_writer_told() -> None:
             await stream.wait_for_room()
         assert stream.was_slow
         await task
+
+
+async def test_client_that_takes_its_time_gets_what_was_written_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "CUT_SECONDS", 0.01)
+    client = Client()
+    async with running(client) as stream:
+        client.reads.clear()
+        stream.write(b"x" * 2000)
+        stream.close()
+        await asyncio.sleep(0.1)
+        assert not stream.is_flushed
+        client.reads.set()
+    assert client.body == b"x" * 2000
+    assert client.is_ended
+    assert stream.is_flushed
+    assert not stream.was_slow
+    assert not stream.was_left
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_stream_that_is_cut_waits_for_no_client(monkeypatch: pytest.MonkeyPatch, is_closed: bool) -> None:
+    monkeypatch.setattr(event_stream, "CUT_SECONDS", 0.01)
+    client = Client()
+    async with running(client, slow_reader_seconds=60) as stream:
+        client.reads.clear()
+        stream.write(b"x" * 2000)
+        if is_closed:
+            stream.close()
+        stream.cut()
+    assert not client.is_ended
+    assert stream.was_slow
 
 
 async def test_writer_that_waits_is_told_when_the_client_leaves() -> None:

@@ -74,6 +74,8 @@ def server(user_id: str, api_key: str | None = None) -> Server[Any]:
         raise RuntimeError(f"refused for the key {api_key}")
 
     async def fill(ctx: ServerRequestContext[Any], arguments: dict[str, Any]) -> str:
+        for step in range(arguments.get("steps", 0)):
+            await ctx.session.report_progress(step + 1, arguments["steps"])
         return "x" * int(arguments["characters"])
 
     functions = (
