@@ -1,18 +1,21 @@
-"""JSON-RPC messages on the way in: one function from bytes to a typed message.
+"""JSON-RPC messages between bytes and types: one function for the way in, one for the way out.
 
 Spec: 2025-11-25 basic#messages, JSON-RPC 2.0 sections 4 and 5.
 """
 
-from typing import Any
+import logging
+from typing import Any, Final
 
 import pydantic_core
 from mcp.shared.dispatcher import coerce_request_id
 from mcp_types import (
+    INTERNAL_ERROR,
     INVALID_REQUEST,
     PARSE_ERROR,
     ErrorData,
     JSONRPCError,
     JSONRPCMessage,
+    JSONRPCResponse,
     RequestId,
     jsonrpc_message_adapter,
 )
@@ -20,7 +23,19 @@ from pydantic import ValidationError
 
 from gateway.exceptions import InvalidMessage
 
-__all__ = ["JSONRPCMessage", "error_body", "parse_message", "request_key", "require_json"]
+__all__ = [
+    "JSONRPCMessage",
+    "error_body",
+    "json_body",
+    "message_body",
+    "parse_message",
+    "request_key",
+    "require_json",
+]
+
+logger = logging.getLogger(__name__)
+
+NOT_WRITABLE: Final = "The server's answer cannot be written as JSON."
 
 
 def parse_message(body: bytes) -> JSONRPCMessage:
@@ -67,5 +82,51 @@ def request_key(request_id: RequestId) -> RequestId:
 
 def error_body(code: int, message: str, request_id: RequestId | None = None) -> bytes:
     """A JSON-RPC error as a response body; `id` is null where the request's is not known."""
-    error = JSONRPCError(jsonrpc="2.0", id=request_id, error=ErrorData(code=code, message=message))
+    told = ErrorData(code=code, message=_without_surrogates(message))
+    error = JSONRPCError(jsonrpc="2.0", id=request_id, error=told)
     return error.model_dump_json(by_alias=True, exclude_none=request_id is not None, exclude_unset=True).encode()
+
+
+def message_body(message: JSONRPCMessage) -> bytes:
+    """A message of the server as it goes over the wire.
+
+    An answer that cannot be written as JSON becomes an error with its id: raised in the message loop, it would end the
+    session.
+
+    Raises:
+        ValueError: a request or a notification cannot be written; whoever sends it is told.
+    """
+    try:
+        return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
+    except ValueError:
+        try:
+            return json_body(message.model_dump(by_alias=True, exclude_unset=True))
+        except ValueError as error:
+            if isinstance(message, JSONRPCResponse):
+                logger.warning("A result cannot be written as JSON (%s)", type(error).__name__)
+                return error_body(INTERNAL_ERROR, NOT_WRITABLE, message.id)
+            if isinstance(message, JSONRPCError):
+                return error_body(message.error.code, message.error.message, message.id)
+            raise
+
+
+def json_body(value: Any) -> bytes:
+    """`value` as JSON in UTF-8; lone surrogates, as file names may have them, as `\\udce9`.
+
+    Raises:
+        ValueError: it holds an object that is no JSON.
+    """
+    try:
+        return pydantic_core.to_json(value)
+    except ValueError:
+        return pydantic_core.to_json(_without_surrogates(value))
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_surrogates(item) for item in value]
+    return value

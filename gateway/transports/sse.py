@@ -20,7 +20,7 @@ from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.link import Link
 from gateway.transports.message_loop import MessageLoop
-from gateway.transports.messages import JSONRPCMessage
+from gateway.transports.messages import JSONRPCMessage, message_body
 from gateway.transports.responses import Scope
 from gateway.transports.running_server import RunningServer
 
@@ -64,7 +64,7 @@ class SseTransport:
 
     async def _send(self, item: SessionMessage) -> None:
         message = item.message
-        data = message.model_dump_json(by_alias=True, exclude_unset=True).encode()
+        data = message_body(message)
         self._link.note_answer(message)
         self._stream.write(frame(b"message", data))
         if self._stream.must_wait:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-import pydantic_core
 from mcp.server.connection import Connection
 from mcp.server.runner import modern_error_data, serve_one
 from mcp.shared.dispatcher import CallOptions
@@ -55,6 +54,7 @@ from gateway.exceptions import StreamClosed
 from gateway.transports.announcements import listen_frames
 from gateway.transports.event_stream import frame
 from gateway.transports.exchange import Answer, Exchange
+from gateway.transports.messages import NOT_WRITABLE, error_body, json_body
 from gateway.transports.responses import Scope, header
 from gateway.transports.running_server import RunningServer
 
@@ -72,6 +72,7 @@ class StatelessCall:
         self._body = body
         self._exchange = exchange
         self._count_out = metrics.messages.labels(server_name, "out")
+        self._request_id: RequestId | None = None
         self._task: Future[asyncio.Task[None]] = Future()
 
     def start(self) -> None:
@@ -106,7 +107,7 @@ class StatelessCall:
             await self._handle()
         except Exception:
             logger.exception("A stateless request of %s failed", self._server_name)
-            self._refuse(ErrorData(code=INTERNAL_ERROR, message="Internal server error"), None, status=500)
+            self._refuse(ErrorData(code=INTERNAL_ERROR, message="Internal server error"), status=500)
         finally:
             self._exchange.stream.close()
 
@@ -119,12 +120,13 @@ class StatelessCall:
             request = JSONRPCRequest.model_validate(body)
         except ValidationError:
             # A batch, a response (which clients must not post in this protocol), or a malformed request.
-            self._refuse(_NOT_A_MESSAGE, None)
+            self._refuse(_NOT_A_MESSAGE)
             return
+        self._request_id = request.id
         headers = Headers(scope=dict(self._scope))
         route = await self._find_route(request, headers)
         if isinstance(route, InboundLadderRejection):
-            self._refuse(ErrorData(code=route.code, message=route.message, data=route.data), request.id)
+            self._refuse(ErrorData(code=route.code, message=route.message, data=route.data))
             return
         channel = _RequestChannel(
             self,
@@ -146,9 +148,15 @@ class StatelessCall:
             )
         except Exception as error:
             # The SDK's table for this era; what it does not know is logged there and told in general words.
-            self._refuse(modern_error_data(error), request.id)
+            self._refuse(modern_error_data(error))
+            return
+        try:
+            data = json_body({"jsonrpc": "2.0", "id": request.id, "result": result})
+        except ValueError as error:
+            logger.warning("A result of %s cannot be written as JSON (%s)", self._server_name, type(error).__name__)
+            self._refuse(ErrorData(code=INTERNAL_ERROR, message=NOT_WRITABLE))
         else:
-            self._answer(pydantic_core.to_json({"jsonrpc": "2.0", "id": request.id, "result": result}), 200)
+            self._answer(data, 200)
 
     async def _find_route(
         self, request: JSONRPCRequest, headers: Headers
@@ -180,18 +188,21 @@ class StatelessCall:
         try:
             JSONRPCNotification.model_validate(body)
         except ValidationError:
-            self._refuse(_NOT_A_MESSAGE, None)
+            self._refuse(_NOT_A_MESSAGE)
             return
         unsupported = unsupported_protocol_version_rejection(header(self._scope, b"mcp-protocol-version") or "")
         if unsupported is not None:
             error = ErrorData(code=unsupported.code, message=unsupported.message, data=unsupported.data)
-            self._refuse(error, None)
+            self._refuse(error)
         else:
             self._exchange.answer(Answer(b"", 202))
 
-    def _refuse(self, error: ErrorData, request_id: RequestId | None, *, status: int | None = None) -> None:
-        body = {"jsonrpc": "2.0", "id": request_id, "error": error.model_dump(mode="json", exclude_none=True)}
-        self._answer(pydantic_core.to_json(body), status or ERROR_CODE_HTTP_STATUS.get(error.code, 200))
+    def _refuse(self, error: ErrorData, *, status: int | None = None) -> None:
+        try:
+            data = json_body({"jsonrpc": "2.0", "id": self._request_id, "error": error.model_dump(exclude_none=True)})
+        except ValueError:
+            data = error_body(error.code, error.message, self._request_id)
+        self._answer(data, status or ERROR_CODE_HTTP_STATUS.get(error.code, 200))
 
     def _answer(self, data: bytes, status: int) -> None:
         self._count_out.inc()
@@ -206,7 +217,7 @@ class StatelessCall:
             message["params"] = params
         stream = self._exchange.stream
         self._exchange.open_stream()
-        stream.write(frame(b"message", pydantic_core.to_json(message)))
+        stream.write(frame(b"message", json_body(message)))
         if stream.must_wait:
             # A client that has gone or does not read ends the exchange, and with it this task.
             with contextlib.suppress(StreamClosed):

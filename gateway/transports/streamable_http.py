@@ -29,7 +29,7 @@ from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.exchange import Answer, Exchange
 from gateway.transports.link import INITIALIZE, Link
 from gateway.transports.message_loop import MessageLoop
-from gateway.transports.messages import JSONRPCMessage, error_body, request_key
+from gateway.transports.messages import JSONRPCMessage, error_body, message_body, request_key
 from gateway.transports.responses import Scope
 from gateway.transports.running_server import RunningServer
 
@@ -292,7 +292,7 @@ class StreamableHttpTransport:
 
     async def _send(self, item: SessionMessage) -> None:
         message = item.message
-        data = message.model_dump_json(by_alias=True, exclude_unset=True).encode()
+        data = message_body(message)
         self._link.note_answer(message)
         if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
             self._finish(request_key(message.id), data)

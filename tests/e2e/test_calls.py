@@ -339,16 +339,18 @@ def test_calls_that_fail_or_are_cancelled_leave_room(narrow_host: HostProcess, s
 ERRORS = [
     *("SystemExit", "exit", "KeyboardInterrupt", "BaseExceptionGroup"),
     *("CancelledError", "GeneratorExit", "RecursionError"),
+    *("a name that is not UTF-8", "data that is no JSON"),
 ]
 
 
 @both_versions
 @pytest.mark.parametrize("error", ERRORS)
 def test_handler_that_raises_anything_fails_its_own_call_only(host: HostProcess, server: str, error: str) -> None:
+    key = f"raises-{error.replace(' ', '-')}:key"
     with (
-        host.session(server, f"raises-{error}:key") as stream,
-        host.session(server, f"beside-{error}:key") as beside,
-        HandshakeSession(host, server, f"raises-{error}:key") as sharing,
+        host.session(server, key) as stream,
+        host.session(server, f"beside-{key}") as beside,
+        HandshakeSession(host, server, key) as sharing,
     ):
         stream.send(tool_call("own", "wait", seconds=0.3))
         beside.send(tool_call("others", "wait", seconds=0.3))
@@ -363,8 +365,8 @@ def test_handler_that_raises_anything_fails_its_own_call_only(host: HostProcess,
         with sharing.start("fail", error=error) as under_way:
             answer = under_way.reply()
             assert "error" in answer or answer["result"]["isError"], answer
-        assert StatelessClient(host, server, f"raises-{error}:key").call("echo", text="alive") == "alive"
-        with StatelessClient(host, server, f"raises-{error}:key").start("fail", error=error) as under_way:
+        assert StatelessClient(host, server, key).call("echo", text="alive") == "alive"
+        with StatelessClient(host, server, key).start("fail", error=error) as under_way:
             answer = under_way.reply()
             assert "error" in answer or answer["result"]["isError"], answer
 

@@ -2,10 +2,19 @@ import json
 from typing import Any
 
 import pytest
-from mcp_types import INVALID_REQUEST, PARSE_ERROR, JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+)
 
 from gateway.exceptions import InvalidMessage
-from gateway.transports.messages import error_body, parse_message, request_key
+from gateway.transports.messages import error_body, message_body, parse_message, request_key
 
 
 def as_bytes(**message: Any) -> bytes:
@@ -54,6 +63,43 @@ def test_errors_do_not_repeat_what_was_sent() -> None:
             parse_message(body)
         assert "canary" not in str(error.value)
         assert error.value.__cause__ is None
+
+
+def test_text_that_is_not_utf_8_is_written_readably_wherever_it_stands() -> None:
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    result = JSONRPCResponse(jsonrpc="2.0", id=1, result={"content": [{"type": "text", name: name}]})
+    assert json.loads(message_body(result)) == {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "result": {"content": [{"type": "text", "caf\\udce9": "caf\\udce9"}]},
+    }
+    error = JSONRPCError(jsonrpc="2.0", id="a", error=ErrorData(code=-32000, message=name, data=[name]))
+    assert json.loads(message_body(error))["error"] == {
+        "code": -32000,
+        "message": "caf\\udce9",
+        "data": ["caf\\udce9"],
+    }
+
+
+def test_answer_with_an_object_that_is_no_json_is_an_error_with_its_id() -> None:
+    result = JSONRPCResponse(jsonrpc="2.0", id=7, result={"structuredContent": {"x": object()}})
+    assert json.loads(message_body(result)) == {
+        "jsonrpc": "2.0",
+        "id": 7,
+        "error": {"code": INTERNAL_ERROR, "message": "The server's answer cannot be written as JSON."},
+    }
+    error = JSONRPCError(jsonrpc="2.0", id="a", error=ErrorData(code=-32000, message="failed", data=object()))
+    assert json.loads(message_body(error)) == {
+        "jsonrpc": "2.0",
+        "id": "a",
+        "error": {"code": -32000, "message": "failed"},
+    }
+
+
+def test_notification_with_an_object_that_is_no_json_is_refused_to_its_sender() -> None:
+    notification = JSONRPCNotification(jsonrpc="2.0", method="notifications/message", params={"data": object()})
+    with pytest.raises(ValueError, match="serialize"):
+        message_body(notification)
 
 
 def test_number_and_text_of_one_id_compare_equal() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ ERRORS = {
     "BaseExceptionGroup": lambda: BaseExceptionGroup("several", [SystemExit(3), ValueError("one")]),
     "CancelledError": asyncio.CancelledError,
     "GeneratorExit": GeneratorExit,
+    "a name that is not UTF-8": lambda: FileNotFoundError(f"no file {os.fsdecode(b'caf' + bytes([0xE9]))}"),
+    "data that is no JSON": lambda: ValueError("upstream failed", object()),
 }
 
 cancelled = []

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from mcp import types
 from mcp.server import Server, ServerRequestContext
 from mcp.server.models import InitializationOptions
+from mcp.shared.exceptions import MCPError
 
 ERRORS: dict[str, Any] = {
     "SystemExit": lambda: SystemExit(3),
@@ -17,6 +19,8 @@ ERRORS: dict[str, Any] = {
     "BaseExceptionGroup": lambda: BaseExceptionGroup("several", [SystemExit(3), ValueError("one")]),
     "CancelledError": asyncio.CancelledError,
     "GeneratorExit": GeneratorExit,
+    "a name that is not UTF-8": lambda: FileNotFoundError(f"no file {os.fsdecode(b'caf' + bytes([0xE9]))}"),
+    "data that is no JSON": lambda: MCPError(-32000, "upstream failed", data=object()),
 }
 
 cancelled: list[str] = []
