@@ -231,7 +231,7 @@ class Host:
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
             try:
-                self.streams.comment_where_silent(conf.ping_seconds)
+                self.streams.keep_up(conf.ping_seconds)
                 self.sessions.expire(conf.session_idle_seconds)
                 self.instances.keep_up()
                 self._follow_operators()
@@ -356,7 +356,8 @@ def serving_limits() -> ServingLimits:
     return ServingLimits(
         body_bytes=conf.max_body_bytes,
         buffered_bytes=conf.stream_buffer_bytes,
-        slow_reader_seconds=conf.slow_reader_seconds,
+        # A little later than streams, whose own limit knows which server they belong to.
+        slow_reader_seconds=conf.slow_reader_seconds + 2 * UPKEEP_SECONDS,
         connections=conf.max_connections,
         connections_per_address=conf.max_connections_per_address,
         shutdown_grace_seconds=conf.shutdown_grace_seconds,

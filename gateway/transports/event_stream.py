@@ -21,7 +21,7 @@ COMMENT: Final = b": ping\r\n\r\n"
 """What a silent stream gets, so that clients and proxies with an idle timeout keep it open."""
 
 BATCH_BYTES: Final = 64 * 1024
-"""Events that wait together are sent together, up to so many bytes: a batch is a copy of what is in it."""
+"""Events that wait together are sent together, up to so many bytes, and larger ones in pieces of so many."""
 
 CUT_SECONDS: Final = 1.0
 """How long a stream that is cut may take to hand over what is left."""
@@ -61,9 +61,10 @@ class EventStream:
         self._is_sender_idle = False
         self._sender_wakeup: asyncio.Future[None] | None = None
         self._sender: asyncio.Task[None] | None = None
-        self._flush_seconds = slow_reader_seconds
-        """How long the client may take to read what is left when the stream has been closed."""
-        self._flush_limit: asyncio.TimerHandle | None = None
+        self._is_cut = False
+        self._cut_limit: asyncio.TimerHandle | None = None
+        self._take_until: tuple[float, int] | None = None
+        """When the client must have taken how much (monotonic seconds, bytes sent by then)."""
         self._room_waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = deque()
         self.is_closed = False
         self._is_over = False
@@ -114,7 +115,6 @@ class EventStream:
         Raises:
             StreamClosed: the stream ended, perhaps because the client took too long.
         """
-        deadline = time.monotonic() + self._slow_reader_seconds
         lane = asyncio.get_running_loop()
         while self.is_full and not self.is_closed:
             has_room = asyncio.Event()
@@ -122,44 +122,51 @@ class EventStream:
             # Order matters: say that we wait, then look again, so that room made in between is seen.
             if not self.is_full or self.is_closed:
                 break
-            try:
-                await asyncio.wait_for(has_room.wait(), deadline - time.monotonic())
-            except TimeoutError:
-                self.was_slow = True
-                self.cut()
+            await has_room.wait()
         if self.is_closed:
             # A handler may write for ever and wait for nothing else: this is where its cancellation reaches it.
             await asyncio.sleep(0)
             raise StreamClosed
 
+    def give_up_if_slow(self, now: float) -> None:
+        """End the stream if its client takes too little of what waits for it. To be called now and then.
+
+        Enough is as much as may wait, or the rest of a stream that was closed, within the time of a slow reader.
+        """
+        waiting = self._bytes_written - self._bytes_sent
+        if not self.is_full and not self.is_closed:
+            self._take_until = None
+        elif self._take_until is None or self._bytes_sent >= self._take_until[1]:
+            # At least one: the mere end, too, may wait for a client.
+            due = self._bytes_sent + max(1, min(waiting, self._buffer_bytes))
+            self._take_until = (now + self._slow_reader_seconds, due)
+        elif now >= self._take_until[0]:
+            self._give_up()
+
     def close(self) -> None:
         """End the stream once what was written has been sent. A second call changes nothing.
 
-        The client has the time of a slow reader for what is left: the last event may be a large result.
+        The last event may be a large result: the client may take its time, unless it is too slow.
         """
         if not self.is_closed:
             self.is_closed = True
-            self._call_in_loop(self._limit_flush)
             self._wake_sender()
             self._wake_writers()
 
     def cut(self) -> None:
-        """End the stream, whether or not its client reads what is left. A second call changes nothing."""
-        self._flush_seconds = min(self._flush_seconds, CUT_SECONDS)
-        if self.is_closed:
-            self._call_in_loop(self._limit_flush)
+        """End the stream in a second, whether or not its client has read what is left by then."""
+        self._is_cut = True
         self.close()
+        self._call_in_loop(self._limit_sender)
 
-    def _limit_flush(self) -> None:
-        if self._sender is None:
-            return  # it has not begun, and looks itself, or is over
-        if self._flush_limit is not None:
-            self._flush_limit.cancel()
-        self._flush_limit = self._loop.call_later(self._flush_seconds, self._give_up)
+    def _limit_sender(self) -> None:
+        if self._sender is not None and self._cut_limit is None:
+            self._cut_limit = self._loop.call_later(CUT_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
+        self.was_slow = self._is_cut = True
+        self.close()
         if self._sender is not None:
-            self.was_slow = True
             self._sender.cancel()
 
     async def run(self, receive: Receive) -> None:
@@ -167,22 +174,18 @@ class EventStream:
 
         A client that does not read the rest in time gets no orderly end: the ASGI server resets its connection.
         """
-        if not self._chunks:
-            # ASGI 3.0: a server keeps the head until there is a body. A client waits for it, and the first event of a
-            # quiet stream is seconds away.
-            await self._send({"type": "http.response.body", "body": b"", "more_body": True})
         sender = self._sender = asyncio.create_task(self._send_chunks())
         watcher = asyncio.create_task(self._watch_disconnect(receive))
         try:
-            if self.is_closed:
-                self._limit_flush()
+            if self._is_cut:
+                self._limit_sender()
             await asyncio.wait({sender, watcher}, return_when=asyncio.FIRST_COMPLETED)
             if sender.done() and not sender.cancelled():
                 sender.result()
         finally:
             self._sender = None
-            if self._flush_limit is not None:
-                self._flush_limit.cancel()
+            if self._cut_limit is not None:
+                self._cut_limit.cancel()
             self.is_closed = True
             self._wake_writers()
             sender.cancel()
@@ -191,6 +194,10 @@ class EventStream:
             await asyncio.gather(sender, watcher, return_exceptions=True)
 
     async def _send_chunks(self) -> None:
+        if not self._chunks:
+            # ASGI 3.0: a server keeps the head until there is a body. A client waits for it, and the first event of a
+            # quiet stream is seconds away.
+            await self._send({"type": "http.response.body", "body": b"", "more_body": True})
         while True:
             if self._chunks:
                 chunk = self._chunks.popleft()
@@ -200,10 +207,13 @@ class EventStream:
                         chunks.append(self._chunks.popleft())
                         size += len(chunks[-1])
                     chunk = b"".join(chunks)
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-                self._bytes_sent += len(chunk)
-                self.last_sent = time.monotonic()
-                self._wake_writers()
+                # In pieces, so that how far the client has come is seen, and no server holds a large event twice.
+                for start in range(0, len(chunk), BATCH_BYTES):
+                    piece = chunk[start : start + BATCH_BYTES]
+                    await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+                    self._bytes_sent += len(piece)
+                    self.last_sent = time.monotonic()
+                    self._wake_writers()
                 continue
             if self.is_closed:
                 await self._send({"type": "http.response.body", "body": b""})

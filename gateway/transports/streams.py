@@ -27,11 +27,15 @@ class Streams:
             if stream.was_slow:
                 metrics.slow_readers.labels(server_name).inc()
 
-    def comment_where_silent(self, seconds: float) -> None:
-        """Send a comment on every stream that has been silent for `seconds`. One clock for all: no timer a stream."""
+    def keep_up(self, silence_seconds: float) -> None:
+        """Send comments where nothing was sent for so long, and end streams whose clients are too slow.
+
+        One clock for all: no timer a stream.
+        """
         now = time.monotonic()
         for stream in list(self._open):
-            stream.comment_if_silent(now, seconds)
+            stream.comment_if_silent(now, silence_seconds)
+            stream.give_up_if_slow(now)
 
     def cut_all(self) -> None:
         """End every stream now."""

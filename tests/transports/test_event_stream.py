@@ -9,7 +9,7 @@ import pytest
 
 from gateway.exceptions import StreamClosed
 from gateway.transports import event_stream
-from gateway.transports.event_stream import COMMENT, EventStream, frame
+from gateway.transports.event_stream import BATCH_BYTES, COMMENT, EventStream, frame
 from tests.e2e.host_process import until
 
 
@@ -40,6 +40,18 @@ class Client:
 
     async def has(self, body: bytes) -> None:
         await asyncio.to_thread(until, lambda: self.body == body)
+
+
+class HesitantClient(Client):
+    """Takes one message each time that it has a turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = asyncio.Semaphore(1)  # for the response's head
+
+    async def send(self, message: Any) -> None:
+        await self.turns.acquire()
+        await super().send(message)
 
 
 @asynccontextmanager
@@ -129,18 +141,56 @@ async def test_writer_waits_for_a_client_that_is_behind_and_goes_on_when_it_read
         assert not stream.was_slow
 
 
-async def test_client_that_never_reads_is_cut_and_the_writer_told() -> None:
+async def test_client_that_never_reads_is_given_up_and_the_writer_told() -> None:
     client = Client()
-    stream = EventStream(client.send, buffer_bytes=10, slow_reader_seconds=0.05)
+    stream = EventStream(client.send, buffer_bytes=10, slow_reader_seconds=5)
     await stream.start()
     client.reads.clear()
     task = asyncio.create_task(stream.run(client.receive))
     stream.write(b"x" * 100)
+    waiting = asyncio.create_task(stream.wait_for_room())
+    await asyncio.sleep(0)
+    now = time.monotonic()
+    stream.give_up_if_slow(now)
+    stream.give_up_if_slow(now + 4.9)
+    assert not stream.is_closed
+    stream.give_up_if_slow(now + 5)
     async with asyncio.timeout(5):
         with pytest.raises(StreamClosed):
-            await stream.wait_for_room()
+            await waiting
         assert stream.was_slow
         await task
+    assert not client.is_ended
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_client_that_takes_as_much_as_may_wait_in_the_time_is_not_slow(is_closed: bool) -> None:
+    client = HesitantClient()
+    async with running(client, buffer_bytes=BATCH_BYTES) as stream:
+        stream.write(b"x" * 4 * BATCH_BYTES)
+        if is_closed:
+            stream.close()
+        now = time.monotonic()
+        for pieces in range(1, 5):
+            stream.give_up_if_slow(now + 4 * pieces)
+            client.turns.release()
+            await client.has(b"x" * pieces * BATCH_BYTES)
+        client.turns.release()
+    assert client.is_ended
+    assert not stream.was_slow
+
+
+async def test_closed_stream_whose_client_does_not_even_take_the_end_is_given_up() -> None:
+    client = Client()
+    async with running(client) as stream:
+        client.reads.clear()
+        stream.close()
+        await asyncio.sleep(0)
+        now = time.monotonic()
+        stream.give_up_if_slow(now)
+        stream.give_up_if_slow(now + 5)
+    assert stream.was_slow
+    assert not client.is_ended
 
 
 async def test_client_that_takes_its_time_gets_what_was_written_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
