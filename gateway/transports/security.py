@@ -5,7 +5,6 @@ pages only; MCP traffic does not pass Django.
 """
 
 from typing import Final
-from urllib.parse import urlsplit
 
 from django.http.request import split_domain_port, validate_host
 
@@ -20,7 +19,8 @@ class OriginPolicy:
 
     def __init__(self, allowed_hosts: list[str], allowed_origins: list[str]) -> None:
         self._allowed_hosts = allowed_hosts
-        self._allowed_origins = frozenset(allowed_origins)
+        # No wildcard here; repeated to a page in Access-Control-Allow-Origin it would be one.
+        self._allowed_origins = frozenset(origin.encode() for origin in allowed_origins if origin != "*")
         self._accepted: set[bytes] = set()
 
     async def refuse_foreign(self, scope: Scope, send: Send) -> bool:
@@ -35,10 +35,20 @@ class OriginPolicy:
             await refuse(send, 421, "bad_host", "This host does not answer to that name. See GUMCP_PUBLIC_URL.")
             return True
         origins = [value for name, value in scope["headers"] if name == b"origin"]
-        if origins and (len(origins) > 1 or not self._is_allowed(origins[0].decode("latin-1"), host)):
+        if origins and (len(origins) > 1 or not self._is_allowed(origins[0], host)):
             await refuse(send, 403, "bad_origin", "Calls from this page are not allowed. See GUMCP_ALLOWED_ORIGINS.")
             return True
         return False
+
+    def allowed_origin(self, scope: Scope) -> bytes | None:
+        """The origin of the web page that makes a request which `refuse_foreign` lets through; None if no page does."""
+        origins = [value for name, value in scope["headers"] if name == b"origin"]
+        if len(origins) != 1:
+            return None
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if len(hosts) != 1 or not (hosts[0] in self._accepted or self._accept(hosts[0])):
+            return None
+        return origins[0] if self._is_allowed(origins[0], hosts[0]) else None
 
     def _accept(self, host: bytes) -> bool:
         domain, _ = split_domain_port(host.decode("latin-1"))
@@ -47,12 +57,6 @@ class OriginPolicy:
             self._accepted.add(host)
         return is_own
 
-    def _is_allowed(self, origin: str, host: bytes) -> bool:
-        if origin in self._allowed_origins:
-            return True
-        try:
-            parts = urlsplit(origin)
-        except ValueError:
-            return False
-        # The host's own pages, which a proxy in front may serve under another port's scheme.
-        return parts.scheme in ("http", "https") and parts.netloc == host.decode("latin-1")
+    def _is_allowed(self, origin: bytes, host: bytes) -> bool:
+        # The host's own pages too, which a proxy in front may serve under another port's scheme.
+        return origin in self._allowed_origins or origin in (b"http://" + host, b"https://" + host)
