@@ -7,6 +7,7 @@ from channels.routing import URLRouter
 from django.urls import re_path
 
 from gateway.endpoints import MessagesEndpoint, NotFound, SessionEndpoint
+from gateway.transports.cors import CrossOriginAccess
 from gateway.transports.responses import Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -16,17 +17,21 @@ if TYPE_CHECKING:
 def build_mcp_router(host: "Host") -> Any:
     """The MCP routes of `host`. They match the path as the client wrote it."""
     session_url = r"^(?P<server_name>[^/]+)/(?P<session_key>[^/]+)"
+    session = CrossOriginAccess(SessionEndpoint(host), host.origin_policy, b"GET, POST, DELETE")
+    messages = CrossOriginAccess(MessagesEndpoint(host), host.origin_policy, b"POST")
+    # A page that left the session key out is to read the 404 that says so.
+    nothing = CrossOriginAccess(NotFound(), host.origin_policy, b"GET, POST, DELETE")
     routes: list[tuple[str, Any]] = []
     if host.doorkeeper.authenticator.checks_keys:
         # With a bearer key the URL need not say who is calling. Nobody with a key is called "messages".
         routes += [
-            (r"^(?P<server_name>[^/]+)/messages/?$", MessagesEndpoint(host)),
-            (r"^(?P<server_name>[^/]+)/?$", SessionEndpoint(host)),
+            (r"^(?P<server_name>[^/]+)/messages/?$", messages),
+            (r"^(?P<server_name>[^/]+)/?$", session),
         ]
     routes += [
-        (rf"{session_url}/messages/?$", MessagesEndpoint(host)),
-        (rf"{session_url}/?$", SessionEndpoint(host)),
-        (r"", NotFound()),
+        (rf"{session_url}/messages/?$", messages),
+        (rf"{session_url}/?$", session),
+        (r"", nothing),
     ]
     return URLRouter([re_path(pattern, application) for pattern, application in routes])
 
