@@ -17,7 +17,8 @@ from gateway.health import HealthEndpoint
 from gateway.host import Host
 from gateway.routing import HttpRouter, build_mcp_router
 from gateway.serving.shutdown import ShutdownWatch
-from gateway.transports.responses import Message, Receive, Scope, Send, respond
+from gateway.transports.cors import readable_headers
+from gateway.transports.responses import Headers, Message, Receive, Scope, Send, respond
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,9 @@ class Application:
         except Exception:
             logger.exception("A request failed")
             metrics.request_failures.labels(response.progress).inc()
-            await response.fail()
+            # Whichever route it was: the 500 says nothing that a page may not read.
+            origin = self.host.origin_policy.allowed_origin(scope)
+            await response.fail(() if origin is None else readable_headers(origin))
 
     # -- Other ASGI servers than our Daphne ---------------------------------------------------------------------------
 
@@ -149,12 +152,15 @@ class _Response:
             self.progress = "after_start"
             await self._send(start)
 
-    async def fail(self) -> None:
-        """End it as well as can be done now. Raises nothing: the connection may be what failed."""
+    async def fail(self, headers: Headers) -> None:
+        """End it as well as can be done now. Raises nothing: the connection may be what failed.
+
+        `headers` are for a 500, where there can be one.
+        """
         try:
             if self.progress == "before_start":
                 self._start = None
-                await respond(self._send, 500, b'{"error": "Internal server error"}', b"application/json")
+                await respond(self._send, 500, b'{"error": "Internal server error"}', b"application/json", headers)
             elif self.progress == "after_start" and self._is_event_stream:
                 await self._send({"type": "http.response.body", "body": b""})
             # Any other body is left as it is: the server cuts the connection, where an orderly end would tell the

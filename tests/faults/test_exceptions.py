@@ -61,3 +61,11 @@ def test_hundred_failures_at_each_moment_leave_the_host_as_it_was(probed_host: H
         assert "RuntimeError: boom stream" in host.log()
         assert stream.call("echo", text="alive") == "alive"
     record("500 failures", f"{seconds:.1f} s; the next one's 500 after {late * 1000:.0f} ms; {descriptors} descriptors")
+
+
+@pytest.mark.parametrize("moment", ["before", "started"])
+def test_page_of_an_allowed_origin_reads_the_500(probed_host: HostProcess, moment: str) -> None:
+    origins = {"http://127.0.0.1": "http://127.0.0.1", "https://evil.example": None, "": None}
+    for origin, named in origins.items():
+        answer = probed_host.request("GET", f"/boom/{moment}", headers={"Origin": origin})
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (500, named)
