@@ -6,7 +6,6 @@ They are plain ASGI applications: a Channels consumer that reads a body costs a 
 Spec: 2025-11-25 basic/transports, 2026-07-28 basic/transports/streamable-http.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from gateway.exceptions import ClientDisconnected, GatewayError, Unauthenticated
 from gateway.identity import Identity, current_identity
 from gateway.sessions import Session
 from gateway.transports.event_stream import EventStream
-from gateway.transports.exchange import Answer, Exchange
+from gateway.transports.exchange import Exchange
 from gateway.transports.link import INITIALIZE
 from gateway.transports.messages import parse_message, require_json
 from gateway.transports.responses import (
@@ -55,9 +54,6 @@ logger = logging.getLogger(__name__)
 
 SESSION_GONE: Final = "Session not found or expired"
 """What the ancestor says of an unknown session; clients match on it."""
-
-_WITHDRAWN: Final = json.dumps({"error": str(Unauthenticated())}).encode()
-"""Answers a call whose key is withdrawn while it runs."""
 
 SESSION_ID: Final = b"mcp-session-id"
 VERSION: Final = b"mcp-protocol-version"
@@ -260,6 +256,9 @@ class SessionEndpoint(_Endpoint):
                     message = "This session has its standalone stream open already."
                     await refuse_message(send, 409, "stream_conflict", INVALID_REQUEST, message)
                     return
+                # Once more: what ends with a session is what it had then.
+                if await self._find_session(definition, identity, scope, send) is None:
+                    return
                 with self._host.streams.open(stream, definition.name):
                     await stream.start(_session_headers(session))
                     await stream.run(receive)
@@ -296,6 +295,10 @@ class SessionEndpoint(_Endpoint):
         require_named_tool(identity, definition.name, header(scope, b"mcp-method"), header(scope, b"mcp-name"), body)
         message = require_json(body)
         async with self._host.instances.use(definition, identity) as instance:
+            # Once more: the body took its time, and so may the factory have.
+            self._host.find_server(definition.name)
+            if identity.is_withdrawn:
+                raise Unauthenticated
             exchange = self._exchange(send, ())
             instance.activity.note(header(scope, b"mcp-method") == "tools/call")
             metrics.note_stateless_request(definition.name, header(scope, VERSION) or "")
@@ -304,12 +307,12 @@ class SessionEndpoint(_Endpoint):
             )
             call.start()
 
-            def end() -> None:
-                if not exchange.answer(Answer(_WITHDRAWN, 401, headers=Unauthenticated.headers)):
-                    exchange.stream.close()
-                call.cancel()
+            def withdraw() -> None:
+                call.end(Unauthenticated())
 
-            with self._listening(call, definition.name, header(scope, b"mcp-method")), identity.closing(end):
+            with self._host.stateless_calls.open(call), identity.closing(withdraw):
+                if call.is_listening and self._host.is_draining:
+                    call.stop_listening()
                 try:
                     is_complete = await self._run(exchange, definition.name, receive)
                 except BaseException:
@@ -317,19 +320,6 @@ class SessionEndpoint(_Endpoint):
                     raise
             if not is_complete or exchange.is_stream:
                 call.cancel()
-
-    @contextmanager
-    def _listening(self, call: StatelessCall, server_name: str, method: str | None) -> Iterator[None]:
-        """Keep a `subscriptions/listen` request reachable for what the host itself has to tell."""
-        if method != "subscriptions/listen":
-            yield
-            return
-        listening = self._host.listening.setdefault(server_name, set())
-        listening.add(call)
-        try:
-            yield
-        finally:
-            listening.discard(call)
 
     # -- Both --------------------------------------------------------------------------------------------------------
 

@@ -22,19 +22,19 @@ from gateway.access.doorkeeper import Doorkeeper
 from gateway.conf import conf
 from gateway.control import ControlListener
 from gateway.discovery import ServerDefinition
-from gateway.exceptions import ServerDisabled
+from gateway.exceptions import GatewayError, ServerDisabled, UnknownServer
 from gateway.instances import Instances
 from gateway.lanes import STOP_TIMEOUT_SECONDS, Lanes
 from gateway.offers import Offers
 from gateway.policies import Policies
 from gateway.recorder import Recorder
 from gateway.redaction import PathRedactor, install_record_redaction
-from gateway.registry import Registry
+from gateway.registry import NOT_SERVED, Registry
 from gateway.reloading import Reloader
 from gateway.serving import ServingHooks, ServingLimits
 from gateway.sessions import Sessions
 from gateway.transports.security import OriginPolicy
-from gateway.transports.stateless import StatelessCall
+from gateway.transports.stateless_calls import StatelessCalls
 from gateway.transports.streams import Streams
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,9 @@ REMOVED: Final = "the server was removed"
 
 DISABLED: Final = "the server was switched off"
 """Why sessions ended whose server an operator disabled."""
+
+SWITCHED_OFF: Final = "An operator has switched this server off. Try again later."
+"""What its clients are told."""
 
 BLOCKED_SECONDS: Final = 1.0
 """How long a lane may not answer before its server counts as blocked."""
@@ -94,8 +97,7 @@ class Host:
         self.reloader = Reloader(
             registry, self.instances, on_switched=self._tell_of_new_code, on_removed=self._end_removed
         )
-        self.listening: dict[str, set[StatelessCall]] = {}
-        """Open `subscriptions/listen` requests, by server."""
+        self.stateless_calls = StatelessCalls()
         self._blocked: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._control = ControlListener(self.sessions, on_keys_changed=self.doorkeeper.wake)
@@ -169,7 +171,7 @@ class Host:
         """
         definition = self.registry.get(name)
         if not self.policies.get(name).is_enabled:
-            raise ServerDisabled("An operator has switched this server off. Try again later.")
+            raise ServerDisabled(SWITCHED_OFF)
         return definition
 
     def _tell_of_new_code(self, server_name: str) -> None:
@@ -178,19 +180,17 @@ class Host:
         for session in self.sessions:
             if session.server_name == server_name:
                 session.announce()
-        for call in list(self.listening.get(server_name, ())):
-            call.announce()
+        self.stateless_calls.announce(server_name)
 
     def _end_removed(self, server_name: str) -> None:
-        self.end_sessions_of(server_name, REMOVED)
+        self._end_use(server_name, REMOVED, UnknownServer(NOT_SERVED))
 
-    def end_sessions_of(self, server_name: str, reason: str) -> None:
-        """End the sessions of a server and let its instances go."""
+    def _end_use(self, server_name: str, reason: str, error: GatewayError) -> None:
+        """End what clients have open with a server and let its instances go; `error` answers stateless requests."""
         for session in self.sessions:
             if session.server_name == server_name:
                 session.end(reason)
-        for call in list(self.listening.get(server_name, ())):
-            call.announce()
+        self.stateless_calls.end(server_name, error)
         self.instances.drop(server_name)
 
     def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -215,9 +215,7 @@ class Host:
             self.is_draining = True
             self.drain_ends_at = time.monotonic() + conf.shutdown_grace_seconds
             logger.info("Draining: %d sessions, %d streams", len(self.sessions), len(self.streams))
-            for calls in self.listening.values():
-                for call in list(calls):
-                    call.announce()
+            self.stateless_calls.stop_listening()
             self._start_task(self._follow_drain())
 
     async def _follow_drain(self) -> None:
@@ -246,7 +244,7 @@ class Host:
         if policies is not None:
             for server_name in self.policies.replace(policies):
                 logger.info("Server %s was switched off", server_name)
-                self.end_sessions_of(server_name, DISABLED)
+                self._end_use(server_name, DISABLED, ServerDisabled(SWITCHED_OFF))
         served = set(self.registry.names)
         for session in self.sessions:
             # Opened by requests that were let in just before.

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from gateway.discovery import Discovery, LoadFailure, ServerDefinition
 from gateway.exceptions import UnknownServer
+
+NOT_SERVED: Final = "No server of this name is served here."
+"""What clients are told of a server that is none."""
 
 
 class Registry:
@@ -25,7 +29,7 @@ class Registry:
         try:
             return self._definitions[name]
         except KeyError:
-            raise UnknownServer("No server of this name is served here.") from None
+            raise UnknownServer(NOT_SERVED) from None
 
     def put(self, definition: ServerDefinition) -> None:
         """Serve `definition`, in place of an older one of the same name."""

@@ -103,16 +103,25 @@ async def refuse_message(
 
 
 async def refuse_error(send: Send, error: GatewayError, *, as_message: bool = False) -> None:
-    """Answer with what the table says of `error`; as a JSON-RPC error where that is what the client reads."""
+    """Answer with what the table says of `error` and count it."""
+    status, body, headers = count_refusal(error, as_message=as_message)
+    await respond(send, status, body, b"application/json", headers)
+
+
+def count_refusal(error: GatewayError, *, as_message: bool = False) -> tuple[int, bytes, Headers]:
+    """Count a refusal; returns the status, body and extra headers of its answer.
+
+    The body is a JSON-RPC error where that is what the client reads (`as_message`).
+    """
     status, reason, headers = next(_ANSWERS[cls] for cls in type(error).__mro__ if cls in _ANSWERS)
-    headers = (*headers, *error.headers)
+    signals.request_refused.send_robust(None, reason=reason)
     if isinstance(error, InvalidMessage):
-        await refuse_message(send, status, reason, error.code, str(error), error.request_id)
+        body = error_body(error.code, str(error), error.request_id)
     elif as_message:
-        code = INTERNAL_ERROR if status >= 500 else INVALID_REQUEST
-        await refuse_message(send, status, reason, code, str(error), headers=headers)
+        body = error_body(INTERNAL_ERROR if status >= 500 else INVALID_REQUEST, str(error))
     else:
-        await refuse(send, status, reason, str(error), headers)
+        body = json.dumps({"error": str(error)}).encode()
+    return status, body, (*headers, *error.headers)
 
 
 async def refuse_method(send: Send, allowed: str) -> None:

@@ -50,24 +50,26 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from gateway import metrics
-from gateway.exceptions import StreamClosed
+from gateway.exceptions import GatewayError, StreamClosed
 from gateway.transports.announcements import listen_frames
 from gateway.transports.event_stream import frame
 from gateway.transports.exchange import Answer, Exchange
 from gateway.transports.messages import NOT_WRITABLE, error_body, json_body
-from gateway.transports.responses import Scope, header
+from gateway.transports.responses import Scope, count_refusal, header
 from gateway.transports.running_server import RunningServer
 
 logger = logging.getLogger(__name__)
 
 
 class StatelessCall:
-    """One request on its way through the lane. Made and cancelled on the host's loop."""
+    """One request on its way through the lane. Made and ended on the host's loop."""
 
     def __init__(self, running: RunningServer, server_name: str, scope: Scope, body: Any, exchange: Exchange) -> None:
         """`body` is the decoded JSON."""
+        self.server_name = server_name
+        self.is_listening = header(scope, b"mcp-method") == "subscriptions/listen"
+        """Whether it goes on until its client or the host ends it."""
         self._running = running
-        self._server_name = server_name
         self._scope = scope
         self._body = body
         self._exchange = exchange
@@ -86,15 +88,26 @@ class StatelessCall:
         """
         self._task.add_done_callback(lambda task: self._running.lane.post(task.result().cancel))
 
+    def end(self, error: GatewayError) -> None:
+        """Cancel the handler and answer with `error`, where the answer is not a stream already."""
+        status, body, headers = count_refusal(error, as_message=True)
+        if not self._exchange.answer(Answer(body, status, headers=headers)):
+            self._exchange.stream.cut()
+        self.cancel()
+
     def announce(self) -> None:
         """Tell the client of a `subscriptions/listen` request that the server's lists may have changed, and end it.
 
         It listens to code that is going away. Spec 2026-07-28: a client whose stream ended listens again.
         """
-        stream = self._exchange.stream
         for chunk in listen_frames(self._body):
-            stream.write(chunk)
-        stream.close()
+            self._exchange.stream.write(chunk)
+        self.stop_listening()
+
+    def stop_listening(self) -> None:
+        """End a `subscriptions/listen` request."""
+        self._exchange.open_stream()
+        self._exchange.stream.close()
 
     # -- In the lane -------------------------------------------------------------------------------------------------
 
@@ -106,7 +119,7 @@ class StatelessCall:
         try:
             await self._handle()
         except Exception:
-            logger.exception("A stateless request of %s failed", self._server_name)
+            logger.exception("A stateless request of %s failed", self.server_name)
             self._refuse(ErrorData(code=INTERNAL_ERROR, message="Internal server error"), status=500)
         finally:
             self._exchange.stream.close()
@@ -153,7 +166,7 @@ class StatelessCall:
         try:
             data = json_body({"jsonrpc": "2.0", "id": request.id, "result": result})
         except ValueError as error:
-            logger.warning("A result of %s cannot be written as JSON (%s)", self._server_name, type(error).__name__)
+            logger.warning("A result of %s cannot be written as JSON (%s)", self.server_name, type(error).__name__)
             self._refuse(ErrorData(code=INTERNAL_ERROR, message=NOT_WRITABLE))
         else:
             self._answer(data, 200)
@@ -179,7 +192,7 @@ class StatelessCall:
         try:
             schema = self._running.server.get_tool_input_schema(name)  # type: ignore[misc]  # the front always has one
         except Exception:
-            logger.exception("Mcp-Param headers of a call of %s go unchecked", self._server_name)
+            logger.exception("Mcp-Param headers of a call of %s go unchecked", self.server_name)
             return None
         return None if schema is None else validate_mcp_param_headers(schema, arguments or {}, headers)
 

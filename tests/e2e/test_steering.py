@@ -22,6 +22,8 @@ from tests.e2e.wire import tool_call
 
 pytestmark = pytest.mark.e2e
 
+SWITCHED_OFF = "An operator has switched this server off. Try again later."
+
 IN_FORCE_SECONDS: Final = 5.0
 
 LIMITS: Final = ("call_timeout_seconds", "max_concurrent_calls", "max_concurrent_calls_per_user", "max_threads")
@@ -96,14 +98,18 @@ def test_server_that_is_switched_off_answers_503_and_its_sessions_close(
         standalone = streamable.get()
         assert standalone.status == 200
         sse.send(tool_call("under-way", "wait", seconds=60))
+        stateless = StatelessClient(host, steered, "off:key").start("wait", seconds=60)
+        until(lambda: host.metric("gumcp_instances", server=steered) == 1)
+        refused = host.metric("gumcp_refused_requests_total", reason="server_disabled")
         started = time.monotonic()
         steer(host, admin, steered, is_enabled=False)
         sse.wait_closed(IN_FORCE_SECONDS)
+        ended = stateless.answer()
+        assert (ended.status, ended.json["error"]["message"]) == (503, SWITCHED_OFF)
         while standalone.event() is not None:
             pass
         standalone.leave()
         assert time.monotonic() - started < IN_FORCE_SECONDS
-        refused = host.metric("gumcp_refused_requests_total", reason="server_disabled")
         for answer in (
             host.stream(steered, "off:key").refusal(),
             streamable.post({"jsonrpc": "2.0", "id": 1, "method": "ping"}).answer(),
@@ -112,12 +118,12 @@ def test_server_that_is_switched_off_answers_503_and_its_sessions_close(
             host.stream(steered, "newcomer").refusal(),
         ):
             assert answer.status == 503
-            assert "An operator has switched this server off" in json.dumps(answer.json)
+            assert SWITCHED_OFF in json.dumps(answer.json)
             assert answer.headers.get_content_type() == "application/json"
         assert other.call("echo", text="unaffected") == "unaffected"
         ended = [("closed", "the server was switched off")] * 2
         until(lambda: [(row["state"], row["end_reason"]) for row in sessions_of(host, steered, "off")] == ended, 2)
-        assert host.metric("gumcp_refused_requests_total", reason="server_disabled") == refused + 5
+        assert host.metric("gumcp_refused_requests_total", reason="server_disabled") == refused + 6
 
     steer(host, admin, steered, is_enabled=True)
     until(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from tests.conftest import StartHost
 from tests.e2e.host_process import ROOT, HostProcess, until
+from tests.e2e.streamable import ACCEPT_BOTH, META, STATELESS, Request
 from tests.e2e.wire import SseStream, request_bytes, tool_call
 from tests.faults.figures import Record, size
 
@@ -184,3 +186,27 @@ def test_second_signal_ends_the_host_at_once(
         record("a second signal", f"exit after {seconds:.2f} s with status {status}")
         assert seconds < 1
         assert status == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("asgi_server", SERVERS)
+def test_listener_that_comes_when_the_host_is_stopping_holds_up_nothing(
+    start_host: StartHost, record: Record, asgi_server: str
+) -> None:
+    envelope = {f"{META}protocolVersion": STATELESS, f"{META}clientCapabilities": {}}
+    listen = {"notifications": {"toolsListChanged": True}, "_meta": envelope}
+    body = json.dumps({"jsonrpc": "2.0", "id": "ear", "method": "subscriptions/listen", "params": listen}).encode()
+    headers = {**ACCEPT_BOTH, "Mcp-Protocol-Version": STATELESS, "Mcp-Method": "subscriptions/listen"}
+    target = "/everything/listener:key"
+    with start_host(asgi_server=asgi_server, server_dirs=ROOT / "servers", GUMCP_SHUTDOWN_GRACE_SECONDS="20") as host:
+        whole = request_bytes("POST", target, body, headers)
+        with Request(host.port, "POST", target, raw=whole[:-1]) as listening:
+            host.request("GET", "/health_check")  # so that what was sent before has been read
+            started = terminate(host)
+            until(lambda: "Draining" in host.log())
+            listening.send_more(whole[-1:])
+            assert listening.status == 200
+            while listening.event() is not None:
+                pass
+            seconds = seconds_to_exit(host, started)
+        record("a listener that comes late", f"exit after {seconds:.1f} s")
+        assert seconds < 5
