@@ -1,7 +1,8 @@
 """Mirrors what is in memory into rows: one thread that writes in batches, away from every request.
 
 Lives here: when and what is written, pruning, and who counts as dead. A slow, locked or missing database delays rows
-and nothing else: what could not be written is written later.
+and nothing else: what could not be written is written later. What operators want is read first, whether or not rows can
+be written.
 """
 
 import logging
@@ -9,12 +10,16 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, DataError, IntegrityError, connection
+from django.db.models import Model
 from django.utils import timezone
 
 from gateway import models, signals
@@ -39,6 +44,15 @@ MAX_KEPT_CLOSED_SESSIONS: Final = 50_000
 
 STOP_TIMEOUT_SECONDS: Final = 3.0
 """How long the last write may take."""
+
+MAX_OFFERED_NAME_LENGTH: Final = 1000
+"""Longest name of a tool, URI of a resource or name of a prompt that is kept."""
+
+_BATCH_SIZE: Final = 500
+"""Rows in one statement."""
+
+_ERRORS_OF_ROWS: Final = (DataError, IntegrityError, ValueError, TypeError, OverflowError)
+"""What the values of one row can cause. All else is the database's: it is away, or has no such table yet."""
 
 _UPDATED_FIELDS: Final = [
     "client_name",
@@ -71,13 +85,15 @@ class Recorder:
         self._wanted_reloads: set[str] = set()
         self._reloads_seen_through = self._started_at
         self.has_tried = threading.Event()
-        """Set once the rows have been written and read for the first time, or could not be."""
+        """Set once the rows have been read for the first time, or could not be."""
         self._policies: dict[str, Policy] | None = None
         self._read_policies: dict[str, Policy] = {}
         self._conditions: dict[str, str] = {}
         self._written_conditions: dict[str, str] | None = None
         self._written_revision = -1
         self._written_instances: dict[UUID, int] = {}
+        self._unwritable: set[object] = set()
+        """Rows whose values no database takes, by what identifies them. They are tried again now and then."""
         self._is_failing = False
         self.last_flush: float | None = None
         """When all rows were last up to date (monotonic seconds); None before the first time."""
@@ -141,20 +157,20 @@ class Recorder:
         while True:
             try:
                 self._flush(is_stopping)
-            except DatabaseError as error:
+            except Exception as error:  # the thread must live on: rows catch up when the cause is gone
                 self._note_failure(error)
-            except Exception:  # the thread must live on: rows catch up when the cause is gone
-                logger.exception("Rows could not be written")
-                self.last_error = "unexpected"
             self.has_tried.set()
             if is_stopping:
                 connection.close()
                 return
             is_stopping = self._stopping.wait(FLUSH_SECONDS)
 
-    def _note_failure(self, error: DatabaseError) -> None:
+    def _note_failure(self, error: Exception) -> None:
         if not self._is_failing:
-            logger.warning("Rows cannot be written, the admin shows old facts until they can: %s", error)
+            # No text: PostgreSQL's has the row's values.
+            logger.warning("Rows cannot be written, the admin shows old facts until they can: %s", type(error).__name__)
+            if not isinstance(error, DatabaseError):
+                logger.error("It happened in\n%s", "".join(traceback.format_tb(error.__traceback__)))
         self._is_failing = True
         self.last_error = type(error).__name__
         # Others may have marked our sessions as lost meanwhile, and the database may be a new one: write all again.
@@ -167,9 +183,15 @@ class Recorder:
 
     def _flush(self, is_stopping: bool) -> None:
         now = time.monotonic()
-        if now - self._last_heartbeat >= HEARTBEAT_SECONDS or is_stopping:
+        is_heartbeat_due = now - self._last_heartbeat >= HEARTBEAT_SECONDS or is_stopping
+        if is_heartbeat_due:
             # A database file that was deleted or replaced is written to without an error as long as it stays open.
             connection.close()
+        if not is_stopping:
+            self._read_wanted_ends()
+            self._read_servers()
+            self.has_tried.set()
+        if is_heartbeat_due:
             self._write_process()
             self._mark_lost()
             self._last_heartbeat = now
@@ -181,10 +203,9 @@ class Recorder:
         self._write_conditions()
         self._write_sessions()
         self._write_instances(is_stopping)
-        self._read_wanted_ends()
-        self._read_servers()
         if now - self._last_prune >= PRUNE_SECONDS:
             self._prune()
+            self._unwritable.clear()
             self._last_prune = now
         self.last_flush, self.last_error = time.monotonic(), ""
         if self._is_failing:
@@ -196,7 +217,7 @@ class Recorder:
             id=self._process_id,
             defaults={"last_seen_at": timezone.now()},
             create_defaults={
-                "hostname": socket.gethostname()[:255],
+                "hostname": _hostname(),
                 "pid": os.getpid(),
                 "started_at": self._started_at,
                 "last_seen_at": timezone.now(),
@@ -223,11 +244,8 @@ class Recorder:
                 models.Server(name=failure.name, folder=str(failure.folder), status=failed, loaded_at=now),
             )
             row.reason, row.traceback = failure.reason, failure.traceback
-        models.Server.objects.bulk_create(
-            rows.values(),
-            update_conflicts=True,
-            unique_fields=["folder"],
-            update_fields=["name", "status", "reason", "traceback", "load_seconds", "loaded_at"],
+        self._upsert(
+            list(rows.values()), "folder", ["name", "status", "reason", "traceback", "load_seconds", "loaded_at"]
         )
         gone = models.Server.objects.exclude(folder__in=[row.folder for row in rows.values()])
         gone.update(status=models.Server.Status.REMOVED, condition="")
@@ -239,7 +257,8 @@ class Recorder:
             return
         models.Server.objects.exclude(condition="").exclude(name__in=conditions).update(condition="")
         for server_name, condition in conditions.items():
-            models.Server.objects.filter(name=server_name).update(condition=condition[:500])
+            with self._leaving_out(f"the condition of server {server_name}"):
+                models.Server.objects.filter(name=server_name).update(condition=models.storable(condition, 500))
         self._written_conditions = conditions
 
     def _write_instances(self, is_stopping: bool) -> None:
@@ -249,7 +268,7 @@ class Recorder:
             for instance in instances
             if self._written_instances.get(instance.row_id) != instance.activity.requests
         ]
-        models.Instance.objects.bulk_create(
+        self._upsert(
             [
                 models.Instance(
                     id=instance.row_id,
@@ -265,15 +284,13 @@ class Recorder:
                 )
                 for instance in changed
             ],
-            batch_size=500,
-            update_conflicts=True,
-            unique_fields=["id"],
-            update_fields=["last_request_at", "requests", "calls"],
+            "id",
+            ["last_request_at", "requests", "calls"],
         )
         alive = {instance.row_id: instance.activity.requests for instance in instances}
         ended = [row_id for row_id in self._written_instances if row_id not in alive]
-        for start in range(0, len(ended), 500):
-            models.Instance.objects.filter(id__in=ended[start : start + 500]).update(ended_at=timezone.now())
+        for start in range(0, len(ended), _BATCH_SIZE):
+            models.Instance.objects.filter(id__in=ended[start : start + _BATCH_SIZE]).update(ended_at=timezone.now())
         self._written_instances = alive
 
     def _write_offers(self) -> None:
@@ -281,12 +298,13 @@ class Recorder:
             offers, self._offers = self._offers, {}
         try:
             for server_name, offer in offers.items():
-                models.Server.objects.filter(name=server_name, status=models.Server.Status.LOADED).update(
-                    version=offer.version[:255],
-                    tools=list(offer.tools),
-                    resources=list(offer.resources),
-                    prompts=list(offer.prompts),
-                )
+                with self._leaving_out(f"what server {server_name} offers"):
+                    models.Server.objects.filter(name=server_name, status=models.Server.Status.LOADED).update(
+                        version=models.storable(offer.version, 255),
+                        tools=_storable_names(offer.tools),
+                        resources=_storable_names(offer.resources),
+                        prompts=_storable_names(offer.prompts),
+                    )
         except DatabaseError:
             with self._lock:
                 self._offers = {**offers, **self._offers}
@@ -302,7 +320,9 @@ class Recorder:
         seen = {session.row_id: session.last_activity for session in active}
         self._upsert(
             [self._row(session, None) for session in active]
-            + [self._row(session, closed_at) for session, closed_at in closed.values()]
+            + [self._row(session, closed_at) for session, closed_at in closed.values()],
+            "id",
+            _UPDATED_FIELDS,
         )
         live_ids = {session.row_id for session in live}
         self._written_activity = {
@@ -333,11 +353,50 @@ class Recorder:
             end_reason=session.end_reason,
         )
 
-    @staticmethod
-    def _upsert(rows: Iterable[models.Session]) -> None:
-        models.Session.objects.bulk_create(
-            rows, batch_size=500, update_conflicts=True, unique_fields=["id"], update_fields=_UPDATED_FIELDS
+    def _upsert(self, rows: Sequence[Model], unique_field: str, updated_fields: list[str]) -> None:
+        """Write rows of one model in batches; one by one where some row's values do not let its batch be written."""
+        for row in rows:
+            models.make_storable(row)
+        if self._unwritable:
+            rows = [row for row in rows if getattr(row, unique_field) not in self._unwritable]
+        if not rows:
+            return
+        write = partial(
+            type(rows[0])._default_manager.bulk_create,
+            batch_size=_BATCH_SIZE,
+            update_conflicts=True,
+            unique_fields=[unique_field],
+            update_fields=updated_fields,
         )
+        try:
+            write(rows)
+            return
+        except _ERRORS_OF_ROWS as error:
+            self._require_own_fault(error)
+        for row in rows:
+            key = getattr(row, unique_field)
+            with self._leaving_out(f"{row._meta.verbose_name} {key}"):
+                write([row])
+                continue
+            self._unwritable.add(key)
+
+    @contextmanager
+    def _leaving_out(self, what: str) -> Iterator[None]:
+        """Go on without what the block writes if its own values are why it cannot be written."""
+        try:
+            yield
+        except _ERRORS_OF_ROWS as error:
+            self._require_own_fault(error)
+            # No text: PostgreSQL's has the row's values.
+            logger.warning("The row of %s is left out, it cannot be written: %s", what, type(error).__name__)
+
+    def _require_own_fault(self, error: Exception) -> None:
+        """Raise `error` if it may be for want of this process's row: a database that was replaced has none.
+
+        After a failure all is written anew, that row first.
+        """
+        if isinstance(error, IntegrityError) and not self._is_failing:
+            raise error
 
     def _read_wanted_ends(self) -> None:
         wanted = models.Session.objects.filter(
@@ -379,7 +438,7 @@ class Recorder:
         )
         dead = set(open_elsewhere.filter(process__last_seen_at__lt=silent_since).values_list("process_id", flat=True))
         # On the same machine there is no need to wait.
-        here = HostProcess.objects.filter(hostname=socket.gethostname()[:255], sessions__in=open_elsewhere).distinct()
+        here = HostProcess.objects.filter(hostname=_hostname(), sessions__in=open_elsewhere).distinct()
         dead |= {process.pk for process in here if not _is_running(process.pid)}
         for process in HostProcess.objects.filter(pk__in=dead):
             open_elsewhere.filter(process=process).update(
@@ -395,6 +454,14 @@ class Recorder:
 
 
 _Limit = TypeVar("_Limit", int, float)
+
+
+def _hostname() -> str:
+    return models.storable(socket.gethostname(), 255)
+
+
+def _storable_names(names: Iterable[str]) -> list[str]:
+    return [models.storable(name, MAX_OFFERED_NAME_LENGTH) for name in names]
 
 
 def _given(value: _Limit | None, default: _Limit) -> _Limit:

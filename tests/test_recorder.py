@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import DatabaseError
+from django.db import DatabaseError, IntegrityError, OperationalError
 from django.test import override_settings
 from django.utils import timezone
 
@@ -210,3 +210,102 @@ def test_write_of_a_row_does_not_take_back_an_operators_wish() -> None:
     session.note_incoming()
     mirror.flush()
     assert row(session).is_end_wanted
+
+
+# -- What cannot be written ------------------------------------------------------------------------------------------
+
+
+def test_texts_that_no_database_takes_cost_no_row() -> None:
+    odd = "caf\udce9\0" + "x" * 30_000
+    failures = [LoadFailure(f"{name}", Path(f"/srv/{name}"), odd, odd) for name in ("\udce9", "\udcea")]
+    mirror = Mirror(Registry(Discovery(list(GatewayConfig.current().registry), failures)))
+    session = mirror.open(odd)
+    session.note_client("client\0", "\udce9", "\0")
+    session.address = session.end_reason = odd
+    mirror.recorder._on_offer_learned("workshop", Offer(odd, ("a\0", odd), (odd,), (odd,)))
+    mirror.recorder.note_conditions({"workshop": odd})
+    mirror.flush()
+    failed = models.Server.objects.filter(status="failed")
+    assert {server.folder for server in failed} == {"/srv/\\udce9", "/srv/\\udcea"}
+    assert row(session).client_name == "client\\x00"
+    rows = [*models.Server.objects.values(), *models.Session.objects.values()]
+    texts = [text for values in rows for text in values.values() if isinstance(text, str)]
+    texts += [name for values in rows for kind in ("tools", "resources", "prompts") for name in values.get(kind, [])]
+    for text in texts:
+        assert "\0" not in text.encode().decode()
+        assert len(text) <= models.MAX_TEXT_LENGTH
+    assert max(len(row(session).user_id), len(row(session).address), len(row(session).end_reason)) == 255
+    workshop = models.Server.objects.get(name="workshop")
+    assert (workshop.tools[0], len(workshop.version), len(workshop.condition)) == ("a\\x00", 255, 500)
+
+
+def test_what_operators_want_is_read_while_rows_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.flush()
+    mirror.recorder.take_policies()
+    models.Session.objects.update(is_end_wanted=True)
+    models.Server.objects.filter(name="workshop").update(is_enabled=False, reload_wanted_at=timezone.now())
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OperationalError("locked")
+
+    for manager in (models.HostProcess.objects, models.Server.objects, models.Session.objects):
+        monkeypatch.setattr(manager, "bulk_create", fail)
+        monkeypatch.setattr(manager, "update_or_create", fail)
+    session.note_incoming()
+    mirror.recorder._last_heartbeat = float("-inf")
+    with pytest.raises(OperationalError):
+        mirror.flush()
+    assert mirror.recorder.take_wanted_ends() == [session.row_id]
+    assert mirror.recorder.take_wanted_reloads() == {"workshop"}
+    policies = mirror.recorder.take_policies()
+    assert policies is not None
+    assert not policies["workshop"].is_enabled
+
+
+@pytest.mark.django_db(transaction=True)
+def test_row_that_no_database_takes_is_left_out_alone_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    mirror = Mirror()
+    mirror.flush()
+    before, odd, after = mirror.open("before"), mirror.open("odd"), mirror.open("after")
+    odd.messages_in = 2**70
+    mirror.flush()
+    odd.note_incoming()
+    after.note_incoming()
+    mirror.flush()
+    assert set(models.Session.objects.values_list("id", flat=True)) == {before.row_id, after.row_id}
+    assert row(after).messages_in == 1
+    mirror.close(odd)
+    mirror.flush()
+    assert caplog.messages == [f"The row of session {odd.row_id} is left out, it cannot be written: OverflowError"]
+    assert mirror.recorder.last_error == ""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rows_that_a_replaced_database_lacks_are_written_again_and_none_is_left_out() -> None:
+    mirror = Mirror()
+    idle, active = mirror.open("idle"), mirror.open("active")
+    mirror.flush()
+    HostProcess.objects.all().delete()
+    active.note_incoming()
+    with pytest.raises(IntegrityError) as caught:
+        mirror.flush()
+    mirror.recorder._note_failure(caught.value)
+    mirror.flush()
+    assert set(models.Session.objects.values_list("id", flat=True)) == {idle.row_id, active.row_id}
+
+
+@pytest.mark.parametrize("kind", [DatabaseError, UnicodeError])
+def test_failure_is_logged_once_and_without_its_text(kind: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
+    mirror = Mirror()
+    text = "-".join(["canary", "row"])
+    for _ in range(3):
+        try:
+            raise kind(text)
+        except kind as error:
+            mirror.recorder._note_failure(error)
+    assert caplog.text.count("Rows cannot be written") == 1
+    assert kind.__name__ in caplog.text
+    assert text not in caplog.text
+    assert mirror.recorder.last_error == kind.__name__
