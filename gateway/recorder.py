@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 from django.db import DatabaseError, DataError, IntegrityError, connection
-from django.db.models import Model
+from django.db.models import Exists, Model, OuterRef, Q
 from django.utils import timezone
 
 from gateway import models, signals
@@ -50,6 +50,9 @@ MAX_OFFERED_NAME_LENGTH: Final = 1000
 
 _BATCH_SIZE: Final = 500
 """Rows in one statement."""
+
+_UNKNOWN_REQUESTS: Final = -1
+"""How many requests an instance's row has, where nobody knows: unlike any number that is to be written."""
 
 _ERRORS_OF_ROWS: Final = (DataError, IntegrityError, ValueError, TypeError, OverflowError)
 """What the values of one row can cause. All else is the database's: it is away, or has no such table yet."""
@@ -175,7 +178,8 @@ class Recorder:
         self.last_error = type(error).__name__
         # Others may have marked our sessions as lost meanwhile, and the database may be a new one: write all again.
         self._written_activity.clear()
-        self._written_instances.clear()
+        # Which they were stays known, so that those which end meanwhile are marked so.
+        self._written_instances = dict.fromkeys(self._written_instances, _UNKNOWN_REQUESTS)
         self._written_conditions = None
         self._written_revision = -1
         self._last_heartbeat = float("-inf")
@@ -285,7 +289,7 @@ class Recorder:
                 for instance in changed
             ],
             "id",
-            ["last_request_at", "requests", "calls"],
+            ["last_request_at", "requests", "calls", "ended_at"],
         )
         alive = {instance.row_id: instance.activity.requests for instance in instances}
         ended = [row_id for row_id in self._written_instances if row_id not in alive]
@@ -431,20 +435,21 @@ class Recorder:
         self._reloads_seen_through = max([self._reloads_seen_through, *reloads.values()])
 
     def _mark_lost(self) -> None:
-        """Mark the sessions of processes that died without saying so."""
+        """Mark what processes left open that died without saying so."""
+        is_open, is_alive = Q(state=models.Session.State.OPEN), Q(ended_at=None)
         silent_since = timezone.now() - timedelta(seconds=DEAD_AFTER_SECONDS)
-        open_elsewhere = models.Session.objects.filter(state=models.Session.State.OPEN).exclude(
-            process=self._process_id
+        others = HostProcess.objects.exclude(id=self._process_id).filter(
+            Exists(models.Session.objects.filter(is_open, process=OuterRef("pk")))
+            | Exists(models.Instance.objects.filter(is_alive, process=OuterRef("pk")))
         )
-        dead = set(open_elsewhere.filter(process__last_seen_at__lt=silent_since).values_list("process_id", flat=True))
-        # On the same machine there is no need to wait.
-        here = HostProcess.objects.filter(hostname=_hostname(), sessions__in=open_elsewhere).distinct()
-        dead |= {process.pk for process in here if not _is_running(process.pid)}
-        for process in HostProcess.objects.filter(pk__in=dead):
-            open_elsewhere.filter(process=process).update(
-                state=models.Session.State.LOST, closed_at=process.last_seen_at, end_reason="its process died"
-            )
-            process.instances.filter(ended_at=None).update(ended_at=process.last_seen_at)
+        for process in others:
+            # On the same machine there is no need to wait.
+            is_here = process.hostname == _hostname()
+            if process.last_seen_at < silent_since or (is_here and not _is_running(process.pid)):
+                process.sessions.filter(is_open).update(
+                    state=models.Session.State.LOST, closed_at=process.last_seen_at, end_reason="its process died"
+                )
+                process.instances.filter(is_alive).update(ended_at=process.last_seen_at)
 
     def _prune(self) -> None:
         oldest = timezone.now() - timedelta(days=conf.session_retention_days)

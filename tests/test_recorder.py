@@ -12,28 +12,37 @@ from django.utils import timezone
 from gateway import models
 from gateway.apps import GatewayConfig
 from gateway.discovery import Discovery, LoadFailure
-from gateway.host import Host
 from gateway.identity import Identity
+from gateway.instances import Instance
 from gateway.models import HostProcess
 from gateway.offers import Offer
+from gateway.recorder import Recorder
 from gateway.registry import Registry
-from gateway.sessions import Session
+from gateway.sessions import Session, Sessions
 
 pytestmark = pytest.mark.django_db
 
 
 class Mirror:
-    """Sessions in memory and their recorder."""
+    """Sessions and instances in memory, and their recorder."""
 
     def __init__(self, registry: Registry | None = None) -> None:
-        host = Host(registry or GatewayConfig.current().registry)  # not prepared and not started: nothing runs
-        self.sessions = host.sessions
-        self.recorder = host.recorder
+        self.sessions = Sessions()
+        self.instances: list[Instance] = []
+        # Not started: it writes when it is told to.
+        self.recorder = Recorder(registry or GatewayConfig.current().registry, self.sessions, self.instances)
 
     def open(self, user_id: str = "ada") -> Session:
         session = Session("workshop", Identity(user_id, "canary-key"), "sse", "127.0.0.1")
         self.sessions.add(session)
         return session
+
+    def add_instance(self) -> Instance:
+        definition = GatewayConfig.current().registry.get("workshop")
+        nothing: Any = None  # what it would need to run
+        instance = Instance(definition, Identity("ada", "canary-key"), nothing, nothing)
+        self.instances.append(instance)
+        return instance
 
     def close(self, session: Session) -> None:
         self.sessions.remove(session)
@@ -45,6 +54,10 @@ class Mirror:
 
 def row(session: Session) -> models.Session:
     return models.Session.objects.get(id=session.row_id)
+
+
+def instance_row(instance: Instance) -> models.Instance:
+    return models.Instance.objects.get(id=instance.row_id)
 
 
 def lost_process(**facts: Any) -> HostProcess:
@@ -158,6 +171,40 @@ def test_session_of_a_silent_process_is_marked_lost_and_others_are_not() -> None
     alive.refresh_from_db()
     assert (dead.state, dead.closed_at, alive.state) == ("lost", long_ago, "open")
     assert row(own).state == "open"
+
+
+def test_instance_that_ends_while_the_database_is_away_has_its_end_written_later() -> None:
+    mirror = Mirror()
+    ended, alive = mirror.add_instance(), mirror.add_instance()
+    mirror.flush()
+    mirror.recorder._note_failure(OperationalError("the database is away"))
+    mirror.instances.remove(ended)
+    mirror.flush()
+    assert instance_row(ended).ended_at is not None
+    assert instance_row(alive).ended_at is None
+
+
+def test_instance_marked_ended_by_mistake_is_alive_again_once_its_process_writes() -> None:
+    mirror = Mirror()
+    instance = mirror.add_instance()
+    mirror.flush()
+    models.Instance.objects.update(ended_at=timezone.now())
+    mirror.recorder._note_failure(OperationalError("the database was away"))
+    mirror.flush()
+    assert instance_row(instance).ended_at is None
+
+
+def test_instances_of_a_dead_process_without_sessions_end_and_are_pruned_with_it() -> None:
+    long_ago = timezone.now() - timedelta(days=8)
+    dead, alive = lost_process(last_seen_at=long_ago), lost_process()
+    for process in (dead, alive):
+        models.Instance.objects.create(process=process, server_name="workshop", user_id="x", started_at=long_ago)
+    with override_settings(GUMCP_SESSION_RETENTION_DAYS=30):
+        Mirror().flush()
+    assert (dead.instances.get().ended_at, alive.instances.get().ended_at) == (long_ago, None)
+    Mirror().flush()
+    assert not HostProcess.objects.filter(id=dead.id).exists()
+    assert alive.instances.count() == 1
 
 
 def test_session_marked_lost_by_mistake_is_open_again_once_its_process_writes() -> None:
