@@ -411,8 +411,10 @@ class Recorder:
             self._wanted_ends = found
 
     def _read_servers(self) -> None:
-        """Read what operators want of each server."""
-        rows = models.Server.objects.filter(status=models.Server.Status.LOADED)
+        """Read what operators want of each server, also of those that are not served: they may come back any moment."""
+        served = {models.storable(str(found.folder), 1024) for found in self._registry}
+        # Of rows with one name the last one stands: that of the folder in use, or the one that was loaded last.
+        rows = sorted(models.Server.objects.order_by("loaded_at"), key=lambda row: row.folder in served)
         default = default_policy()
         policies = {
             row.name: Policy(

@@ -249,6 +249,34 @@ def test_wish_of_an_operator_is_read_for_this_process_only() -> None:
     assert other.recorder.take_wanted_ends() == []
 
 
+@pytest.mark.parametrize("status", ["failed", "removed"])
+def test_policy_of_a_server_that_is_not_served_is_known_before_it_comes_back(status: str) -> None:
+    models.Server.objects.create(
+        name="back", folder="/srv/back", status=status, loaded_at=timezone.now(), is_enabled=False, max_threads=3
+    )
+    mirror = Mirror()
+    mirror.flush()
+    policies = mirror.recorder.take_policies()
+    assert policies is not None
+    assert (policies["back"].is_enabled, policies["back"].max_threads) == (False, 3)
+
+
+def test_policy_of_a_repeated_name_is_that_of_the_folder_in_use() -> None:
+    for day, folder in enumerate(("/srv/one/workshop", "/srv/two/workshop")):
+        models.Server.objects.create(
+            name="workshop",
+            folder=folder,
+            status="removed",
+            loaded_at=timezone.now() + timedelta(days=day),
+            is_enabled=False,
+        )
+    mirror = Mirror()
+    mirror.flush()
+    assert not (mirror.recorder.take_policies() or {})["workshop"].is_enabled
+    mirror.flush()
+    assert (mirror.recorder.take_policies() or {})["workshop"].is_enabled
+
+
 def test_write_of_a_row_does_not_take_back_an_operators_wish() -> None:
     mirror = Mirror()
     session = mirror.open()
