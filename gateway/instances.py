@@ -15,7 +15,7 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final, cast
@@ -230,7 +230,7 @@ class Instances:
             del self._building[key]
         self._ready[key] = instance
         if self._offers.get(name) is None:
-            instance.lane.post(instance.lane.loop.create_task, self._learn_offer(instance))
+            self._start_learning(instance)
         return instance
 
     async def _make(self, definition: ServerDefinition, identity: Identity) -> Instance:
@@ -243,6 +243,13 @@ class Instances:
             logger.error("Server %s gave no instance within %s seconds", definition.name, conf.factory_timeout_seconds)
             raise InstanceUnavailable("The server took too long to start for this user. Try again.") from None
         return instance
+
+    def _start_learning(self, instance: Instance) -> None:
+        """Have an instance's server asked what it offers: all of it, whatever its caller's key is for."""
+        # An identity all the same: what the server logs and raises meanwhile is not to say the key.
+        context = _caller_context(instance.server_name, replace(instance.identity, grant=None))
+        lane = instance.lane
+        lane.post(lambda: lane.loop.create_task(self._learn_offer(instance), context=context))
 
     async def _learn_offer(self, instance: Instance) -> None:
         """Runs in the lane."""
@@ -296,7 +303,7 @@ class Instances:
                 if self._ready.get(key) is not instance:
                     instance.stop()  # it was let go meanwhile
         if learner is not None:
-            learner.lane.post(learner.lane.loop.create_task, self._learn_offer(learner))
+            self._start_learning(learner)
         return failures
 
     async def _switch_one(self, instance: Instance, definition: ServerDefinition) -> None:

@@ -2,25 +2,28 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from django.test import override_settings
 
+from gateway.access.grants import Grant, KeyFacts
+from gateway.access.limits import RateLimits
 from gateway.apps import GatewayConfig
 from gateway.discovery import ServerDefinition
 from gateway.exceptions import InstanceLimitReached, InstanceUnavailable
-from gateway.identity import Identity
+from gateway.identity import Identity, current_identity
 from gateway.instances import Instance, Instances
 from gateway.lanes import Lanes
-from gateway.offers import Offers
+from gateway.offers import Offer, Offers
 from gateway.policies import Policies
 from tests.e2e.host_process import until
 
 
 @asynccontextmanager
-async def new_instances() -> AsyncIterator[Instances]:
+async def new_instances(offers: Offers | None = None) -> AsyncIterator[Instances]:
     lanes = Lanes()
-    instances = Instances(lanes, Offers(), Policies())
+    instances = Instances(lanes, offers or Offers(), Policies())
     try:
         yield instances
     finally:
@@ -196,6 +199,30 @@ async def test_lifespans_end_when_the_host_stops(workshop: ServerDefinition) -> 
         await use_once(instances, workshop, Identity("stopping"))
         await asyncio.to_thread(until, lambda: "stopping" in open_lifespans(workshop))
     assert "stopping" not in open_lifespans(workshop)
+
+
+def narrow_identity(server_name: str, tool: str) -> Identity:
+    """Somebody whose key is for one tool of one server."""
+    facts = KeyFacts(1, "gum_public", b"", "narrow", {server_name: frozenset({tool})}, expires_at=None, is_active=True)
+    return Identity("narrow", "canary-key", Grant(facts, time.monotonic(), RateLimits({})))
+
+
+async def test_offer_is_all_that_the_server_has_whatever_the_first_callers_key_is_for(
+    workshop: ServerDefinition,
+) -> None:
+    offers, identity = Offers(), narrow_identity("workshop", "echo")
+    current_identity.set(identity)
+    async with new_instances(offers) as instances:
+        await use_once(instances, workshop, identity)
+        await asyncio.to_thread(until, lambda: offers.get("workshop"))
+        first = offers.get("workshop")
+        assert first is not None
+        assert {"echo", "keep", "whoami"} <= set(first.tools)
+        offers.learn("workshop", Offer())
+        newer = replace(workshop)
+        instances.expect(newer)
+        await instances.switch(newer)
+        await asyncio.to_thread(until, lambda: offers.get("workshop") == first)
 
 
 async def test_options_of_the_module_name_the_server(workshop: ServerDefinition) -> None:
