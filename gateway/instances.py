@@ -1,4 +1,4 @@
-"""Instances: one for each (server, identity), made by the server's factory, reused, expired.
+"""Instances: one for each (server, identity), made by the server's factory, reused, expired, let go to make room.
 
 Lives here: which there are, who uses them, and moving them to newer code. Not here: their `Server` objects
 (`generation`), what their sessions say (`transports`).
@@ -12,7 +12,7 @@ import contextvars
 import logging
 import time
 import traceback
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -81,7 +81,7 @@ class Instance:
         """What operators see."""
         self.started_at = datetime.now(UTC)
         self.uses = 0
-        """How many connections hold it now."""
+        """How many connections hold it now, or wait for it to be made."""
         self.idle_since = time.monotonic()
         self.activity = Activity()
         self.definition = definition
@@ -150,6 +150,11 @@ class Instance:
         if self._generation is not None:
             self.lane.post(self._generation.stop)
 
+    def retire(self) -> None:
+        """Leave the lifespan as soon as nothing is being handled: what a client that left has begun may clean up."""
+        if self._generation is not None:
+            self.lane.post(self._generation.retire)
+
     async def wait_stopped(self, timeout_seconds: float) -> None:
         """Wait until the lifespan has ended, for so long at most: a blocked lane never tells."""
         if self._generation is not None:
@@ -167,7 +172,9 @@ class Instances:
         self._request_state = RequestStateSecurity(keys=_request_state_keys())
         self._surroundings: dict[str, Surroundings] = {}
         self._ready: dict[_Key, Instance] = {}
-        self._building: dict[_Key, asyncio.Task[Instance]] = {}
+        self._idle: OrderedDict[Instance, None] = OrderedDict()
+        """Those of the ready ones that nobody holds, the longest idle first."""
+        self._building: dict[_Key, tuple[Instance, asyncio.Task[None]]] = {}
         self._newest: dict[str, ServerDefinition] = {}
         """The code that all instances of a server are to run."""
         self._drops: Counter[str] = Counter()
@@ -180,7 +187,7 @@ class Instances:
 
         Raises:
             InstanceUnavailable: it could not be made; it will be tried again next time.
-            InstanceLimitReached: the host keeps as many as it may.
+            InstanceLimitReached: the host keeps as many as it may, and all of them are in use.
         """
         instance = await self.acquire(definition, identity)
         try:
@@ -190,35 +197,63 @@ class Instances:
 
     async def acquire(self, definition: ServerDefinition, identity: Identity) -> Instance:
         """Hold an instance until `release`, for users that are no block. Raises what `use` raises."""
-        instance = await self._get(definition, identity)
+        key = (definition.name, identity)
+        if (instance := self._ready.get(key)) is not None:
+            self._idle.pop(instance, None)
+            instance.uses += 1
+            return instance
+        instance, building = self._building.get(key) or self._start_building(key, definition)
         instance.uses += 1
+        try:
+            # Shielded: others may be waiting for the same instance when this caller leaves.
+            await asyncio.shield(building)
+        except BaseException:
+            self.release(instance)
+            raise
         return instance
 
     def release(self, instance: Instance) -> None:
         """Let go of an acquired instance."""
         instance.uses -= 1
-        instance.idle_since = time.monotonic()
+        if not instance.uses:
+            self._note_idle(instance)
 
-    async def _get(self, definition: ServerDefinition, identity: Identity) -> Instance:
-        key = (definition.name, identity)
-        if (instance := self._ready.get(key)) is not None:
-            return instance
-        building = self._building.get(key)
-        if building is None:
-            if len(self) >= conf.max_instances:
+    def _note_idle(self, instance: Instance) -> None:
+        # Not one that was dropped meanwhile, or could not be made.
+        if self._ready.get(_key(instance)) is instance:
+            instance.idle_since = time.monotonic()
+            self._idle[instance] = None
+
+    def _make_room(self) -> None:
+        """Let go of who has been idle for longest, where the host is full.
+
+        Raises:
+            InstanceLimitReached: nobody is idle.
+        """
+        while len(self) >= conf.max_instances:
+            if not self._idle:
                 raise InstanceLimitReached("The host is full. Try again later.")
-            building = self._building[key] = asyncio.create_task(self._build(key, definition, identity))
-            # Its failure is each waiter's to handle; with none left, nobody's.
-            building.add_done_callback(lambda task: task.cancelled() or task.exception())
-        # Shielded: others may be waiting for the same instance when this caller leaves.
-        return await asyncio.shield(building)
+            instance, _ = self._idle.popitem(last=False)
+            del self._ready[_key(instance)]
+            instance.retire()
 
-    async def _build(self, key: _Key, definition: ServerDefinition, identity: Identity) -> Instance:
-        name, drops = definition.name, self._drops[definition.name]
+    def _start_building(self, key: _Key, definition: ServerDefinition) -> tuple[Instance, "asyncio.Task[None]"]:
+        self._make_room()
+        name, identity = key
+        instance = Instance(definition, identity, self._lanes.get(name), self.surroundings(name))
+        task = asyncio.create_task(self._build(instance))
+        # Its failure is each waiter's to handle; with none left, nobody's.
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._building[key] = (instance, task)
+        return instance, task
+
+    async def _build(self, instance: Instance) -> None:
+        key = name, _ = _key(instance)
+        drops = self._drops[name]
         try:
-            instance = await self._make(definition, identity)
+            await self._start(instance)
             # Meanwhile the server may have been given newer code.
-            while (newest := self._newest.get(name, definition)) is not instance.definition:
+            while (newest := self._newest.get(name, instance.definition)) is not instance.definition:
                 try:
                     await self._switch_one(instance, newest)
                 except (TimeoutError, InstanceUnavailable):
@@ -229,20 +264,19 @@ class Instances:
         finally:
             del self._building[key]
         self._ready[key] = instance
+        if not instance.uses:  # all who waited for it have left
+            self._note_idle(instance)
         if self._offers.get(name) is None:
             self._start_learning(instance)
-        return instance
 
-    async def _make(self, definition: ServerDefinition, identity: Identity) -> Instance:
-        name = definition.name
-        instance = Instance(definition, identity, self._lanes.get(name), self.surroundings(name))
+    async def _start(self, instance: Instance) -> None:
         try:
             async with asyncio.timeout(conf.factory_timeout_seconds):
                 await instance.lane.run(instance.start())
         except TimeoutError:
-            logger.error("Server %s gave no instance within %s seconds", definition.name, conf.factory_timeout_seconds)
+            name, seconds = instance.server_name, conf.factory_timeout_seconds
+            logger.error("Server %s gave no instance within %s seconds", name, seconds)
             raise InstanceUnavailable("The server took too long to start for this user. Try again.") from None
-        return instance
 
     def _start_learning(self, instance: Instance) -> None:
         """Have an instance's server asked what it offers: all of it, whatever its caller's key is for."""
@@ -314,19 +348,20 @@ class Instances:
         """Stop all instances of a server, also those that are being made."""
         self._drops[server_name] += 1
         for key in [key for key in self._ready if key[0] == server_name]:
-            self._ready.pop(key).stop()
+            self._let_go(self._ready[key])
+
+    def _let_go(self, instance: Instance) -> None:
+        del self._ready[_key(instance)]
+        self._idle.pop(instance, None)
+        instance.stop()
 
     def expire(self) -> int:
         """Stop the instances that have been idle for too long, or whose key is withdrawn; returns how many."""
         oldest = time.monotonic() - conf.instance_idle_seconds
-        idle = [
-            key
-            for key, instance in self._ready.items()
-            if not instance.uses and (instance.idle_since < oldest or instance.identity.is_withdrawn)
-        ]
-        for key in idle:
-            self._ready.pop(key).stop()
-        return len(idle)
+        over = [instance for instance in self._idle if instance.idle_since < oldest or instance.identity.is_withdrawn]
+        for instance in over:
+            self._let_go(instance)
+        return len(over)
 
     def keep_up(self) -> None:
         """Do what is due now and then: expiry, and the servers' threads."""
@@ -338,6 +373,7 @@ class Instances:
         """Stop all instances and wait a moment for their lifespans to end."""
         instances = list(self._ready.values())
         self._ready.clear()
+        self._idle.clear()
         for instance in instances:
             instance.stop()
         await asyncio.gather(*(instance.wait_stopped(_STOP_TIMEOUT_SECONDS) for instance in instances))
@@ -353,6 +389,10 @@ class Instances:
 
     def __len__(self) -> int:
         return len(self._ready) + len(self._building)
+
+
+def _key(instance: Instance) -> _Key:
+    return instance.server_name, instance.identity
 
 
 def _request_state_keys() -> list[bytes]:

@@ -1,8 +1,11 @@
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from django.test import override_settings
@@ -152,16 +155,71 @@ async def test_caller_that_leaves_while_it_waits_costs_the_others_nothing(moody:
         assert built(moody, "slow-left") == 1
 
 
-async def test_instance_beyond_the_limit_is_refused_and_room_made_is_used(moody: ServerDefinition) -> None:
-    async with new_instances() as instances:
-        with override_settings(GUMCP_MAX_INSTANCES=2, GUMCP_INSTANCE_IDLE_SECONDS=0):
-            await use_once(instances, moody, Identity("fine-1"))
-            await use_once(instances, moody, Identity("fine-2"))
+@override_settings(GUMCP_MAX_INSTANCES=2)
+async def test_instance_beyond_the_limit_is_refused_while_all_are_in_use(moody: ServerDefinition) -> None:
+    async with new_instances() as instances, AsyncExitStack() as stack:
+        await stack.enter_async_context(instances.use(moody, Identity("fine-1")))
+        async with instances.use(moody, Identity("fine-2")):
             with pytest.raises(InstanceLimitReached):
                 await use_once(instances, moody, Identity("fine-3"))
             await use_once(instances, moody, Identity("fine-1"))
-            assert instances.expire() == 2
-            await use_once(instances, moody, Identity("fine-3"))
+        await use_once(instances, moody, Identity("fine-3"))
+        assert len(instances) == 2
+
+
+@override_settings(GUMCP_MAX_INSTANCES=3)
+async def test_longest_idle_instance_makes_room_for_a_new_one(workshop: ServerDefinition) -> None:
+    async with new_instances() as instances, AsyncExitStack() as stack:
+        held = await stack.enter_async_context(instances.use(workshop, Identity("held")))
+        for user_id in ("second", "third", "second"):
+            await use_once(instances, workshop, Identity(user_id))
+        kept = await use_once(instances, workshop, Identity("second"))
+        await use_once(instances, workshop, Identity("new"))
+        await asyncio.to_thread(until, lambda: "third" not in open_lifespans(workshop))
+        assert {instance.identity.user_id for instance in instances} == {"held", "second", "new"}
+        assert await use_once(instances, workshop, Identity("second")) is kept
+        assert await use_once(instances, workshop, Identity("held")) is held
+        for number in range(20):
+            await use_once(instances, workshop, Identity(f"invented-{number}"))
+        assert len(instances) == 3
+
+
+@override_settings(GUMCP_MAX_INSTANCES=1)
+async def test_instance_that_makes_room_ends_when_what_it_handles_has_ended(workshop: ServerDefinition) -> None:
+    async with new_instances() as instances:
+        instance = await use_once(instances, workshop, Identity("busy"))
+        generation = instance._generation
+        assert generation is not None
+        is_begun, is_handled = threading.Event(), asyncio.Event()
+
+        async def wait(ctx: Any) -> None:
+            is_begun.set()
+            await is_handled.wait()
+
+        context: Any = SimpleNamespace(lifespan_context=generation.lifespan_state)
+        handling = instance.lane.submit(generation(context, wait))
+        await asyncio.to_thread(is_begun.wait, 5)
+        await use_once(instances, workshop, Identity("new"))
+        await instance.lane.run(asyncio.sleep(0))
+        assert "busy" in open_lifespans(workshop)
+        instance.lane.post(is_handled.set)
+        await asyncio.wrap_future(handling)
+        await asyncio.to_thread(until, lambda: "busy" not in open_lifespans(workshop))
+
+
+async def test_instance_whose_callers_left_while_it_was_made_is_idle(moody: ServerDefinition) -> None:
+    with override_settings(GUMCP_MAX_INSTANCES=1, GUMCP_INSTANCE_IDLE_SECONDS=0):
+        async with new_instances() as instances:
+            leaving = asyncio.create_task(use_once(instances, moody, Identity("slow-unwanted")))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.wait({leaving})
+            with pytest.raises(InstanceLimitReached):
+                await use_once(instances, moody, Identity("fine-early"))
+            await asyncio.to_thread(until, lambda: instances.count_by_server()["moody"])
+            await use_once(instances, moody, Identity("fine-late"))
+            assert instances.expire() == 1
+            assert len(instances) == 0
 
 
 async def test_limit_counts_what_is_still_being_built(moody: ServerDefinition) -> None:
