@@ -6,6 +6,7 @@ Lives here: making the object and keeping its lifespan open, in the lane. Not he
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -25,6 +26,7 @@ from gateway.calls import CallMiddleware, ServerCalls
 from gateway.compat.server import CompatServer
 from gateway.discovery import ServerDefinition
 from gateway.identity import Identity
+from gateway.redaction import redact
 from gateway.styles import make
 from gateway.tool_schemas import ToolSchemas
 
@@ -42,12 +44,15 @@ class Surroundings:
 class Generation:
     """A `Server` object whose lifespan is open. Used in its lane only, except for `ended`."""
 
-    def __init__(self, definition: ServerDefinition, server: Server[Any], options: InitializationOptions) -> None:
+    def __init__(
+        self, definition: ServerDefinition, identity: Identity, server: Server[Any], options: InitializationOptions
+    ) -> None:
         self.definition = definition
+        self._api_key = identity.api_key
         self.server = server
         self.options = options
         self.lifespan_state: Any = None
-        self.schemas = ToolSchemas(server, None)
+        self.schemas = ToolSchemas(server, None, self._api_key)
         self.ended: Future[None] = Future()
         """Done when the lifespan has been left."""
         self.on_end: Callable[[], object] = lambda: None
@@ -63,7 +68,7 @@ class Generation:
         server, options = await make(definition.style, identity.user_id, identity.key_for_factory)
         # The SDK reports the Server object's own name and version on the wire that has no options.
         server.name, server.version = options.server_name, options.server_version
-        generation = cls(definition, server, options)
+        generation = cls(definition, identity, server, options)
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         generation._life = asyncio.create_task(generation._live(started))
         try:
@@ -77,7 +82,7 @@ class Generation:
         """Hold the lifespan open until `stop`: it is entered and left by the same task."""
         try:
             async with self.server.lifespan(self.server) as self.lifespan_state:
-                self.schemas = ToolSchemas(self.server, self.lifespan_state)
+                self.schemas = ToolSchemas(self.server, self.lifespan_state, self._api_key)
                 if not started.done():
                     started.set_result(None)
                 await self._stopping.wait()
@@ -88,7 +93,8 @@ class Generation:
             if not started.done():
                 started.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
             else:
-                logger.exception("The lifespan of an instance of %s failed as it ended", self.definition.name)
+                text = redact("".join(traceback.format_exception(error)), self._api_key)
+                logger.error("The lifespan of an instance of %s failed as it ended: %s", self.definition.name, text)
         finally:
             self.on_end()
             with suppress(InvalidStateError):  # somebody's wait for it was cancelled, and it with that

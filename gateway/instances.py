@@ -134,6 +134,8 @@ class Instance:
         previous.retire()
 
     async def _make(self, definition: ServerDefinition) -> Generation:
+        # A reload comes from nobody, or in the name of somebody else. What the code logs is not to say this one's key.
+        current_identity.set(self.identity)
         try:
             with self._surroundings.calls.noting("the factory"):
                 return await Generation.start(definition, self.identity)
@@ -290,8 +292,9 @@ class Instances:
         name = instance.server_name
         try:
             offer = await ask_offer(instance.running.server, instance.running.lifespan_state)
-        except Exception:  # a list handler's own failure
-            logger.warning("Server %s could not be asked what it offers", name, exc_info=True)
+        except Exception as error:  # a list handler's own failure
+            text = redact("".join(traceback.format_exception(error)), instance.identity.api_key)
+            logger.warning("Server %s could not be asked what it offers: %s", name, text)
             return
         self._offers.learn(name, offer)
         signals.offer_learned.send_robust(Instances, server_name=name, offer=offer)

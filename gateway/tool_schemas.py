@@ -8,12 +8,14 @@ Spec: 2026-07-28 basic/transports/streamable-http, parameters in headers.
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from mcp.server import Server
 
 from gateway.offers import list_items
+from gateway.redaction import redact
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +29,11 @@ MISS_AGE_SECONDS: Final = 1.0
 class ToolSchemas:
     """The schemas of one instance. Used in its lane."""
 
-    def __init__(self, server: Server[Any], lifespan_state: Any) -> None:
+    def __init__(self, server: Server[Any], lifespan_state: Any, api_key: str | None) -> None:
+        """`api_key` is the instance's, which no log may say."""
         self._server = server
         self._lifespan_state = lifespan_state
+        self._api_key = api_key
         self._schemas: dict[str, Mapping[str, Any]] = {}
         self._listed_at = float("-inf")
         self._lock = asyncio.Lock()
@@ -58,6 +62,7 @@ class ToolSchemas:
                 return
             try:
                 self.learn(await list_items(self._server, self._lifespan_state, "tools"), is_complete=True)
-            except Exception:  # the server's own failure: its call goes on unchecked, as in the SDK
-                logger.warning("A server's tools could not be listed", exc_info=True)
+            except Exception as error:  # the server's own failure: its call goes on unchecked, as in the SDK
+                text = redact("".join(traceback.format_exception(error)), self._api_key)
+                logger.warning("A server's tools could not be listed: %s", text)
                 self._listed_at = time.monotonic()

@@ -1,7 +1,8 @@
 import asyncio
+import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,13 +14,15 @@ from django.test import override_settings
 from gateway.access.grants import Grant, KeyFacts
 from gateway.access.limits import RateLimits
 from gateway.apps import GatewayConfig
-from gateway.discovery import ServerDefinition
+from gateway.discovery import ServerDefinition, discover
 from gateway.exceptions import InstanceLimitReached, InstanceUnavailable
 from gateway.identity import Identity, current_identity
 from gateway.instances import Instance, Instances
 from gateway.lanes import Lanes
 from gateway.offers import Offer, Offers
 from gateway.policies import Policies
+from gateway.redaction import PathRedactor, install_record_redaction
+from tests.conftest import WriteServer
 from tests.e2e.host_process import until
 
 
@@ -32,6 +35,14 @@ async def new_instances(offers: Offers | None = None) -> AsyncIterator[Instances
     finally:
         await instances.stop()
         await asyncio.to_thread(lanes.stop)
+
+
+@pytest.fixture
+def record_factory() -> Iterator[None]:
+    """Put back how log records are made."""
+    factory = logging.getLogRecordFactory()
+    yield
+    logging.setLogRecordFactory(factory)
 
 
 @pytest.fixture
@@ -287,3 +298,46 @@ async def test_options_of_the_module_name_the_server(workshop: ServerDefinition)
     async with new_instances() as instances:
         instance = await use_once(instances, workshop, Identity("named"))
         assert (instance.running.server.name, instance.running.server.version) == ("workshop", "7.1")
+
+
+TALKATIVE = """
+    import logging
+    from contextlib import asynccontextmanager
+
+    from mcp.server import Server
+
+    def server(user_id, api_key=None):
+        logging.getLogger("talkative").warning("made for %s", api_key)
+
+        async def list_tools(ctx, params):
+            raise RuntimeError(f"no tools for {api_key}")
+
+        @asynccontextmanager
+        async def lifespan(server):
+            yield {}
+            raise RuntimeError(f"no end for {api_key}")
+
+        return Server("talkative", version="1", on_list_tools=list_tools, lifespan=lifespan)
+
+    def get_initialization_options(instance):
+        return instance.create_initialization_options()
+"""
+
+
+async def test_no_failure_of_a_servers_own_code_says_the_key(
+    write_server: WriteServer, caplog: pytest.LogCaptureFixture, record_factory: None
+) -> None:
+    install_record_redaction(PathRedactor([]))
+    (definition,) = discover([write_server("talkative", TALKATIVE)]).definitions
+    async with new_instances() as instances:
+        instance = await use_once(instances, definition, Identity("ada", "canary-key"))
+        await asyncio.to_thread(until, lambda: "could not be asked what it offers" in caplog.text)
+        await instance.lane.run(instance.running.schemas.prepare("tool"))
+        newer = replace(definition)
+        instances.expect(newer)
+        await instances.switch(newer)
+    assert caplog.text.count("made for [redacted]") == 2
+    assert caplog.text.count("RuntimeError: no end for [redacted]") == 2
+    assert "could not be listed" in caplog.text
+    assert "no tools for [redacted]" in caplog.text
+    assert "canary-key" not in caplog.text
