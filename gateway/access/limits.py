@@ -5,7 +5,8 @@ Lives here: the rules, counting, and who ran into which rule. Not here: what is 
 
 Counting costs 10 µs in memory and a round trip in Redis, for a request that is served in 250 µs. So a process draws an
 allowance from the storage, a fiftieth of the limit at a time, and counts that down by itself. Small limits are exact;
-of larger ones a process wastes at most one allowance a window. Windows are fixed: they begin with the first request.
+of larger ones a process wastes at most one allowance a window. It draws once at a time for a key or an address, and all
+that wait share what was drawn. Windows are fixed: they begin with the first request.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
@@ -84,6 +85,8 @@ class RateLimits:
         self._executor = ThreadPoolExecutor(2, "limits") if self._shared is not None else None
         self._is_shared_away = False
         self._allowances: dict[tuple[Rule, str], _Allowance] = {}
+        self._draws: dict[tuple[Rule, str], Future[_Allowance]] = {}
+        """What is being drawn from the shared storage."""
         self._refusals: dict[tuple[Rule, str], Refusals] = {}
         self._lock = threading.Lock()
 
@@ -93,14 +96,24 @@ class RateLimits:
         if item is None:
             return None
         key = (rule, subject)
-        now = time.time()
-        allowance = self._allowances.get(key)
-        if allowance is None or now >= allowance.until or (allowance.left <= 0 and not allowance.is_last):
-            allowance = await self._draw(item, key)
-        if allowance.left > 0:
-            allowance.left -= 1
-            return None
-        return self._refuse(key, allowance, now)
+        drawn: _Allowance | None = None
+        while True:
+            with self._lock:
+                # What has just been drawn is good even if its window ended on the way.
+                allowance = self._current(key) or drawn
+                if allowance is not None and allowance.left > 0:
+                    allowance.left -= 1
+                    return None
+                if allowance is not None and allowance.is_last:
+                    break
+                draw = self._draws.get(key) or self._start_draw(item, key)
+                if draw is None:
+                    drawn = self._add(item, key, _draw_from(self._memory, item, key))
+                    continue
+            # Not awaited itself: who leaves must not cancel what the others wait for.
+            await asyncio.wait((asyncio.wrap_future(draw),))
+            drawn = None if draw.cancelled() else draw.result()
+        return self._refuse(key, allowance, time.time())
 
     def is_spent(self, rule: Rule, subject: str) -> int | None:
         """The seconds until the next chance if the limit was reached before, as far as this process knows."""
@@ -133,34 +146,62 @@ class RateLimits:
         """Let the threads go."""
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
+            with self._lock:
+                self._draws.clear()
 
-    async def _draw(self, item: RateLimitItem, key: tuple[Rule, str]) -> _Allowance:
+    # -- With the lock held ------------------------------------------------------------------------------------------
+
+    def _current(self, key: tuple[Rule, str]) -> _Allowance | None:
+        allowance = self._allowances.get(key)
+        return allowance if allowance is not None and time.time() < allowance.until else None
+
+    def _start_draw(self, item: RateLimitItem, key: tuple[Rule, str]) -> Future[_Allowance] | None:
+        """Have a thread draw from the shared storage; None where this process counts for itself."""
+        if self._shared is None or self._executor is None:
+            return None
+        try:
+            draw = self._draws[key] = self._executor.submit(self._draw_shared, self._shared, item, key)
+        except RuntimeError:  # closed
+            return None
+        return draw
+
+    def _add(self, item: RateLimitItem, key: tuple[Rule, str], drawn: _Allowance) -> _Allowance:
         if len(self._allowances) >= MAX_ALLOWANCES:
             self._forget_old()
-        if self._shared is not None and self._executor is not None:
-            loop = asyncio.get_running_loop()
-            try:
-                allowance = await loop.run_in_executor(self._executor, _draw_from, self._shared, item, key)
-            # The storage's own trouble, of whatever type its driver has: this process goes on counting for itself.
-            except Exception as error:
-                if not self._is_shared_away:
-                    logger.warning("Limits are counted by each process for itself: %s", type(error).__name__)
-                self._is_shared_away = True
-            else:
-                if self._is_shared_away:
-                    logger.info("Limits are shared again")
-                self._is_shared_away = False
-                self._allowances[key] = allowance
-                return allowance
-        with self._lock:
-            allowance = self._allowances[key] = _draw_from(self._memory, item, key)
-        return allowance
+        known = self._allowances.get(key)
+        # Of the same window. Not by the clock: Redis tells a window's end to the second.
+        if known is not None and drawn.until < known.until + item.get_expiry() / 2:
+            known.left += drawn.left
+            known.until, known.is_last = drawn.until, drawn.is_last
+            return known
+        self._allowances[key] = drawn
+        return drawn
 
     def _forget_old(self) -> None:
         now = time.time()
         for key, allowance in list(self._allowances.items()):
             if allowance.until <= now:
-                self._allowances.pop(key, None)
+                del self._allowances[key]
+
+    # -- Without it --------------------------------------------------------------------------------------------------
+
+    def _draw_shared(self, shared: FixedWindowRateLimiter, item: RateLimitItem, key: tuple[Rule, str]) -> _Allowance:
+        drawn: _Allowance | None = None
+        failure = ""
+        try:
+            drawn = _draw_from(shared, item, key)
+        # The storage's own trouble, of whatever type its driver has: this process goes on counting for itself.
+        except Exception as error:
+            failure = type(error).__name__
+        with self._lock:
+            self._draws.pop(key, None)
+            was_away, self._is_shared_away = self._is_shared_away, drawn is None
+            allowance = self._add(item, key, drawn or _draw_from(self._memory, item, key))
+        if failure and not was_away:
+            logger.warning("Limits are counted by each process for itself: %s", failure)
+        elif was_away and not failure:
+            logger.info("Limits are shared again")
+        return allowance
 
     def _refuse(self, key: tuple[Rule, str], allowance: _Allowance, now: float) -> int:
         self.note_refusal(*key)

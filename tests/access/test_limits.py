@@ -1,5 +1,7 @@
+import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
@@ -79,9 +81,20 @@ class RecordingStorage(MemoryStorage):
     STORAGE_SCHEME: ClassVar[list[str]] = ["recording"]
     shared: ClassVar[dict[str, Any]] = {}
 
+    def __new__(cls, *arguments: Any, **options: Any) -> "RecordingStorage":
+        kept: RecordingStorage = cls.shared.setdefault("storage", super().__new__(cls))
+        return kept
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        if "is_made" not in self.shared:
+            self.shared["is_made"] = True
+            super().__init__(*arguments, **options)
+
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         self.shared.setdefault("threads", set()).add(threading.current_thread().name)
         self.shared.setdefault("keys", []).append(key)
+        if (may_answer := self.shared.get("may_answer")) is not None:
+            assert may_answer.wait(10)
         if self.shared.get("is_away"):
             raise ConnectionError("away")
         self.shared.setdefault("calls", []).append(amount)
@@ -111,6 +124,67 @@ async def test_without_the_shared_storage_each_process_counts_for_itself(
     assert answers[:5] == [None] * 5
     assert all(answers[5:])
     assert caplog.text.count("counted by each process for itself") == 1
+    limits.close()
+
+
+async def test_requests_that_come_together_share_what_is_drawn(shared: dict[str, Any]) -> None:
+    limits = RateLimits({RULE: "1200/hour"}, "recording://")
+    answers = await asyncio.gather(*(limits.spend(RULE, "ada") for _ in range(1500)))
+    assert answers.count(None) == 1200
+    assert shared["calls"] == [24] * 50
+    limits.close()
+
+
+async def test_who_leaves_while_a_draw_is_under_way_takes_nothing_from_the_others(shared: dict[str, Any]) -> None:
+    limits = RateLimits({RULE: "100/hour"}, "recording://")
+    shared["may_answer"] = threading.Event()
+    comers = [asyncio.create_task(limits.spend(RULE, "ada")) for _ in range(150)]
+    await asyncio.sleep(0)
+    for comer in comers[:20]:
+        comer.cancel()
+    await asyncio.sleep(0)
+    shared["may_answer"].set()
+    answers = await asyncio.gather(*comers, return_exceptions=True)
+    assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[:20])
+    assert answers[20:].count(None) == 100
+    limits.close()
+
+
+@pytest.mark.parametrize("storage_url", ["memory://", "recording://"])
+def test_threads_with_loops_of_their_own_get_exactly_the_limit(shared: dict[str, Any], storage_url: str) -> None:
+    limits = RateLimits({RULE: "1000/hour"}, storage_url)
+    start = threading.Barrier(4)
+
+    def spend_in_a_loop_of_its_own() -> list[int | None]:
+        async def spend_at_once() -> list[int | None]:
+            return await asyncio.gather(*(limits.spend(RULE, "ada") for _ in range(400)))
+
+        start.wait(10)
+        return asyncio.run(spend_at_once())
+
+    with ThreadPoolExecutor(4) as threads:
+        answers = [done.result(30) for done in [threads.submit(spend_in_a_loop_of_its_own) for _ in range(4)]]
+    assert [answer for some in answers for answer in some].count(None) == 1000
+    limits.close()
+
+
+async def test_processes_refuse_early_by_a_fiftieth_each_at_most(shared: dict[str, Any]) -> None:
+    processes = [RateLimits({RULE: "1000/hour"}, "recording://") for _ in range(3)]
+    answers = await asyncio.gather(*(processes[number % 3].spend(RULE, "ada") for number in range(3000)))
+    assert 1000 - 3 * 20 <= answers.count(None) <= 1000
+    for limits in processes:
+        limits.close()
+
+
+async def test_what_is_left_is_kept_when_the_storage_rounds_the_end_of_a_window(
+    shared: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Redis tells a window's end to the second: in its last half second it has ended already.
+    monkeypatch.setattr(RecordingStorage, "get_expiry", lambda self, key: time.time())
+    limits = RateLimits({RULE: "1000/hour"}, "recording://")
+    answers = await spend(limits, 1001)
+    assert answers[:1000] == [None] * 1000
+    assert answers[1000]
     limits.close()
 
 
