@@ -115,6 +115,13 @@ class RateLimits:
             drawn = None if draw.cancelled() else draw.result()
         return self._refuse(key, allowance, time.time())
 
+    def give_back(self, rule: Rule, subject: str) -> None:
+        """Have one that was spent in this window not count after all. It stays with this process."""
+        with self._lock:
+            allowance = self._current((rule, subject))
+            if allowance is not None:
+                allowance.left += 1
+
     def is_spent(self, rule: Rule, subject: str) -> int | None:
         """The seconds until the next chance if the limit was reached before, as far as this process knows."""
         allowance = self._allowances.get((rule, subject))

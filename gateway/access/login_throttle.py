@@ -1,5 +1,8 @@
 """Failed logins to the admin: counted by address and by name, refused for a while beyond a limit.
 
+An attempt is counted before it is looked at, and given back if it did not fail: so those that are under way count too,
+and no more than the limit can be tried at once. One whose client leaves before it is answered counts as failed.
+
 Not here: the limit itself (GUMCP_LIMIT_FAILED_LOGINS). Nothing that was typed is kept: a name is counted as a digest,
 since people type passwords into the wrong field.
 """
@@ -25,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 RULE: Final[Rule] = "failed logins"
 
+_COUNTED: Final = "gumcp.counted_login"
+"""Where a request keeps, as the CSRF middleware does, for whom it was counted."""
+
 
 class LoginThrottle(MiddlewareMixin):
     """Middleware: answers attempts to log in with 429 once too many have failed, and notes both in the audit trail.
@@ -42,19 +48,31 @@ class LoginThrottle(MiddlewareMixin):
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         """Note how an attempt ended. One that met an error of ours is none: it says nothing of the password."""
-        if _is_attempt(request) and response.status_code == 302:  # Django's login page redirects those it lets in
-            audit.record(audit.LOGGED_IN, "admin", request=request)
-        elif _is_attempt(request) and response.status_code == 200:  # and shows the others the form again.
-            for subject in _subjects(request):
-                async_to_sync(self._limits.spend)(RULE, subject)
+        counted: list[str] | None = request.META.pop(_COUNTED, None)
+        if counted is None:
+            return response
+        if response.status_code == 200:  # Django's login page shows the form again,
             audit.record(audit.LOGIN_FAILED, "admin", request=request)
+            return response
+        for subject in counted:
+            self._limits.give_back(RULE, subject)
+        if response.status_code == 302:  # and redirects those it lets in.
+            audit.record(audit.LOGGED_IN, "admin", request=request)
         return response
 
     def _refusal(self, request: HttpRequest) -> HttpResponse | None:
-        waits = [self._limits.is_spent(RULE, subject) for subject in _subjects(request)]
-        seconds = max((wait for wait in waits if wait is not None), default=None)
-        if seconds is None:
-            return None
+        subjects = _subjects(request)
+        # Looked at before any is counted: attempts under a name that is refused use up nothing of their address.
+        waits = {subject: self._limits.is_spent(RULE, subject) for subject in subjects}
+        if not any(waits.values()):
+            waits = {subject: async_to_sync(self._limits.spend)(RULE, subject) for subject in subjects}
+            if not any(waits.values()):
+                request.META[_COUNTED] = subjects
+                return None
+            for subject, wait in waits.items():
+                if wait is None:
+                    self._limits.give_back(RULE, subject)
+        seconds = max(wait for wait in waits.values() if wait is not None)
         try:
             write_refusals(self._limits.take_refusals())
         except DatabaseError as error:  # the refusal matters more than its row

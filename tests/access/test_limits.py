@@ -57,6 +57,19 @@ async def test_what_is_spent_is_known_without_counting() -> None:
     assert limits.is_spent(RULE, "bob") is None
 
 
+async def test_what_is_given_back_may_be_spent_again_in_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now)
+    limits = RateLimits({RULE: "2/minute"})
+    await spend(limits, 2)
+    limits.give_back(RULE, "ada")
+    assert limits.is_spent(RULE, "ada") is None
+    assert [answer is None for answer in await spend(limits, 2)] == [True, False]
+    now += 61
+    limits.give_back(RULE, "ada")
+    assert [answer is None for answer in await spend(limits, 3)] == [True, True, False]
+
+
 async def test_refusals_are_counted_by_subject_and_bounded() -> None:
     limits = RateLimits({RULE: "1/hour"})
     await spend(limits, 4)

@@ -1,14 +1,29 @@
+import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
 import pytest
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
 from django.db import OperationalError
-from django.test import Client, override_settings
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, RequestFactory, override_settings
+from limits.storage import MemoryStorage
 
+from gateway.access import audit, login_throttle
+from gateway.access.login_throttle import LoginThrottle
 from gateway.access.models import AuditEvent, LimitHit
 
 pytestmark = pytest.mark.django_db
 
 PASSWORD = "operators-password"
+
+
+class SharedStorage(MemoryStorage):
+    """Stands for Redis: it is asked in threads of its own."""
+
+    STORAGE_SCHEME: ClassVar[list[str]] = ["login-tests"]
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +71,54 @@ def test_logins_that_the_database_failed_are_told_so_and_use_nothing_up(monkeypa
             assert "database" in answer.text
             assert "typed" not in answer.text
     assert log_in(client, PASSWORD) == 302
+
+
+@pytest.mark.parametrize("storage_url", ["memory://", "login-tests://"])
+@pytest.mark.parametrize("ending", [200, 302, 503])
+def test_attempts_under_way_count_too_until_they_end_well(
+    monkeypatch: pytest.MonkeyPatch, storage_url: str, ending: int
+) -> None:
+    # The rows are other tests' subject: these threads share no transaction.
+    monkeypatch.setattr(audit, "record", lambda *arguments, **more: None)
+    monkeypatch.setattr(login_throttle, "write_refusals", lambda refusals: None)
+    happened: queue.Queue[str] = queue.Queue()
+    may_end = threading.Event()
+
+    def view(request: HttpRequest) -> HttpResponse:
+        happened.put("let in")
+        assert may_end.wait(30)
+        return HttpResponse(status=ending)
+
+    with override_settings(GUMCP_LIMIT_FAILED_LOGINS="10 per hour", GUMCP_LIMITS_STORAGE_URL=storage_url):
+        throttle = LoginThrottle(view)
+
+    def attempt(number: int) -> int:
+        # One name from everywhere: what is counted is not the address alone.
+        request = RequestFactory().post("/admin/login/", {"username": "operator"}, REMOTE_ADDR=f"192.0.2.{number}")
+        status = int(throttle(request).status_code)
+        if status == 429:
+            happened.put("refused")
+        return status
+
+    with ThreadPoolExecutor(60) as threads:
+        attempts = [threads.submit(attempt, number) for number in range(60)]
+        first = [happened.get(timeout=30) for _ in range(60)]
+        may_end.set()
+        statuses = [done.result(30) for done in attempts]
+        assert (first.count("let in"), statuses.count(429)) == (10, 50)
+        # What did not fail has used nothing up.
+        assert [attempt(number) for number in range(11)].count(429) == (11 if ending == 200 else 0)
+    throttle._limits.close()
+
+
+@override_settings(GUMCP_LIMIT_FAILED_LOGINS="3 per hour")
+def test_attempts_under_a_name_that_is_refused_use_up_nothing_of_their_address() -> None:
+    client = Client()
+    for number in range(3):
+        assert log_in(client, "wrong", address=f"192.0.2.{number}") == 200
+    for _ in range(5):
+        assert log_in(client, "wrong", address="198.51.100.1") == 429
+    assert log_in(client, "wrong", name="somebody", address="198.51.100.1") == 200
 
 
 @override_settings(GUMCP_LIMIT_FAILED_LOGINS="2 per hour")
