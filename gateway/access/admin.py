@@ -1,11 +1,17 @@
-"""Keys, the audit trail and refusals in the admin. A key is shown once, on the page that answers its making."""
+"""Keys, the audit trail and refusals in the admin, and what puts users and groups into the trail.
+
+A key is shown once, on the page that answers its making.
+"""
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, User
 from django.db import transaction
 from django.db.models import QuerySet
 from django.db.models.signals import post_save
@@ -23,8 +29,10 @@ from gateway.read_only_admin import ModelAdmin, ReadOnlyAdmin
 
 if TYPE_CHECKING:
     _KeyForm = forms.ModelForm[ApiKey]
-else:  # Django's class takes no type argument when it runs
+    _UserAdmin = UserAdmin[User]
+else:  # Django's classes take no type argument when they run
     _KeyForm = forms.ModelForm
+    _UserAdmin = UserAdmin
 
 
 class KeyForm(_KeyForm):
@@ -129,6 +137,31 @@ def note_admin_change(instance: LogEntry, created: bool, **_: Any) -> None:
         action = {ADDITION: "added", CHANGE: "changed", DELETION: "deleted"}.get(instance.action_flag, "changed")
         what = f"{content_type.name} {action}"
         audit.record(what, instance.object_repr, actor=actor, detail=instance.get_change_message())
+
+
+class AuditedDeletions(ModelAdmin):
+    """An admin page of which the trail tells every deletion."""
+
+    def log_deletions(self, request: HttpRequest, queryset: Iterable[Any]) -> list[LogEntry]:
+        # Django 5.2 writes the entries of several rows in bulk, and sends no signal of such a write.
+        entries: list[LogEntry] = []
+        for row in queryset:
+            # A list, as Django's page of one deletion passes.
+            entries += super().log_deletions(request, cast("QuerySet[Any]", [row]))
+        return entries
+
+
+admin.site.unregister([User, Group])
+
+
+@admin.register(User)
+class AuditedUserAdmin(AuditedDeletions, _UserAdmin):
+    """Django's page of users, whose deletions are on record however many are deleted at once."""
+
+
+@admin.register(Group)
+class AuditedGroupAdmin(AuditedDeletions, GroupAdmin):
+    """Django's page of groups, likewise."""
 
 
 @admin.register(AuditEvent)

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.contrib.sessions.models import Session as DjangoSession
 from django.test import Client
 from django.utils import timezone
@@ -136,6 +136,24 @@ def test_what_operators_do_is_in_the_trail(client: Client, ada: User) -> None:
     ]
     assert AuditEvent.objects.get(action="server changed").detail == "Switched off."
     assert row.public in AuditEvent.objects.get(action="key revoked").target
+
+
+@pytest.mark.parametrize(("model", "page"), [(User, "user"), (Group, "group")])
+def test_rows_that_are_deleted_together_are_each_in_the_trail(client: Client, model: Any, page: str) -> None:
+    field = "username" if model is User else "name"
+    rows = [model.objects.create(**{field: name}) for name in ("first", "second")]
+    action = {"action": "delete_selected", "_selected_action": [row.pk for row in rows], "post": "yes"}
+    assert client.post(f"/admin/auth/{page}/", action).status_code == 302
+    assert not model.objects.filter(**{f"{field}__in": ["first", "second"]}).exists()
+    trail = {(event.actor, event.action, event.target) for event in AuditEvent.objects.all()}
+    assert trail == {("operator", f"{page} deleted", name) for name in ("first", "second")}
+    assert AuditEvent.objects.count() == 2
+
+
+def test_user_that_is_deleted_alone_is_in_the_trail_once(client: Client, ada: User) -> None:
+    assert client.post(f"/admin/auth/user/{ada.pk}/delete/", {"post": "yes"}).status_code == 302
+    event = AuditEvent.objects.get()
+    assert (event.actor, event.action, event.target) == ("operator", "user deleted", "ada")
 
 
 def test_trail_is_shown_and_changed_by_nobody(client: Client, ada: User) -> None:
