@@ -19,12 +19,12 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR
 from mcp_types.methods import SPEC_CLIENT_METHODS
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from gateway import metrics
 from gateway.compat.workers import HandlerThreads
 from gateway.offers import Offers
 from gateway.policies import Policies, Policy
+from gateway.tool_results import error_result
 from gateway.tool_schemas import ToolSchemas
 
 logger = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class CallMiddleware:
         label, shown = calls.tool_label(name), _shown(name)
         if (refusal := self._refusal(policy)) is not None:
             metrics.tool_calls.labels(calls.server_name, label, "refused").inc()
-            return _error_result(ctx, refusal)
+            return error_result(ctx, refusal)
         started = time.perf_counter()
         outcome = "cancelled"
         calls.by_user[self._user_id] += 1
@@ -191,7 +191,7 @@ class CallMiddleware:
             result = await self._limited(ctx, call_next, RunningCall(label, shown, time.monotonic()))
             if result is _TIMED_OUT:
                 outcome = "timeout"
-                return _error_result(ctx, self._too_long(f"The call of {shown}"))
+                return error_result(ctx, self._too_long(f"The call of {shown}"))
             outcome = "error" if isinstance(result, dict) and result.get("isError") else "ok"
             return result
         except Exception:
@@ -282,12 +282,3 @@ async def _contained(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -
     # asyncio lets SystemExit and KeyboardInterrupt out of the loop, and with it would go every session of the lane.
     except BaseException as error:
         raise HandlerAborted(f"The handler raised {type(error).__name__}.") from error
-
-
-def _error_result(ctx: ServerRequestContext[Any, Any], text: str) -> dict[str, Any]:
-    """A tool's error result in wire form: middleware that answers by itself owns the whole envelope (mcp 2.3)."""
-    result: dict[str, Any] = {"content": [{"type": "text", "text": text}], "isError": True}
-    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
-        # Spec 2026-07-28: resultType is required of every result.
-        result["resultType"] = "complete"
-    return result

@@ -3,7 +3,6 @@
 A key is shown once, on the page that answers its making.
 """
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -88,19 +87,18 @@ class ApiKeyAdmin(ModelAdmin):
         return bool(request.user.has_perm("gateway.revoke_apikey"))
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
-        detail = "every server" if obj.scope is None else json.dumps(obj.scope)
         if change:
             with transaction.atomic():
                 # Only what the form has: the key may have been revoked since it was opened.
                 obj.save(update_fields=[name for name in form.changed_data if name != "user"])
-                audit.record(audit.KEY_CHANGED, str(obj), request=request, detail=detail)
+                audit.record(audit.KEY_CHANGED, str(obj), request=request, detail=obj.shown_scope)
             transaction.on_commit(send_keys_changed)
             return
         new = make_key()
         obj.public, obj.digest = new.public, new.digest
         with transaction.atomic():
             obj.save()
-            audit.record(audit.KEY_ISSUED, str(obj), request=request, detail=f"{obj.user}: {detail}")
+            audit.record(audit.KEY_ISSUED, str(obj), request=request, detail=f"{obj.user}: {obj.shown_scope}")
         obj.issued = new  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:

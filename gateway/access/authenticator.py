@@ -145,7 +145,7 @@ class Authenticator:
 
         Raises:
             Unauthenticated: the key was withdrawn meanwhile.
-                TooManyRequests: the key or the address has as many as it may.
+            TooManyRequests: the key or the address has as many as it may.
         """
         grant = identity.grant
         if grant is None:

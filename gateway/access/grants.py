@@ -33,7 +33,7 @@ class KeyFacts:
 
 
 class Grant:
-    """The permissions of one key. Facts are replaced by the watch's thread and read from any."""
+    """The permissions of one key. Facts are replaced by the watch's thread and by look-ups, and read from any."""
 
     __slots__ = (
         "__weakref__",

@@ -1,5 +1,6 @@
 """Rows of keys, of what operators did, and of who ran into a limit. Never a key: its hash and its public part."""
 
+import json
 from typing import Any, Final
 
 from django.conf import settings
@@ -57,6 +58,11 @@ class ApiKey(models.Model):
         if self.user_id is not None:
             require_usable_name(self.user.get_username())
         read_scope(self.scope)
+
+    @property
+    def shown_scope(self) -> str:
+        """What the trail says of where it may be used."""
+        return "every server" if self.scope is None else json.dumps(self.scope)
 
     @property
     def state(self) -> str:

@@ -11,11 +11,11 @@ import pydantic_core
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, JSONRPCRequest
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from gateway.exceptions import ToolOutOfScope
 from gateway.identity import Identity, current_identity
 from gateway.redaction import redact
+from gateway.tool_results import error_result
 
 NOT_THIS_TOOL: Final = "This key is not for that tool."
 
@@ -109,12 +109,3 @@ def _without_key(result: dict[str, Any], api_key: str) -> dict[str, Any]:
         if isinstance(item, Mapping)
     ]
     return {**result, "content": content}
-
-
-def error_result(ctx: ServerRequestContext[Any, Any], text: str) -> dict[str, Any]:
-    """A tool's error result in wire form: middleware that answers by itself owns the whole envelope (mcp 2.3)."""
-    result: dict[str, Any] = {"content": [{"type": "text", "text": text}], "isError": True}
-    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
-        # Spec 2026-07-28: resultType is required of every result.
-        result["resultType"] = "complete"
-    return result

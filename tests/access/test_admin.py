@@ -134,6 +134,8 @@ def test_what_operators_do_is_in_the_trail(client: Client, ada: User) -> None:
         ("operator", "key revoked", "127.0.0.1"),
         ("operator", "server changed", ""),
     ]
+    assert AuditEvent.objects.get(action="key issued").detail == "ada: every server"
+    assert AuditEvent.objects.get(action="key changed").detail == '{"time": null}'
     assert AuditEvent.objects.get(action="server changed").detail == "Switched off."
     assert row.public in AuditEvent.objects.get(action="key revoked").target
 

@@ -42,6 +42,7 @@ def test_key_alone_is_on_standard_output_and_its_digest_in_the_row() -> None:
 def test_servers_and_tools_become_the_scope() -> None:
     run("create_key", "ada", "--servers", "time, notes", "--tools", "notes:read,notes:list,mail:send")
     assert ApiKey.objects.get().scope == {"time": None, "notes": ["read", "list"], "mail": ["send"]}
+    assert AuditEvent.objects.get().detail == '{"time": null, "notes": ["read", "list"], "mail": ["send"]}'
 
 
 @pytest.mark.parametrize("when", ["30d", "{date}", "{date}T12:00:00", "{date}T12:00:00+01:00"])

@@ -50,7 +50,7 @@ class Command(BaseCommand):
                     user.set_unusable_password()
                     user.save()
                 row, new = issue_key(user, label=options["label"], scope=scope, expires_at=expires_at)
-                audit.record(audit.KEY_ISSUED, str(row), command="manage.py create_key", detail=_describe(row.scope))
+                audit.record(audit.KEY_ISSUED, str(row), command="manage.py create_key", detail=row.shown_scope)
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from None
         if is_new:
@@ -95,7 +95,3 @@ def _moment(text: str) -> datetime | None:
     if moment <= timezone.now():
         raise CommandError("--expires is in the past.")
     return moment
-
-
-def _describe(scope: Any) -> str:
-    return "every server" if scope is None else json.dumps(scope)
