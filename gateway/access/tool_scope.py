@@ -10,6 +10,7 @@ from typing import Any, Final
 import pydantic_core
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import decode_header_value
 from mcp_types import INVALID_PARAMS, JSONRPCRequest
 
 from gateway.exceptions import ToolOutOfScope
@@ -87,13 +88,21 @@ def require_named_tool(identity: Identity, server_name: str, method: str | None,
     if identity.grant is None or method != "tools/call":
         return
     tools = identity.grant.allowed_tools(server_name)
-    if tools is not None and name not in tools:
+    if tools is not None and _decoded(name) not in tools:
         try:
             request_id = pydantic_core.from_json(body)["id"]
         except (ValueError, TypeError, KeyError):
             request_id = None
         is_id = isinstance(request_id, str | int) and not isinstance(request_id, bool)
         raise ToolOutOfScope(NOT_THIS_TOOL, INVALID_PARAMS, request_id if is_id else None)
+
+
+def _decoded(name: str | None) -> str | None:
+    """The tool that the value of a header names: names beyond ASCII come in base64. None for what is none."""
+    try:
+        return decode_header_value(name)
+    except ValueError:  # mcp 2.3 lets out what base64 says of characters beyond ASCII
+        return None
 
 
 def _within(result: dict[str, Any], tools: frozenset[str] | None) -> dict[str, Any]:
