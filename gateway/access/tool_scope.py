@@ -4,7 +4,7 @@ Lives here: which tools a key may see and call, how often it may call, and that 
 open mode too. Not here: time limits and counts of the server (`gateway.calls`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import pydantic_core
@@ -19,6 +19,9 @@ from gateway.redaction import redact
 from gateway.tool_results import error_result
 
 NOT_THIS_TOOL: Final = "This key is not for that tool."
+
+_KEPT_FIELDS: Final = frozenset({"annotations", "blob", "data", "mimeType", "resultType", "type"})
+"""Fields of a result that hold the protocol's words or encoded bytes: in open mode a key may look like either."""
 
 
 class KeyInError(Exception):
@@ -51,10 +54,13 @@ class AccessMiddleware:
             # Clients show it, log it and give it to models: an error never says the key.
             text = str(error)
             redacted = redact(text, identity.api_key)
+            if isinstance(error, MCPError):
+                data = _redacted(error.data, identity.api_key)
+                if redacted == text and data == error.data:
+                    raise
+                raise MCPError(code=error.code, message=redacted, data=data) from error
             if redacted == text:
                 raise
-            if isinstance(error, MCPError):
-                raise MCPError(code=error.code, message=redacted) from error
             raise KeyInError(redacted) from error
         if isinstance(result, dict):
             if grant is not None and ctx.method == "tools/list":
@@ -112,9 +118,23 @@ def _within(result: dict[str, Any], tools: frozenset[str] | None) -> dict[str, A
 
 
 def _without_key(result: dict[str, Any], api_key: str) -> dict[str, Any]:
-    content = [
-        {**item, "text": redact(item["text"], api_key)} if isinstance(item.get("text"), str) else item
-        for item in result.get("content", [])
-        if isinstance(item, Mapping)
-    ]
-    return {**result, "content": content}
+    return {
+        name: value if name in _KEPT_FIELDS else _redacted(value, api_key, _KEPT_FIELDS if name == "content" else ())
+        for name, value in result.items()
+    }
+
+
+def _redacted(value: Any, api_key: str | None, kept: Collection[str] = ()) -> Any:
+    """A JSON value without the key, wherever it stands in it; of objects the fields in `kept` stay as they are."""
+    if isinstance(value, str):
+        return redact(value, api_key)
+    if isinstance(value, Mapping):
+        return {
+            redact(name, api_key) if isinstance(name, str) and not kept else name: (
+                part if name in kept else _redacted(part, api_key, kept)
+            )
+            for name, part in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_redacted(part, api_key, kept) for part in value]
+    return value
