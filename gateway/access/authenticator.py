@@ -52,10 +52,12 @@ LOOK_UP_SECONDS: Final = 5.0
 """How long a look-up may take; beyond it 503."""
 
 REFUSALS_PER_SECOND: Final = 500
-"""How many requests beyond its limit of failures one address is answered in a second; the rest wait."""
+"""How many requests beyond its limit of failures one address is answered in a second, while no more wait than may."""
 
-LONGEST_PACE_SECONDS: Final = 1.0
-"""How long they wait at most: a wait holds a connection."""
+MAX_WAITING_REFUSALS: Final = 250
+"""How many of them wait for their turn, which is half a second away at most: a neighbour behind the same address may
+have mistyped a key. What comes meanwhile is refused at once, since a wait holds a connection; so an address that asks
+on more connections than this is bounded by their number only (`GUMCP_MAX_CONNECTIONS_PER_ADDRESS`)."""
 
 SESSION_RETRY_SECONDS: Final = 10
 """When to try again where too many sessions are open: nobody knows when one ends."""
@@ -302,15 +304,17 @@ class Authenticator:
         return Unauthenticated() if seconds is None else await self._paced(subject, seconds)
 
     async def _paced(self, subject: str, seconds: int) -> TooManyRequests:
-        """Refuse an address at a bounded rate: however quickly and on however many connections it guesses, the others
-        get most of the loop."""
+        """Refuse an address at a bounded rate: however quickly it guesses, the others get most of the loop.
+
+        That holds for as many connections as may wait. Turns are taken no further ahead.
+        """
         now = time.monotonic()
         turn = max(now, self._turns.get(subject, now))
         if len(self._turns) >= MAX_REMEMBERED_KEYS:
             self._turns = {paced: later for paced, later in self._turns.items() if later > now}
-        self._turns[subject] = turn + 1 / REFUSALS_PER_SECOND
-        if turn > now:
-            await asyncio.sleep(min(turn - now, LONGEST_PACE_SECONDS))
+        if turn - now < MAX_WAITING_REFUSALS / REFUSALS_PER_SECOND:
+            self._turns[subject] = turn + 1 / REFUSALS_PER_SECOND
+            await asyncio.sleep(turn - now)
         return TooManyRequests("Too many requests with keys that are not valid.", seconds)
 
     async def _spend(self, rule: Literal["requests of a key", "requests of an address"], subject: str) -> None:

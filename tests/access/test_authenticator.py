@@ -258,6 +258,36 @@ async def test_failures_are_limited_by_address_and_hurt_nobody_who_has_a_good_ke
     await come(at, late, "bob", "192.0.2.7")
 
 
+async def test_refusals_are_paced_and_nobody_waits_longer_than_half_a_second(
+    rows: Rows, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(module.asyncio, "sleep", note)
+    at = door(rows, {"failed keys": "1/hour"})
+
+    async def guess(times: int) -> list[float]:
+        """How long each of them waits, if they come in one moment."""
+        waits.clear()
+        for _ in range(times):
+            with pytest.raises((Unauthenticated, TooManyRequests)):
+                await come(at, "mistyped")
+        return list(waits)
+
+    started = time.monotonic()
+    assert len(await guess(101)) == 100
+    paced = await guess(2000)
+    # Turns that are over make room while the others come.
+    assert 150 <= len(paced) <= 151 + (time.monotonic() - started) * 500
+    assert 0.4 < max(paced) <= 0.5
+    # However many there were: the turns did not run ahead.
+    later(0.51)
+    assert await guess(1) == [0]
+
+
 async def test_requests_are_limited_by_key_and_by_address(rows: Rows) -> None:
     first, second = rows.issue("ada"), rows.issue("ada")
     at = door(rows, {"requests of a key": "2/hour", "requests of an address": "3/hour"})
