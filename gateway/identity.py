@@ -67,6 +67,8 @@ def parse_session_key(segment: str) -> Identity:
     is_plain = segment.isascii() and segment.isprintable() and "%" not in segment
     text = segment if is_plain else _decode(segment)
     user_id, _, api_key = text.partition(":")
+    if _has_control_characters(api_key):
+        raise InvalidSessionKey("The session key has control characters.")
     return Identity(parse_user_id(user_id), api_key or None)
 
 
@@ -74,12 +76,14 @@ def parse_user_id(user_id: str) -> str:
     """Return `user_id` if a factory may see it.
 
     Raises:
-        InvalidSessionKey: it is empty, too long or could name a path.
+        InvalidSessionKey: it is empty, too long, has control characters or could name a path.
     """
     if not user_id.strip():
         raise InvalidSessionKey("The session key has no user id. Write it as {user_id}:{api_key} or {user_id}.")
     if len(user_id) > MAX_USER_ID_LENGTH:
         raise InvalidSessionKey(f"The user id is longer than {MAX_USER_ID_LENGTH} characters.")
+    if _has_control_characters(user_id):
+        raise InvalidSessionKey("The user id has control characters.")
     if user_id.startswith(PREFIX) and is_well_formed(user_id):
         raise InvalidSessionKey("The session key starts with a key. Write it as {user_id}:{api_key}.")
     if "/" in user_id or "\\" in user_id or ".." in user_id or user_id == ".":
@@ -93,12 +97,13 @@ def _decode(segment: str) -> str:
             raise InvalidSessionKey("The session key has a % that is not followed by two hexadecimal digits.")
     try:
         # The segment is the raw path read as Latin-1, so this restores the bytes that were sent.
-        text = unquote_to_bytes(segment.encode("latin-1", "replace")).decode("utf-8", "strict")
+        return unquote_to_bytes(segment.encode("latin-1", "replace")).decode("utf-8", "strict")
     except UnicodeDecodeError:
         raise InvalidSessionKey("The session key is not valid UTF-8.") from None
-    if any(unicodedata.category(character) == "Cc" for character in text):
-        raise InvalidSessionKey("The session key has control characters.")
-    return text
+
+
+def _has_control_characters(text: str) -> bool:
+    return not text.isprintable() and any(unicodedata.category(character) == "Cc" for character in text)
 
 
 def _is_hex_pair(text: str) -> bool:

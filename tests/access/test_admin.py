@@ -68,7 +68,7 @@ def test_scope_of_another_form_is_refused(client: Client, ada: User) -> None:
     assert ApiKey.objects.get().scope == {"time": None, "notes": ["read"]}
 
 
-@pytest.mark.parametrize("name", ["messages", "a..b"])
+@pytest.mark.parametrize("name", ["messages", "a..b", "a\x85b"])
 def test_user_whose_name_is_no_user_id_gets_no_key(client: Client, name: str) -> None:
     answer = client.post("/admin/gateway/apikey/add/", form(User.objects.create_user(name)))
     assert b"This user cannot have a key" in answer.content
