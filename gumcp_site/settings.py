@@ -25,6 +25,17 @@ def _path_list(name: str, default: str) -> list[Path]:
     return [BASE_DIR / part for part in env.str(name, default).split(os.pathsep) if part]
 
 
+def _rate(name: str, default: str) -> str:
+    """A limit such as 600/minute; empty or 0 is none, which is empty."""
+    text = env.str(name, default).strip()
+    return "" if text == "0" else text
+
+
+def _count(name: str, default: int) -> int:
+    """A limit that is a number; empty or 0 is none, which is 0."""
+    return env.int(name, default) if env.str(name, str(default)).strip() else 0
+
+
 def _kept_secret_key(path: Path) -> str:
     """The random secret key kept beside the database; made on first use, readable by its owner only."""
     if not path.exists():
@@ -188,13 +199,13 @@ GUMCP_HIDE_KEYS_FROM_SERVERS = env.bool("GUMCP_HIDE_KEYS_FROM_SERVERS", False)
 GUMCP_TRUSTED_PROXIES = env.list("GUMCP_TRUSTED_PROXIES", default=["127.0.0.1", "::1"] if _is_https else [])
 
 GUMCP_LIMITS_STORAGE_URL = env.str("GUMCP_LIMITS_STORAGE_URL", "memory://")
-GUMCP_LIMIT_REQUESTS_PER_KEY = env.str("GUMCP_LIMIT_REQUESTS_PER_KEY", "1200/minute")
-GUMCP_LIMIT_REQUESTS_PER_ADDRESS = env.str("GUMCP_LIMIT_REQUESTS_PER_ADDRESS", "6000/minute")
-GUMCP_LIMIT_CALLS_PER_KEY = env.str("GUMCP_LIMIT_CALLS_PER_KEY", "600/minute")
-GUMCP_LIMIT_FAILED_KEYS = env.str("GUMCP_LIMIT_FAILED_KEYS", "30/minute")
-GUMCP_LIMIT_FAILED_LOGINS = env.str("GUMCP_LIMIT_FAILED_LOGINS", "10 per 5 minutes")
-GUMCP_MAX_SESSIONS_PER_KEY = env.int("GUMCP_MAX_SESSIONS_PER_KEY", 100)
-GUMCP_MAX_SESSIONS_PER_ADDRESS = env.int("GUMCP_MAX_SESSIONS_PER_ADDRESS", 1000)
+GUMCP_LIMIT_REQUESTS_PER_KEY = _rate("GUMCP_LIMIT_REQUESTS_PER_KEY", "1200/minute")
+GUMCP_LIMIT_REQUESTS_PER_ADDRESS = _rate("GUMCP_LIMIT_REQUESTS_PER_ADDRESS", "6000/minute")
+GUMCP_LIMIT_CALLS_PER_KEY = _rate("GUMCP_LIMIT_CALLS_PER_KEY", "600/minute")
+GUMCP_LIMIT_FAILED_KEYS = _rate("GUMCP_LIMIT_FAILED_KEYS", "30/minute")
+GUMCP_LIMIT_FAILED_LOGINS = _rate("GUMCP_LIMIT_FAILED_LOGINS", "10 per 5 minutes")
+GUMCP_MAX_SESSIONS_PER_KEY = _count("GUMCP_MAX_SESSIONS_PER_KEY", 100)
+GUMCP_MAX_SESSIONS_PER_ADDRESS = _count("GUMCP_MAX_SESSIONS_PER_ADDRESS", 1000)
 
 # -- The host --------------------------------------------------------------------------------------------------------
 

@@ -100,6 +100,34 @@ def test_public_url_that_is_none_stops_the_start_with_a_sentence(tmp_path: Path,
     assert "GUMCP_PUBLIC_URL must look like" in done.stderr
 
 
+LIMITS_OF_CALLERS = (
+    "GUMCP_LIMIT_REQUESTS_PER_KEY",
+    "GUMCP_LIMIT_REQUESTS_PER_ADDRESS",
+    "GUMCP_LIMIT_CALLS_PER_KEY",
+    "GUMCP_LIMIT_FAILED_KEYS",
+    "GUMCP_LIMIT_FAILED_LOGINS",
+    "GUMCP_MAX_SESSIONS_PER_KEY",
+    "GUMCP_MAX_SESSIONS_PER_ADDRESS",
+)
+
+
+@pytest.mark.parametrize("none", ["", "0"])
+def test_limit_of_callers_that_is_empty_or_0_is_none(tmp_path: Path, none: str) -> None:
+    settings = dict.fromkeys(LIMITS_OF_CALLERS, none)
+    facts = ", ".join(f"settings.{name}" for name in LIMITS_OF_CALLERS)
+    assert value(f"({facts})", tmp_path, **settings) == "('', '', '', '', '', 0, 0)"
+    # As the host reads them too.
+    done = manage("check", "--fail-level", "INFO", data_dir=tmp_path, **settings)
+    assert done.returncode == 0, done.stderr
+
+
+def test_limits_of_callers_are_read(tmp_path: Path) -> None:
+    settings = {"GUMCP_LIMIT_CALLS_PER_KEY": " 7/hour ", "GUMCP_MAX_SESSIONS_PER_KEY": "7"}
+    facts = "settings.GUMCP_LIMIT_CALLS_PER_KEY, settings.GUMCP_MAX_SESSIONS_PER_KEY"
+    assert value(f"({facts})", tmp_path, **settings) == "('7/hour', 7)"
+    assert evaluate("1", tmp_path, GUMCP_MAX_SESSIONS_PER_KEY="many").returncode != 0
+
+
 def test_missing_server_directory_is_a_warning_of_the_check(tmp_path: Path) -> None:
     done = manage("check", data_dir=tmp_path, GUMCP_SERVER_DIRS=str(tmp_path / "nowhere"))
     assert "gateway.W001" in done.stderr
