@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.shared.inbound import encode_header_value
 
 from tests.access.issued_keys import IssuedKey, change_row, expire, issue, revoke
 from tests.conftest import StartHost
@@ -41,7 +42,7 @@ def stateless(host: HostProcess, key: IssuedKey, method: str, params: dict[str, 
     envelope = {f"{META}protocolVersion": STATELESS, f"{META}clientCapabilities": {}}
     headers = {"MCP-Protocol-Version": STATELESS, "Mcp-Method": method, **key.bearer}
     if "name" in params:
-        headers["Mcp-Name"] = params["name"]
+        headers["Mcp-Name"] = encode_header_value(params["name"])
     return post(host, "/workshop", request(method, {**params, "_meta": envelope}, 1), headers)
 
 
@@ -147,6 +148,15 @@ def test_tools_outside_the_scope_are_hidden_and_refused_in_every_era(host: HostP
     # A whole server is not narrowed by another's tools.
     with host.session("bystander", key.session_key) as stream:
         assert stream.call("echo", text="x") == "x"
+
+
+def test_name_beyond_ascii_is_in_the_scope_that_says_it(host: HostProcess, data_dir: Path) -> None:
+    key = issue(data_dir, "ada", {"workshop": ["größe"]})
+    with stateless(host, key, "tools/call", {"name": "größe", "arguments": {}}) as answer:
+        # The scope lets it through to the server, which has no such tool.
+        assert answer.reply()["result"]["content"][0]["text"] == "unknown tool"
+    with stateless(host, key, "tools/call", {"name": "größer", "arguments": {}}) as answer:
+        assert answer.status == 403
 
 
 def test_head_that_names_an_allowed_tool_does_not_let_another_in(host: HostProcess, data_dir: Path) -> None:
