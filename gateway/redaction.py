@@ -49,8 +49,13 @@ _PATH_OF_SCOPE: Final = re.compile(r"""('(?:raw_)?path': b?')([^']*)""")
 _PATH_LOGGERS: Final = frozenset({"uvicorn.access", "django.request", "django.security.csrf"})
 """Loggers whose arguments are whole paths, decoded: what looks like further segments may belong to a key."""
 
-_FOREIGN_ERRORS: Final = ("mcp", "asyncio")
+_FOREIGN_ERRORS: Final = re.compile(r"(?:mcp|asyncio|gateway\.compat|gateway\.lanes)(?:\.|$)")
 """Loggers of exceptions that come from servers' handlers: their texts say what handlers were called with."""
+
+_TASKS_ERROR: Final = re.compile(r"(\bexception=\w+).*>", re.DOTALL)
+"""In the description of a task that nobody asked how it ended: its exception as Python prints it."""
+
+_LEFT_OUT: Final = "[its text is left out]"
 
 _MIN_SECRET_LENGTH: Final = 4
 """Shorter keys are left alone: they would blank out ordinary words, and are no secrets."""
@@ -145,7 +150,9 @@ def install_record_redaction(redactor: PathRedactor) -> None:
         record.msg = _redacted(record.msg, clean)
         if record.exc_info and record.exc_info[1] is not None:
             # Handlers print this text instead of formatting the exception themselves.
-            if record.name.partition(".")[0] in _FOREIGN_ERRORS:
+            if _FOREIGN_ERRORS.match(record.name):
+                if isinstance(record.msg, str):
+                    record.msg = _TASKS_ERROR.sub(rf"\1: {_LEFT_OUT}>", record.msg)
                 record.exc_text = "".join(_without_texts(record.exc_info[1])).rstrip()
             else:
                 record.exc_text = clean("".join(traceback.format_exception(*record.exc_info))).rstrip()
@@ -188,7 +195,7 @@ def _without_texts(error: BaseException, known: frozenset[int] = frozenset()) ->
     if error.__traceback__ is not None:
         yield "Traceback (most recent call last):\n"
         yield from traceback.format_tb(error.__traceback__)
-    yield f"{type(error).__module__}.{type(error).__qualname__}: [its text is left out]\n".removeprefix("builtins.")
+    yield f"{type(error).__module__}.{type(error).__qualname__}: {_LEFT_OUT}\n".removeprefix("builtins.")
     if isinstance(error, BaseExceptionGroup):
         for number, member in enumerate(error.exceptions, 1):
             yield f"In this group, exception {number}:\n"

@@ -1,3 +1,5 @@
+import asyncio
+import gc
 import io
 import logging
 from collections.abc import Iterator
@@ -177,8 +179,9 @@ def test_callers_key_is_taken_out_of_what_is_logged_for_them(output: io.StringIO
     assert "ValueError" in output.getvalue()
 
 
-def test_errors_of_servers_handlers_keep_frames_and_types_only(output: io.StringIO) -> None:
-    logger = logging.getLogger("mcp.somewhere")
+@pytest.mark.parametrize("name", ["mcp.somewhere", "asyncio", "gateway.compat.server", "gateway.lanes"])
+def test_errors_of_servers_handlers_keep_frames_and_types_only(output: io.StringIO, name: str) -> None:
+    logger = logging.getLogger(name)
     handler = logging.StreamHandler(output)
     logger.addHandler(handler)
     try:
@@ -202,3 +205,23 @@ def test_errors_of_servers_handlers_keep_frames_and_types_only(output: io.String
     assert written.count("an argument") == written.count('int("an argument")') + written.count('("several: an arg') + (
         written.count('KeyError("an argument")')
     )
+
+
+def test_task_that_a_handler_left_behind_is_told_of_without_what_its_error_says(output: io.StringIO) -> None:
+    async def left_behind(argument: str) -> None:
+        raise ValueError(f"no such <{argument}>")
+
+    async def handle() -> None:
+        await asyncio.wait([asyncio.ensure_future(left_behind("canary"))])
+
+    logger = logging.getLogger("asyncio")
+    handler = logging.StreamHandler(output)
+    logger.addHandler(handler)
+    asyncio.run(handle())
+    gc.collect()
+    logger.removeHandler(handler)
+    written = output.getvalue()
+    assert "Task exception was never retrieved" in written
+    assert "left_behind" in written
+    assert "ValueError" in written
+    assert "canary" not in written

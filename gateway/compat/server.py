@@ -537,7 +537,7 @@ def _listable_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _log_failure(what: str, name: str, exc: BaseException) -> None:
-    # The text and the traceback may hold what a user typed or a key in a URL, so they are not for every log.
+    # The text may hold what a user typed, or a key in a URL: a host's log gets the frames without it (`redaction`).
     logger.info("%s %r failed with %s", what, name, type(exc).__name__)
     logger.debug("%s %r failed", what, name, exc_info=exc)
 

@@ -26,8 +26,8 @@ from tests.compat.test_same_as_version_1 import (  # noqa: F401  # fixtures
     visible,
     wanted_here,
 )
-from tests.conftest import StartHost
-from tests.e2e.host_process import ROOT, HostProcess, environment
+from tests.conftest import StartHost, WriteServer
+from tests.e2e.host_process import ROOT, HostProcess, environment, until
 from tests.e2e.streamable import StatelessClient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -247,3 +247,50 @@ def test_nothing_is_patched_for_everybody(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.splitlines()[-1:] == ["as it was"], done.stderr
+
+
+REPEATING_SERVER = """
+    from mcp.server import NotificationOptions, Server
+    from mcp.server.models import InitializationOptions
+    from mcp.types import Tool
+
+    def create_server(user_id, api_key=None):
+        server = Server("repeating")
+
+        @server.list_tools()
+        async def list_tools():
+            return [Tool(name="look_up", inputSchema={"type": "object"})]
+
+        @server.call_tool()
+        async def call_tool(name, arguments):
+            raise ValueError("nobody is called " + arguments["name"])
+
+        @server.read_resource()
+        async def read_resource(uri):
+            raise ValueError(f"nothing is at {uri}")
+
+        return server
+
+    server = create_server
+
+    def get_initialization_options(instance):
+        capabilities = instance.get_capabilities(NotificationOptions(), {})
+        return InitializationOptions(server_name="repeating", server_version="1", capabilities=capabilities)
+"""
+
+
+def test_what_a_tool_was_called_with_is_in_no_log_even_at_debug(
+    start_host: StartHost, write_server: WriteServer
+) -> None:
+    directory = write_server("repeating", REPEATING_SERVER)
+    with start_host(server_dirs=directory, GUMCP_LOG_LEVEL="DEBUG") as host:
+        with host.session("repeating", "ada:key") as stream:
+            answer = stream.request("tools/call", {"name": "look_up", "arguments": {"name": "canary-5b1e"}})
+            assert "canary-5b1e" in answer["result"]["content"][0]["text"]
+            answer = stream.request("resources/read", {"uri": "note:canary-5b1e"})
+            assert "canary-5b1e" in answer["error"]["message"]
+        until(lambda: "Closed SSE connection for repeating session: ada" in host.log())
+        log = host.log()
+    assert "'look_up' failed with ValueError" in log
+    assert "ValueError: [its text is left out]" in log
+    assert "canary-5b1e" not in log
