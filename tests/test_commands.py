@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.shared.exceptions import MCPError
 
 from tests.conftest import StartHost, WriteServer
 from tests.e2e.host_process import PLAIN_SERVERS, ROOT, START_SECONDS, environment, free_port, manage, until
@@ -135,6 +136,52 @@ def test_run_stdio_refuses_with_a_sentence(tmp_path: Path, arguments: tuple[str,
     assert (done.returncode, done.stdout) == (1, "")
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+PICKY_SERVER = """
+    def server(user_id, api_key):
+        raise ValueError(f"bad {api_key}")
+
+    def get_initialization_options(instance):
+        return instance.create_initialization_options()
+"""
+
+
+def test_run_stdio_tells_of_a_factorys_error_in_a_sentence_without_the_key(
+    tmp_path: Path, write_server: WriteServer
+) -> None:
+    directory = write_server("picky", PICKY_SERVER)
+    settings = {"GUMCP_SERVER_DIRS": str(directory), "GUMCP_API_KEY": "canary-6d2f"}
+    done = manage("run_stdio", "--server", "picky", data_dir=tmp_path, **settings)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == "CommandError: ValueError: bad [redacted]"
+    assert "Traceback" not in done.stderr
+    assert "canary-6d2f" not in done.stderr
+
+
+def test_run_stdio_says_why_a_server_did_not_load(tmp_path: Path, write_server: WriteServer) -> None:
+    directory = write_server("broken", "raise ValueError('half written')")
+    done = manage("run_stdio", "--server", "broken", data_dir=tmp_path, GUMCP_SERVER_DIRS=str(directory))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "half written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+async def test_run_stdio_takes_the_key_out_of_what_the_server_logs(tmp_path: Path, write_server: WriteServer) -> None:
+    directory = write_server("workshop", (PLAIN_SERVERS / "workshop" / "main.py").read_text())
+    settings = {"GUMCP_SERVER_DIRS": str(directory), "GUMCP_API_KEY": "canary-6d2f"}
+    with (tmp_path / "stderr").open("w") as log:
+        async with (
+            asyncio.timeout(20),
+            stdio_client(stdio(tmp_path, "--server", "workshop", **settings), errlog=log) as (reader, writer),
+            ClientSession(reader, writer) as session,
+        ):
+            await session.initialize()
+            with pytest.raises(MCPError):
+                await session.call_tool("leak_key", {})
+    log_text = (tmp_path / "stderr").read_text()
+    assert "called by local with the key [redacted]" in log_text
+    assert "canary-6d2f" not in log_text
 
 
 # -- serve -----------------------------------------------------------------------------------------------------------

@@ -3,19 +3,15 @@
 import asyncio
 import json
 from argparse import ArgumentParser
-from collections.abc import Iterator
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
 from mcp import types
 from mcp.client import Client
 
-from gateway.apps import GatewayConfig
-from gateway.conf import conf
 from gateway.discovery import ServerDefinition
-from gateway.exceptions import GatewayError
-from gateway.identity import parse_user_id
-from gateway.process_state import stdout_on_stderr
+from gateway.identity import Identity
+from gateway.management.single_server import add_user_argument, containing_server, find
 from gateway.redaction import redact
 from gateway.styles import make
 
@@ -23,7 +19,7 @@ _MAX_PAGES: Final = 100
 """Pages of a tool list that are read: a server that never stops listing must not hang the shell."""
 
 
-class UnknownTool(Exception):
+class UnknownTool(CommandError):
     """The server lists no tool of this name; the message names those that it lists."""
 
 
@@ -37,35 +33,16 @@ class Command(BaseCommand):
         parser.add_argument("server", help="the server's name")
         parser.add_argument("tool", help="the tool's name")
         parser.add_argument("arguments", nargs="?", default="{}", help="a JSON object (%(default)s)")
-        parser.add_argument(
-            "--user-id",
-            default="local",
-            help="for whom to call (%(default)s; the key, if any: GUMCP_API_KEY in the environment)",
-        )
+        add_user_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         arguments = _parse_arguments(options["arguments"])
-        registry = GatewayConfig.current().registry
-        try:
-            definition = registry.get(options["server"])
-            user_id = parse_user_id(options["user_id"])
-        except GatewayError as error:
-            reasons = [failure.reason for failure in registry.failures if failure.name == options["server"]]
-            names = ", ".join(registry.names) or "none"
-            raise CommandError(" ".join([str(error), *reasons, f"Servers: {names}."])) from None
-        try:
-            # Only the result may be written to standard output, whatever the server prints.
-            with stdout_on_stderr():
-                result = asyncio.run(_call(definition, user_id, options["tool"], arguments))
-        except KeyboardInterrupt:
-            raise
-        # The server's own code may raise anything. `--traceback` shows where.
-        except BaseException as error:
-            text = "; ".join(_sentence(leaf) for leaf in _leaves(error))
-            raise CommandError(redact(text, conf.api_key)) from error
+        definition, identity = find(options["server"], options["user_id"])
+        with containing_server(identity):
+            result = asyncio.run(_call(definition, identity, options["tool"], arguments))
         text = _text(result)
         if result.is_error:
-            self.stderr.write(redact(text, conf.api_key) or "The tool answered with an error and no text.")
+            self.stderr.write(redact(text, identity.api_key) or "The tool answered with an error and no text.")
             raise SystemExit(1)
         self.stdout.write(text)
 
@@ -81,9 +58,9 @@ def _parse_arguments(text: str) -> dict[str, Any]:
 
 
 async def _call(
-    definition: ServerDefinition, user_id: str, tool: str, arguments: dict[str, Any]
+    definition: ServerDefinition, identity: Identity, tool: str, arguments: dict[str, Any]
 ) -> types.CallToolResult:
-    server, _ = await make(definition.style, user_id, conf.api_key)
+    server, _ = await make(definition.style, identity.user_id, identity.api_key)
     async with Client(server) as client:
         if client.server_capabilities.tools is not None:
             names = await _tool_names(client)
@@ -111,16 +88,3 @@ def _text(result: types.CallToolResult) -> str:
     if result.structured_content is not None:
         return json.dumps(result.structured_content, indent=2, ensure_ascii=False)
     return "\n".join(block.model_dump_json(by_alias=True, exclude_none=True) for block in result.content)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors in a group of groups: the SDK's task groups wrap what failed inside of them."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
-
-
-def _sentence(error: BaseException) -> str:
-    return str(error) if isinstance(error, UnknownTool) else f"{type(error).__name__}: {error}".rstrip(": ")

@@ -8,13 +8,12 @@ from io import TextIOWrapper
 from typing import Any
 
 import anyio
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 from mcp.server.stdio import stdio_server
 
-from gateway.apps import GatewayConfig
-from gateway.conf import conf
-from gateway.exceptions import GatewayError
-from gateway.identity import parse_user_id
+from gateway.discovery import ServerDefinition
+from gateway.identity import Identity
+from gateway.management.single_server import add_user_argument, containing_server, find
 from gateway.styles import make
 
 
@@ -26,27 +25,18 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--server", required=True, help="the server's name")
-        parser.add_argument(
-            "--user-id",
-            default="local",
-            help="whose instance to make (its key, if any: GUMCP_API_KEY in the environment)",
-        )
+        add_user_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        registry = GatewayConfig.current().registry
-        try:
-            definition = registry.get(options["server"])
-            user_id = parse_user_id(options["user_id"])
-        except GatewayError as error:
-            names = ", ".join(registry.names) or "none"
-            raise CommandError(f"{error} Servers: {names}.") from None
-        # Only the protocol may be written to standard output: what the server prints goes to standard error.
+        definition, identity = find(options["server"], options["user_id"])
+        # Only the protocol may be written to standard output: a descriptor of its own, before the server is kept from
+        # the one that everybody knows.
         protocol_out = TextIOWrapper(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), encoding="utf-8")
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        with containing_server(identity):
+            asyncio.run(_serve(definition, identity, protocol_out))
 
-        async def serve() -> None:
-            server, initialization_options = await make(definition.style, user_id, conf.api_key)
-            async with stdio_server(stdout=anyio.wrap_file(protocol_out)) as (reader, writer):
-                await server.run(reader, writer, initialization_options)
 
-        asyncio.run(serve())
+async def _serve(definition: ServerDefinition, identity: Identity, protocol_out: TextIOWrapper) -> None:
+    server, initialization_options = await make(definition.style, identity.user_id, identity.api_key)
+    async with stdio_server(stdout=anyio.wrap_file(protocol_out)) as (reader, writer):
+        await server.run(reader, writer, initialization_options)
