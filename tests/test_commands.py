@@ -1,10 +1,13 @@
 import asyncio
 import json
 import re
+import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -275,6 +278,19 @@ def test_first_run_of_serve_makes_an_operator_once_and_says_where_to_go_next(tmp
     assert password.encode() not in stored
     with Served(tmp_path) as served:
         assert "password" not in served.log.read_text()
+
+
+def test_first_run_of_serve_leaves_a_caller_who_is_called_operator_alone(
+    tmp_path: Path, migrated_database: Path
+) -> None:
+    shutil.copy(migrated_database, tmp_path / "gumcp.sqlite3")
+    done = manage("create_key", "operator", data_dir=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Served(tmp_path) as served:
+        assert re.search(r"^ +name +operator-2\n +password +\S+$", served.log.read_text(), re.MULTILINE)
+    with closing(sqlite3.connect(tmp_path / "gumcp.sqlite3")) as database:
+        users = database.execute("SELECT username, is_superuser FROM auth_user ORDER BY username").fetchall()
+    assert users == [("operator", 0), ("operator-2", 1)]
 
 
 def test_serve_takes_host_and_port_from_its_arguments(tmp_path: Path) -> None:

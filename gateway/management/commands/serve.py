@@ -1,6 +1,7 @@
 """`manage.py serve`: Daphne with this host's settings. What `make run` calls."""
 
 import errno
+import itertools
 import json
 import socket
 import sys
@@ -70,10 +71,13 @@ class Command(BaseCommand):
         users = get_user_model()
         if users.objects.filter(is_superuser=True).exists():
             return
+        # A caller may be called operator (`create_key operator`): that user is given no rights behind their back.
+        names = itertools.chain(["operator"], (f"operator-{number}" for number in itertools.count(2)))
+        name = next(name for name in names if not users.objects.filter(username=name).exists())
         password = get_random_string(20)
-        users.objects.create_superuser("operator", password=password)
+        users.objects.create_superuser(name, password=password)
         self.stdout.write(
-            f"\nMade a login for the admin. It is shown only now:\n    name      operator\n    password  {password}"
+            f"\nMade a login for the admin. It is shown only now:\n    name      {name}\n    password  {password}"
         )
 
     def _say_what_is_next(self, host: str, port: int) -> None:
