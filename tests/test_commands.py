@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from contextlib import closing
 from pathlib import Path
@@ -291,6 +292,24 @@ def test_first_run_of_serve_leaves_a_caller_who_is_called_operator_alone(
     with closing(sqlite3.connect(tmp_path / "gumcp.sqlite3")) as database:
         users = database.execute("SELECT username, is_superuser FROM auth_user ORDER BY username").fetchall()
     assert users == [("operator", 0), ("operator-2", 1)]
+
+
+def test_serve_that_checks_keys_says_how_to_make_one_and_where_it_goes(tmp_path: Path) -> None:
+    with Served(tmp_path, GUMCP_AUTH="keys") as served:
+        text = served.log.read_text()
+        (command,) = re.findall(r"^ +python manage.py (.+)$", text, re.MULTILINE)
+        made = manage(*command.replace("USER", "ada").split(), data_dir=tmp_path)
+        assert made.returncode == 0, made.stderr
+        client = json.loads("{" + text.partition("{")[2].rpartition("}")[0] + "}")["mcpServers"]["simple-tools-server"]
+        assert f"MCP endpoint  {client['url']}\n" in text
+        headers = {name: value.replace("KEY", made.stdout.strip()) for name, value in client["headers"].items()}
+        headers = {"Accept": "text/event-stream", **headers}
+        with urllib.request.urlopen(urllib.request.Request(client["url"], headers=headers), timeout=10) as response:
+            assert response.readline().strip() == b"event: endpoint"
+        del headers["Authorization"]
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+            urllib.request.urlopen(urllib.request.Request(client["url"], headers=headers), timeout=10)
+        refused.value.close()
 
 
 def test_serve_takes_host_and_port_from_its_arguments(tmp_path: Path) -> None:

@@ -85,15 +85,21 @@ class Command(BaseCommand):
         base = f"http://{shown_host}:{port}"
         names = GatewayConfig.current().registry.names
         name = "simple-tools-server" if "simple-tools-server" in names else (names or ["your-server"])[0]
-        url = f"{base}/{name}/me"
-        client = json.dumps({"mcpServers": {name: {"url": url}}}, indent=2).replace("\n", "\n    ")
+        checks_keys = conf.auth_mode == "keys"
+        url = f"{base}/{name}" if checks_keys else f"{base}/{name}/me"
+        entry = {"url": url, **({"headers": {"Authorization": "Bearer KEY"}} if checks_keys else {})}
+        client = json.dumps({"mcpServers": {name: entry}}, indent=2).replace("\n", "\n    ")
         self.stdout.write(
             f"\nguMCP serves {len(names)} servers: {', '.join(names) or 'none'}\n"
             f"\n  MCP endpoint  {url}\n  admin         {base}/admin/\n  health        {base}/health_check"
         )
         if conf.metrics_port:
             self.stdout.write(f"  metrics       http://{conf.metrics_host}:{conf.metrics_port}/metrics")
-        self.stdout.write(f"\nFor your MCP client:\n\n    {client}\n\nStop with Ctrl-C.\n")
+        heading = "For your MCP client"
+        if checks_keys:
+            self.stdout.write("\nEvery call needs a key. Make one for a user:\n\n    python manage.py create_key USER")
+            heading += ", with the key in the place of KEY"
+        self.stdout.write(f"\n{heading}:\n\n    {client}\n\nStop with Ctrl-C.\n")
 
 
 def _require_free_port(host: str, port: int, variable: str) -> None:
