@@ -1,8 +1,12 @@
-"""What the host says of itself over HTTP: read only, asynchronous, of what is in memory."""
+"""What the host says of itself through Django: read only, asynchronous, of what is in memory.
+
+Lives here: pages for people. Who an operator is takes the database, so that has a time limit. Not here: what probes and
+operators are told, and who of them is answered without Django (`health`).
+"""
 
 import asyncio
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
@@ -12,6 +16,9 @@ from django.views.defaults import server_error
 from gateway import health
 from gateway.apps import GatewayConfig
 
+if TYPE_CHECKING:
+    from gateway.host import Host
+
 SESSION_SECONDS: Final = 2.0
 """How long the database may take to tell who an operator is."""
 
@@ -19,38 +26,30 @@ RETRY_SECONDS: Final = 10
 """When to try a page again that the database failed."""
 
 
-def _server_names() -> list[str]:
-    return GatewayConfig.current().registry.names
-
-
-def _refuse_method() -> HttpResponseBase:
-    allowed = "GET, HEAD"
-    return JsonResponse({"error": f"This resource answers {allowed}."}, status=405, headers={"Allow": allowed})
+def _host() -> "Host":
+    host = GatewayConfig.current().host
+    assert host is not None
+    return host
 
 
 # Exempt, or a POST would be told of a missing CSRF token instead of the methods there are.
 @csrf_exempt
 async def index(request: HttpRequest) -> HttpResponseBase:
-    """Say what this is and what it serves."""
+    """Say what this is and what it serves, with the status that a probe is answered with."""
     if request.method not in ("GET", "HEAD"):
-        return _refuse_method()
-    return JsonResponse({"status": "ok", "message": "guMCP server running", "servers": _server_names()})
+        allowed = "GET, HEAD"
+        return JsonResponse({"error": f"This resource answers {allowed}."}, status=405, headers={"Allow": allowed})
+    content, status = health.liveness(_host())
+    message = "guMCP server running" if status == 200 else "guMCP server stopping"
+    return JsonResponse({**content, "message": message}, status=status)
 
 
-@csrf_exempt
 async def health_check(request: HttpRequest) -> HttpResponseBase:
-    """Tell an operator how the host is. Everybody else's questions are answered before Django (`gateway.health`)."""
-    if request.method not in ("GET", "HEAD"):
-        return _refuse_method()
-    host = GatewayConfig.current().host
-    assert host is not None
-    if not health.wants_report(request.META.get("QUERY_STRING", "").encode("latin-1")):
-        content, status = health.liveness(host)
-        return JsonResponse(content, status=status)
+    """Give an operator who asks from elsewhere the report. All other questions `health` answers before Django."""
     if not await _is_operator(request):
         refusal = "For operators: log in to the admin first, or ask from the host's own machine."
         return JsonResponse({"error": refusal}, status=403)
-    content, status = health.report(host)
+    content, status = health.report(_host())
     return JsonResponse(content, status=status, headers={"Cache-Control": "no-store"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
@@ -166,5 +167,23 @@ def test_draining_host_says_so_to_probes_and_operators(start_host: StartHost) ->
                 answer = probe.recv(65536)
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b'"is_draining": true' in answer
+            assert "result" in busy.answer(1)
+        assert host.process.wait(10) == 0
+
+
+def test_index_of_a_draining_host_is_503_and_no_longer_ok(start_host: StartHost) -> None:
+    with start_host(asgi_server="daphne", GUMCP_SHUTDOWN_GRACE_SECONDS="5") as host:
+        with host.session("workshop", "busy:key") as busy, host.session("workshop", "idle:key") as idle:
+            busy.send(tool_call(1, "wait", seconds=1))
+            with socket.create_connection(("127.0.0.1", host.port), 10) as probe:
+                host.process.terminate()
+                idle.wait_closed()
+                probe.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                answer = b"".join(iter(lambda: probe.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            content = json.loads(answer.partition(b"\r\n\r\n")[2])
+            assert content["status"] == "draining"
+            assert content["servers"] == ["bystander", "moody", "workshop"]
+            assert "running" not in content["message"]
             assert "result" in busy.answer(1)
         assert host.process.wait(10) == 0
