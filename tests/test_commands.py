@@ -20,6 +20,15 @@ from tests.conftest import StartHost, WriteServer
 from tests.e2e.host_process import PLAIN_SERVERS, ROOT, START_SECONDS, environment, free_port, manage, until
 from tests.e2e.test_operators import Admin
 
+# -- README ----------------------------------------------------------------------------------------------------------
+
+
+def test_readme_lists_every_command() -> None:
+    listed = re.findall(r"^\| `manage.py (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    written = [path.stem for path in (ROOT / "gateway" / "management" / "commands").glob("[a-z]*.py")]
+    assert sorted(listed) == sorted(written)
+
+
 # -- list_servers ----------------------------------------------------------------------------------------------------
 
 
