@@ -1,4 +1,7 @@
-"""What operators see and do: servers and sessions, read only, and ending a session."""
+"""What operators see, servers, instances and sessions, and do: switch, limit and reload servers, end sessions.
+
+Not here: keys, audit events and limit hits (`access.admin`).
+"""
 
 from typing import Any
 

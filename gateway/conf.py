@@ -20,11 +20,6 @@ class GatewaySettings:
         return [Path(path) for path in cast("list[str | Path]", settings.GUMCP_SERVER_DIRS)]
 
     @property
-    def data_dir(self) -> Path:
-        """Where the embedded database and the generated secret key are kept."""
-        return Path(cast("str | Path", settings.GUMCP_DATA_DIR))
-
-    @property
     def host(self) -> str:
         """The address `manage.py serve` listens on."""
         return cast("str", settings.GUMCP_HOST)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+import gateway
 from gateway.apps import SERVING_COMMANDS, GatewayConfig, _serves
 from gateway.discovery import Discovery, LoadFailure
 from gateway.exceptions import UnknownServer
@@ -90,3 +91,12 @@ def test_registry_gives_out_nothing_else(name: str) -> None:
     with pytest.raises(UnknownServer) as error:
         registry.get(name)
     assert not name or name not in str(error.value)
+
+
+def test_map_of_the_code_names_every_module() -> None:
+    folder = Path(gateway.__file__).parent
+    modules = {path.stem for path in folder.glob("[a-z]*.py")} | {
+        path.parent.name for path in folder.glob("*/__init__.py")
+    }
+    assert gateway.__doc__ is not None
+    assert {name for name in modules if f"`{name}`" not in gateway.__doc__} == {"migrations"}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.host import serving_limits
+from gateway.serving import ServingLimits
 from tests.e2e.host_process import ROOT, environment, manage
 
 PRODUCTION = {"GUMCP_PUBLIC_URL": "https://mcp.example.com"}
@@ -141,3 +143,7 @@ def test_environment_example_names_every_setting() -> None:
     read = set(re.findall(r"\"(GUMCP_[A-Z_]+|DATABASE_URL)\"", (ROOT / "gumcp_site" / "settings.py").read_text()))
     named = set(re.findall(r"^#?\s*(GUMCP_[A-Z_]+|DATABASE_URL)=", example.read_text(), re.MULTILINE))
     assert read == named
+
+
+def test_our_daphne_has_the_same_limits_with_default_settings_as_without_any() -> None:
+    assert serving_limits() == ServingLimits()

@@ -1,6 +1,6 @@
 """What a connection may cost, and what the server tells the project about.
 
-Plain values, without Django and without Twisted: `gateway.conf` fills them from settings, `gateway.serving.server`
+Plain values, without Django and without Twisted: `gateway.host` fills them from settings, `gateway.serving.server`
 obeys.
 """
 
@@ -58,10 +58,10 @@ class ServingLimits:
     peer_lost_seconds: int = 60
     """A peer that answers no packet for this long is gone; TCP keepalive and TCP_USER_TIMEOUT see to it."""
 
-    connections: int = 10_000
+    connections: int = 20_000
     """Open sockets in all; one more is answered 503."""
 
-    connections_per_address: int = 1_000
+    connections_per_address: int = 10_000
     """Open sockets of one IPv4 address or one IPv6 /64 network; one more is answered 503. Not applied with
     `--proxy-headers`: every socket is the proxy's then."""
 
