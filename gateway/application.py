@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from gateway import metrics
 from gateway.conf import conf
+from gateway.discovery import DJANGO_SEGMENTS
 from gateway.health import HealthEndpoint
 from gateway.host import Host
 from gateway.routing import HttpRouter, build_mcp_router
@@ -21,9 +22,6 @@ from gateway.transports.cors import readable_headers
 from gateway.transports.responses import Headers, Message, Receive, Scope, Send, respond
 
 logger = logging.getLogger(__name__)
-
-DJANGO_SEGMENTS: Final = frozenset({"health_check", "admin", "static", "favicon.ico", "robots.txt", "metrics"})
-"""First path segments that are pages. No server may take such a name (`discovery.RESERVED_NAMES`)."""
 
 EXIT_MARGIN_SECONDS: Final = 0.75
 """From the end of the grace time to the end of the process, where the ASGI server is not our Daphne."""

@@ -27,10 +27,11 @@ from gateway.styles import Style, UnusableServer, describe
 
 logger = logging.getLogger(__name__)
 
-RESERVED_NAMES: Final = frozenset(
-    {"admin", "health_check", "metrics", "static", "messages", "favicon.ico", "robots.txt"}
-)
-"""First path segments that the host answers itself."""
+DJANGO_SEGMENTS: Final = frozenset({"admin", "health_check", "metrics", "static", "favicon.ico", "robots.txt"})
+"""First path segments that are Django's pages (`application`)."""
+
+RESERVED_NAMES: Final = DJANGO_SEGMENTS | {"messages"}
+"""What no server may be called: pages, and the last segment of the URLs that clients post to."""
 
 SERVER_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 """What a folder may be called: one segment of a URL that needs no encoding."""

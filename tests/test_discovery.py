@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.discovery import RESERVED_NAMES, Discovery, discover
+from gateway.discovery import DJANGO_SEGMENTS, RESERVED_NAMES, Discovery, discover
 from tests.conftest import SOUND_SERVER, WriteServer
 
 
@@ -85,8 +85,6 @@ def test_reserved_name_is_refused_without_executing_the_module(write_server: Wri
 
 
 def test_names_of_the_hosts_own_pages_are_reserved() -> None:
-    from gateway.application import DJANGO_SEGMENTS
-
     assert {"admin", "health_check", "metrics", "static"} <= RESERVED_NAMES
     assert DJANGO_SEGMENTS <= RESERVED_NAMES
 
