@@ -201,6 +201,7 @@ class CallMiddleware:
             calls.by_user[self._user_id] -= 1
             if not calls.by_user[self._user_id]:
                 del calls.by_user[self._user_id]
+            label = calls.tool_label(name)  # what the server offers may not have been known yet when the call began
             metrics.tool_calls.labels(calls.server_name, label, outcome).inc()
             metrics.tool_call_seconds.labels(calls.server_name, label).observe(time.perf_counter() - started)
 

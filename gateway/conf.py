@@ -68,22 +68,22 @@ class GatewaySettings:
     def rate_limits(self) -> dict[Rule, str]:
         """Rule -> such as 600/minute; empty for no limit. In force where keys are checked, logins always."""
         return {
-            "requests of a key": cast("str", settings.GUMCP_LIMIT_REQUESTS_PER_KEY),
-            "requests of an address": cast("str", settings.GUMCP_LIMIT_REQUESTS_PER_ADDRESS),
-            "calls of a key": cast("str", settings.GUMCP_LIMIT_CALLS_PER_KEY),
-            "failed keys": cast("str", settings.GUMCP_LIMIT_FAILED_KEYS),
-            "failed logins": cast("str", settings.GUMCP_LIMIT_FAILED_LOGINS),
+            "requests of a key": settings.GUMCP_LIMIT_REQUESTS_PER_KEY,
+            "requests of an address": settings.GUMCP_LIMIT_REQUESTS_PER_ADDRESS,
+            "calls of a key": settings.GUMCP_LIMIT_CALLS_PER_KEY,
+            "failed keys": settings.GUMCP_LIMIT_FAILED_KEYS,
+            "failed logins": settings.GUMCP_LIMIT_FAILED_LOGINS,
         }
 
     @property
     def max_sessions_per_key(self) -> int:
         """How many sessions one key may have open in this process; 0 for no limit."""
-        return cast("int", settings.GUMCP_MAX_SESSIONS_PER_KEY)
+        return settings.GUMCP_MAX_SESSIONS_PER_KEY
 
     @property
     def max_sessions_per_address(self) -> int:
         """How many sessions of keys one address may have open in this process; 0 for no limit."""
-        return cast("int", settings.GUMCP_MAX_SESSIONS_PER_ADDRESS)
+        return settings.GUMCP_MAX_SESSIONS_PER_ADDRESS
 
     @property
     def metrics_host(self) -> str:

@@ -12,7 +12,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from mcp.server import Server
 from mcp.server._otel import OpenTelemetryMiddleware  # no public name in mcp 2.3, whose servers all have one
@@ -164,6 +164,8 @@ class ServerFront:
         self.middleware = [*added, *own]
         self._server = server
         self._schemas = generation.schemas
+        # Listing tools before a call is held to the same limits as when a client asks for it.
+        self._schemas.server = cast("Server[Any]", self)
 
     def get_tool_input_schema(self, name: str) -> Mapping[str, Any] | None:
         """What `Mcp-Param-*` headers are checked against: the author's look-up, or what the server has listed."""

@@ -22,9 +22,8 @@ PATHS: Final = frozenset({"/health_check", "/health_check/"})
 DATABASE_LATE_SECONDS: Final = 3 * FLUSH_SECONDS + 5
 """How old the last write may be: a writer waits 5 s for SQLite's lock before it is told that there is none."""
 
-FORWARDING_HEADERS: Final = frozenset(
-    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
-)
+FORWARDING_HEADERS: Final = frozenset({b"forwarded", b"via", b"x-real-ip"})
+FORWARDING_PREFIX: Final = b"x-forwarded-"
 """What a proxy adds: a request that has one of them comes from somewhere else, whatever its socket says."""
 
 LOCAL_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
@@ -120,6 +119,8 @@ def is_from_this_machine(scope: Scope) -> bool:
     except ValueError:
         return False
     for name, value in scope["headers"]:
-        if name in FORWARDING_HEADERS or (name == b"host" and _PORT.sub(b"", value) not in LOCAL_NAMES):
+        if name in FORWARDING_HEADERS or name.startswith(FORWARDING_PREFIX):
+            return False
+        if name == b"host" and _PORT.sub(b"", value) not in LOCAL_NAMES:
             return False
     return is_local

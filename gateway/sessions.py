@@ -39,7 +39,9 @@ class Session:
     """What operators see: the primary key of its row."""
     opened_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     last_activity: float = field(default_factory=time.time)
-    """Seconds since the epoch at which the last message passed, either way."""
+    """Seconds since the epoch at which the last message passed, either way. For people: clocks are set."""
+    last_used: float = field(default_factory=time.monotonic)
+    """The same in monotonic seconds, for expiry."""
     client_name: str = ""
     client_version: str = ""
     protocol_version: str = ""
@@ -57,14 +59,14 @@ class Session:
     _end: Callable[[], object] | None = field(default=None, repr=False)
 
     def note_client(self, name: object, version: object, protocol_version: object) -> None:
-        """Keep what the client says of itself, as text of bounded length."""
-        self.client_name = str(name or "")[:MAX_FACT_LENGTH]
-        self.client_version = str(version or "")[:MAX_FACT_LENGTH]
-        self.protocol_version = str(protocol_version or "")[:MAX_FACT_LENGTH]
+        """Keep what the client says of itself, as text of bounded length; what is no text says nothing."""
+        self.client_name = _fact(name)
+        self.client_version = _fact(version)
+        self.protocol_version = _fact(protocol_version)
 
     def touch(self) -> None:
         """Note that the session was used."""
-        self.last_activity = time.time()
+        self.last_activity, self.last_used = time.time(), time.monotonic()
 
     def note_incoming(self) -> None:
         """Count a message from the client."""
@@ -95,6 +97,10 @@ class Session:
             self.end_reason = self.end_reason or reason
             callback, self._end = self._end, None
             callback()
+
+
+def _fact(value: object) -> str:
+    return value[:MAX_FACT_LENGTH] if isinstance(value, str) else ""
 
 
 class Sessions:
@@ -148,11 +154,11 @@ class Sessions:
 
     def expire(self, idle_seconds: float) -> int:
         """End the Streamable HTTP sessions that had no request for so long; returns how many."""
-        oldest = time.time() - idle_seconds
+        oldest = time.monotonic() - idle_seconds
         idle = [
             session
             for session in self
-            if session.transport == "streamable-http" and not session.open_requests and session.last_activity < oldest
+            if session.transport == "streamable-http" and not session.open_requests and session.last_used < oldest
         ]
         for session in idle:
             session.end("idle")

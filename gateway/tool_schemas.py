@@ -31,7 +31,8 @@ class ToolSchemas:
 
     def __init__(self, server: Server[Any], lifespan_state: Any, api_key: str | None) -> None:
         """`api_key` is the instance's, which no log may say."""
-        self._server = server
+        self.server = server
+        """What is asked for its tools."""
         self._lifespan_state = lifespan_state
         self._api_key = api_key
         self._schemas: dict[str, Mapping[str, Any]] = {}
@@ -61,7 +62,7 @@ class ToolSchemas:
             if self._is_known(name):  # somebody else was quicker
                 return
             try:
-                self.learn(await list_items(self._server, self._lifespan_state, "tools"), is_complete=True)
+                self.learn(await list_items(self.server, self._lifespan_state, "tools"), is_complete=True)
             except Exception as error:  # the server's own failure: its call goes on unchecked, as in the SDK
                 text = redact("".join(traceback.format_exception(error)), self._api_key)
                 logger.warning("A server's tools could not be listed: %s", text)

@@ -1,4 +1,6 @@
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,6 +93,21 @@ def test_ids_cannot_be_guessed_and_say_nothing() -> None:
     assert all(len(session.id) == 32 for session in sessions)
     assert all(session.id not in repr(session) and "key" not in repr(session) for session in sessions)
     assert all(session.id != session.row_id.hex for session in sessions)
+
+
+@pytest.mark.parametrize("step_seconds", [-7200, 7200])
+def test_clock_that_is_set_expires_nothing_and_keeps_nothing(
+    monkeypatch: pytest.MonkeyPatch, step_seconds: float
+) -> None:
+    sessions, session = Sessions(), new_session(transport="streamable-http")
+    session.wire = SimpleNamespace()
+    now, monotonic = time.time(), time.monotonic()
+    with sessions.open(session):
+        session.touch()
+        monkeypatch.setattr(time, "time", lambda: now + step_seconds)
+        assert sessions.expire(1800) == 0
+        monkeypatch.setattr(time, "monotonic", lambda: monotonic + 1801)
+        assert sessions.expire(1800) == 1
 
 
 @pytest.mark.parametrize("value", [None, "", {"a": 1}, ["x"], 5, "x" * 10_000])

@@ -372,7 +372,7 @@ class _LoopThread:
                     self.loop.run_forever()
                 except (SystemExit, KeyboardInterrupt) as exc:
                     # From a background task that a handler left behind; its other calls have nothing to do with it.
-                    logger.warning("A background task in %s raised %s", self._thread.name, _describe(exc))
+                    logger.warning("A background task in %s raised %s", self._thread.name, type(exc).__name__)
             self._end_leftovers()
         finally:
             asyncio.set_event_loop(None)

@@ -179,6 +179,14 @@ def strict_host(start_host: StartHost) -> Iterator[HostProcess]:
         yield host
 
 
+@pytest.mark.parametrize("mood", ["listless", "fleeing"])
+def test_stateless_call_does_without_a_list_of_tools_that_hangs_or_fails(strict_host: HostProcess, mood: str) -> None:
+    with stateless(strict_host, "moody", f"{mood}:key") as call:
+        started = time.monotonic()
+        assert text_of(call("built", any="argument")) == "1"
+        assert time.monotonic() - started < 3 * SHORT_SECONDS
+
+
 @every_transport
 @both_versions
 def test_call_that_takes_too_long_gets_an_error_that_says_so_and_the_session_lives_on(

@@ -100,6 +100,7 @@ def test_report_tells_of_lanes_sessions_and_the_database(host: HostProcess) -> N
         {"X-Forwarded-For": "127.0.0.1"},
         {"Forwarded": "for=203.0.113.7"},
         {"X-Real-IP": "203.0.113.7"},
+        {"X-Forwarded-Port": "443"},
         {"Via": "1.1 proxy"},
     ],
 )

@@ -30,6 +30,10 @@ def server(user_id: str, api_key: str | None = None) -> Any:
     async def list_tools(
         ctx: ServerRequestContext[Any], params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
+        if mood == "listless":
+            await asyncio.Event().wait()
+        if mood == "fleeing":
+            raise SystemExit(3)
         return types.ListToolsResult(tools=[types.Tool(name="built", input_schema={"type": "object"})])
 
     async def call_tool(ctx: ServerRequestContext[Any], params: types.CallToolRequestParams) -> types.CallToolResult:
