@@ -132,7 +132,10 @@ class GatewaySettings:
 
     @property
     def max_instances(self) -> int:
-        """How many instances this process keeps at once; beyond it a new one is answered 503."""
+        """How many instances this process keeps at once; beyond it the longest idle one makes room.
+
+        While all are in use, a new one is answered 503.
+        """
         return cast("int", settings.GUMCP_MAX_INSTANCES)
 
     @property
