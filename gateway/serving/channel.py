@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.interfaces import IPushProducer, ISSLTransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.tcp import Server as TcpTransport
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.web.http import _ChunkedTransferDecoder, _MalformedChunkedDataError
 from zope.interface import implementer
 
@@ -84,6 +85,8 @@ class Channel(Protocol):  # type: ignore[misc]
         self._skipped_blank_line = False
         self._deadline: float | None = None
         self._drained: asyncio.Event | None = None
+        self._socket_transport: Any = None
+        """What sits on the socket: under TLS not what the channel writes to."""
         self._writes_directly = False
         self._written_bytes = 0
         self._take_until: tuple[float, int] | None = None
@@ -92,17 +95,20 @@ class Channel(Protocol):  # type: ignore[misc]
     # What Twisted calls
 
     def connectionMade(self) -> None:
+        # Under TLS this comes before the handshake, which has to be over, with the headers, by the deadline.
         self.factory.opened(self)
+        self._deadline = time.monotonic() + self._limits.header_timeout_seconds
         transport = self.transport
+        self.is_secure = ISSLTransport.providedBy(transport)
+        self._socket_transport = _innermost(transport)
+        self._writes_directly = isinstance(transport, TcpTransport) and not self.is_secure
+        transport.registerProducer(self, True)
         peer, host = transport.getPeer(), transport.getHost()
         if hasattr(peer, "port") and hasattr(host, "port"):
             self.client = (str(peer.host), peer.port)
             self.host = (str(host.host), host.port)
-            _watch_for_lost_peer(transport.getHandle(), self._limits.peer_lost_seconds)
-        self.is_secure = ISSLTransport.providedBy(transport)
-        self._writes_directly = isinstance(transport, TcpTransport) and not self.is_secure
-        transport.registerProducer(self, True)
-        self._deadline = time.monotonic() + self._limits.header_timeout_seconds
+            # Not getHandle(): under TLS that is the OpenSSL connection.
+            _watch_for_lost_peer(self._socket_transport.socket, self._limits.peer_lost_seconds)
         if self.is_surplus:
             self.refuse(503, "too_many_connections")
         elif self.server.is_draining:
@@ -227,6 +233,8 @@ class Channel(Protocol):  # type: ignore[misc]
         """Take no request any more; one that is on its way has half a second, one that is being served its time."""
         if self.exchange is not None:
             self.exchange.close_after_response()
+        elif self._reading is _Reading.DISCARDING:
+            return
         elif self._reading is _Reading.HEAD and self._requests_read and not self._buffer:
             self._close(lingers=False)
         else:
@@ -347,12 +355,9 @@ class Channel(Protocol):  # type: ignore[misc]
                 self.transport.pauseProducing()
 
     def _held_bytes(self) -> int:
-        transport = self.transport
-        try:
-            return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
-        except AttributeError:
-            # TLS: how much its buffers hold is not to be had; that they are full is.
-            return int(self.is_write_paused)
+        # Under TLS these are encrypted bytes, a few more than were written. OpenSSL itself keeps none.
+        transport = self._socket_transport
+        return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
 
     def _is_slow_reader(self, now: float) -> bool:
         held = self._held_bytes()
@@ -370,14 +375,22 @@ class Channel(Protocol):  # type: ignore[misc]
         self._deadline = None
         # With a producer Twisted would wait for it instead of closing.
         self.transport.unregisterProducer()
-        if lingers and self._writes_directly and not self.server.is_draining:
-            self._reading = _Reading.DISCARDING
+        self._reading = _Reading.DISCARDING
+        self._buffer.clear()
+        if lingers and not self.server.is_draining:
             self._deadline = time.monotonic() + LINGER_SECONDS
-            self._buffer.clear()
             self._regulate_reading()
-            self.transport.loseWriteConnection()
+            if self.is_secure:
+                # Sends the closure alert and waits for the client's.
+                self.transport.loseConnection()
+            else:
+                self.transport.loseWriteConnection()
         else:
             self.transport.loseConnection()
+            if self.is_secure:
+                # RFC 8446 section 6.1: who has sent its closure alert need not wait for the other's, and a client that
+                # has nothing to ask does not read.
+                self._socket_transport.loseConnection()
 
     def _count(self, event: ServingEvent) -> None:
         logger.debug("Connection of %s ended: %s", self.client, event)
@@ -385,6 +398,13 @@ class Channel(Protocol):  # type: ignore[misc]
             self.server.hooks.on_event(event)
         except Exception:
             logger.exception("on_event failed")
+
+
+class _Closer(Protocol):  # type: ignore[misc]
+    """Close the connection. For TLS, None from a factory is an error that leaves the socket open."""
+
+    def connectionMade(self) -> None:
+        self.transport.loseConnection()
 
 
 class ChannelFactory(Factory):  # type: ignore[misc]
@@ -398,7 +418,7 @@ class ChannelFactory(Factory):  # type: ignore[misc]
         self._open_by_address: Counter[str] = Counter()
         self._refused_channels = 0
 
-    def buildProtocol(self, addr: Any) -> Channel | None:
+    def buildProtocol(self, addr: Any) -> Protocol:
         limits = self._server.limits
         address = None
         if not self._server.proxy_forwarded_address_header and getattr(addr, "host", None):
@@ -408,7 +428,7 @@ class ChannelFactory(Factory):  # type: ignore[misc]
         )
         if is_surplus and self._refused_channels >= LINGERING_REFUSALS:
             self._server.hooks.on_event("too_many_connections")
-            return None
+            return _Closer()
         return Channel(self._server, self, address, is_surplus=is_surplus)
 
     def opened(self, channel: Channel) -> None:
@@ -441,7 +461,13 @@ def _counted_address(host: str) -> str:
     return str(ipaddress.IPv6Network((address, 64), strict=False))
 
 
-def _watch_for_lost_peer(handle: Any, lost_seconds: int) -> None:
+def _innermost(transport: Any) -> Any:
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    return transport
+
+
+def _watch_for_lost_peer(handle: socket.socket, lost_seconds: int) -> None:
     """Have the kernel find out, in `lost_seconds`, that a peer went without a FIN."""
     try:
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

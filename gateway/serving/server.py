@@ -34,6 +34,8 @@ Daphne's command line, endpoints, proxy headers, access log and ASGI messages st
     of the loop before it writes.
 16. An application runs in a fresh context. In Daphne a pipelined request is started from the `send` of the one before
     it and sees the context variables of that one, which behind a proxy may be another user's.
+
+Over TLS (`-e ssl:…`) all of it holds, except that an answer takes Twisted's way and not one `send(2)`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import logging
+import socket
 import sys
 import time
 from typing import Any
@@ -193,9 +194,7 @@ class Application:
             "channels": len(self.server.http_factory.channels),
         }
         (own,) = (channel for channel in self.server.http_factory.channels if channel.client == scope["client"])
-        handle = own.transport.getHandle()
-        import socket
-
+        handle = own._socket_transport.socket
         content["options"] = {
             name: handle.getsockopt(level, getattr(socket, name))
             for level, name in (
@@ -241,7 +240,7 @@ def main(options: dict[str, Any]) -> None:
     assert issubclass(Server, daphne.server.Server)
     application.server = make_server(
         application=application,
-        endpoints=["tcp:port=0:interface=127.0.0.1"],
+        endpoints=[options.get("endpoint", "tcp:port=0:interface=127.0.0.1")],
         action_logger=AccessLogGenerator(AccessLines()),
         **options.get("server", {}),
     )

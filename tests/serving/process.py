@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,6 +21,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 10.0
 """How long anything may take that is expected to happen."""
+
+OF_TWISTED = "ignore:Passing pyOpenSSL:DeprecationWarning"
+"""What Twisted does when it makes a TLS context, and nothing here can help."""
 
 
 class Host:
@@ -69,6 +73,12 @@ class Host:
 
     def connect(self, source: str = "127.0.0.1") -> Client:
         return Client(socket.create_connection(("127.0.0.1", self.port), WAIT_SECONDS, source_address=(source, 0)))
+
+    def connect_tls(self, context: ssl.SSLContext) -> Client:
+        """Connect and shake hands."""
+        client = self.connect()
+        client.socket = context.wrap_socket(client.socket, server_hostname="localhost")
+        return client
 
     def get(self, target: str) -> tuple[int, Any]:
         """Make one request on a connection of its own."""
@@ -151,7 +161,7 @@ class Client:
 @contextmanager
 def running_host(log: Path, **options: Any) -> Iterator[Host]:
     """Start a host; end it by force if the test has not ended it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": f"error,{OF_TWISTED}"}
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.serving.host", json.dumps(options)],
