@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -24,9 +25,14 @@ FLUSH_SECONDS: Final = 0.1
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
+_STANDARD_ERROR: Final = 2
+
 
 class ShutdownWatch(threading.Thread):
-    """Ask for an orderly end at the first signal, end the process at the second or when the time is up."""
+    """Ask for an orderly end at the first signal, end the process at the second or when the time is up.
+
+    Nothing on this thread may wait for anybody: it is the one that ends a process in which all else waits.
+    """
 
     def __init__(self, on_first_signal: Callable[[], None], limit_seconds: float) -> None:
         super().__init__(name="shutdown-watch", daemon=True)
@@ -57,8 +63,7 @@ class ShutdownWatch(threading.Thread):
         while True:
             left = None if self._ends_at is None else self._ends_at - time.monotonic()
             if left is not None and left <= 0:
-                os.write(2, b"Shutdown did not finish in time; the process ends with what still runs.\n")
-                _end_process(0)
+                _end_process(0, b"Shutdown did not finish in time; the process ends with what still runs.\n")
             self._reader.settimeout(left)
             try:
                 number = self._reader.recv(1)[0]
@@ -70,23 +75,33 @@ class ShutdownWatch(threading.Thread):
             if signals_seen > 1:
                 _end_process(128 + number)
             self._ends_at = time.monotonic() + self._limit_seconds
-            self._on_first_signal()
+            # A loop that is closed needs no telling.
+            with contextlib.suppress(RuntimeError):
+                self._on_first_signal()
 
 
 def _leave_to_the_thread(number: int, frame: FrameType | None) -> None:
     """Stand in for the default action: without a handler in Python, nothing is written to the wakeup descriptor."""
 
 
-def _end_process(status: int) -> None:
-    flushing = threading.Thread(target=_flush, daemon=True)
-    # Since Python 3.12 an interpreter that is shutting down starts no threads; it has flushed by then.
-    with contextlib.suppress(RuntimeError):
+def _end_process(status: int, last_words: bytes = b"") -> None:
+    """End the process, whoever holds its log up: standard error may be a full pipe that nobody reads."""
+    flushing = threading.Thread(target=_flush, args=(last_words,), daemon=True)
+    try:
         flushing.start()
         flushing.join(FLUSH_SECONDS)
-    os._exit(status)
+    except RuntimeError:
+        # Since Python 3.12 an interpreter that is shutting down starts no threads; it has flushed by then.
+        with contextlib.suppress(OSError):
+            if select.select([], [_STANDARD_ERROR], [], 0)[1]:
+                os.write(_STANDARD_ERROR, last_words)
+    finally:
+        os._exit(status)
 
 
-def _flush() -> None:
+def _flush(last_words: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.write(_STANDARD_ERROR, last_words)
     sys.stdout.flush()
     sys.stderr.flush()
     logging.shutdown()
