@@ -164,6 +164,11 @@ class GatewaySettings:
         return cast("int", settings.GUMCP_MAX_BODY_BYTES)
 
     @property
+    def max_unfinished_bodies_bytes(self) -> int:
+        """How much all messages hold that our Daphne is reading; beyond it 503 for the oldest large one."""
+        return cast("int", settings.GUMCP_MAX_UNFINISHED_BODIES_BYTES)
+
+    @property
     def max_session_backlog(self) -> int:
         """How many messages of one session may wait or run at once; beyond it 503."""
         return cast("int", settings.GUMCP_MAX_SESSION_BACKLOG)

@@ -353,6 +353,7 @@ def serving_limits() -> ServingLimits:
     """The limits of our Daphne, from settings."""
     return ServingLimits(
         body_bytes=conf.max_body_bytes,
+        unfinished_bodies_bytes=conf.max_unfinished_bodies_bytes,
         buffered_bytes=conf.stream_buffer_bytes,
         # A little later than streams, whose own limit knows which server they belong to.
         slow_reader_seconds=conf.slow_reader_seconds + 2 * UPKEEP_SECONDS,

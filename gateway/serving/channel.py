@@ -48,6 +48,9 @@ DRAIN_ALLOWANCE_SECONDS: Final = 0.5
 CHUNK_OVERHEAD_BYTES: Final = 64 * 1024
 """A chunked body may cost twice its limit and this on the wire: chunks of one byte are work and not content."""
 
+TRAILER_BYTES: Final = 4 * 1024
+"""Trailers are thrown away, but held until the body is whole; Twisted allows 64 KiB, in lines of a byte if need be."""
+
 
 class _Reading(Enum):
     HEAD = auto()
@@ -136,7 +139,7 @@ class Channel(Protocol):  # type: ignore[misc]
     def connectionLost(self, reason: object) -> None:
         self._deadline = None
         self._buffer.clear()
-        self._body = bytearray()
+        self._drop_body()
         if self._drained is not None:
             self._drained.set()
         if self.exchange is not None:
@@ -247,7 +250,7 @@ class Channel(Protocol):  # type: ignore[misc]
         body = b'{"error": "%b"}' % phrase
         self._head = None
         self._buffer.clear()
-        self._body = bytearray()
+        self._drop_body()
         self.write(
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
             % (status, phrase, len(body), body)
@@ -289,6 +292,7 @@ class Channel(Protocol):  # type: ignore[misc]
         self._body_started_at = time.monotonic()
         if head.body_bytes is None:
             self._decoder = _ChunkedTransferDecoder(self._add_to_body, self._end_chunked_body)
+            self._decoder._maxTrailerHeadersSize = TRAILER_BYTES
         self._read_body(rest)
 
     def _read_body(self, data: bytes) -> None:
@@ -306,14 +310,35 @@ class Channel(Protocol):  # type: ignore[misc]
                 self._decoder.dataReceived(data)
             except _MalformedChunkedDataError:
                 raise RequestRefusedError(400, "bad_request") from None
+            if self._reading is _Reading.BODY and self._body:
+                self._hold_body()
             return
         missing = head.body_bytes - len(self._body)
         if len(data) < missing:
             self._body += data
+            if self._body:
+                self._hold_body()
         elif self._body:
             self._start_exchange(bytes(self._body + data[:missing]), data[missing:])
         else:
             self._start_exchange(data[:missing], data[missing:])
+
+    def _hold_body(self) -> None:
+        """Keep what has come, if need be at the cost of others.
+
+        Raises `RequestRefusedError`: this one has to give way.
+        """
+        bodies = self.server.unfinished_bodies
+        bodies.note(self, len(self._body))
+        while (surplus := bodies.pop_surplus()) is not None:
+            if surplus is self:
+                raise RequestRefusedError(503, "too_many_bodies")
+            surplus.refuse(503, "too_many_bodies")
+
+    def _drop_body(self) -> None:
+        if self._body:
+            self._body = bytearray()
+            self.server.unfinished_bodies.forget(self)
 
     def _add_to_body(self, data: bytes) -> None:
         if len(self._body) + len(data) > self._limits.body_bytes:
@@ -328,8 +353,7 @@ class Channel(Protocol):  # type: ignore[misc]
         head, self._head = self._head, None
         assert head is not None
         self._deadline = None
-        if self._body:
-            self._body = bytearray()
+        self._drop_body()
         self._reading = _Reading.NOTHING
         self._buffer += rest
         self.exchange = Exchange(self, head, body)

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 ServingEvent = Literal[
-    "slow_reader", "header_timeout", "body_timeout", "too_many_connections", "bad_request", "body_too_large"
+    "slow_reader",
+    "header_timeout",
+    "body_timeout",
+    "too_many_connections",
+    "too_many_bodies",
+    "bad_request",
+    "body_too_large",
 ]
 """Why the server itself refused or ended a connection; a metric label."""
 
@@ -34,6 +40,9 @@ class ServingLimits:
 
     body_bytes: int = 4 * 1024 * 1024
     """The largest request body, also the most that is held in memory for one; more is answered 413."""
+
+    unfinished_bodies_bytes: int = 256 * 1024 * 1024
+    """The most that all bodies hold which are being read; beyond it one is answered 503, see `bodies` for which."""
 
     body_timeout_seconds: float = 120.0
     """From the end of the headers to the end of the body, however fast it comes."""

@@ -13,8 +13,8 @@ Daphne's command line, endpoints, proxy headers, access log and ASGI messages st
 4.  Headers and body have deadlines, the body a lowest rate. Daphne never cuts a client that sends byte by byte.
     (Daphne's own `--http-timeout` ends every stream and is not obeyed.)
 5.  A body that is too large is refused from its header, or as soon as it has grown too large, and bodies are held in
-    memory. Twisted writes one of more than 100 kB to a temporary file, whole and unlimited, before the application
-    starts.
+    memory, with a limit for all that are being read. Twisted writes one of more than 100 kB to a temporary file, whole
+    and unlimited, before the application starts.
 6.  TCP keepalive and TCP_USER_TIMEOUT: a peer that went without a FIN is noticed within a minute, not never.
 7.  The listen backlog is 2048 instead of 50, so that a busy loop does not turn clients away.
 8.  Keep-alive is 75 s. Twisted's 60 s are those of common load balancers: both sides close at once.
@@ -53,7 +53,8 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import STDLibLogObserver, globalLogBeginner
 
-from gateway.serving.channel import DRAIN_ALLOWANCE_SECONDS, ChannelFactory
+from gateway.serving.bodies import UnfinishedBodies
+from gateway.serving.channel import DRAIN_ALLOWANCE_SECONDS, Channel, ChannelFactory
 from gateway.serving.exchange import Exchange
 from gateway.serving.limits import Hook, ServingHooks, ServingLimits
 from gateway.serving.shutdown import FLUSH_SECONDS, ShutdownWatch
@@ -85,6 +86,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         self.limits = limits or ServingLimits()
         self.hooks = hooks or ServingHooks()
         self.is_draining = False
+        self.unfinished_bodies: UnfinishedBodies[Channel] = UnfinishedBodies(self.limits.unfinished_bodies_bytes)
         self.connections: dict[Exchange, asyncio.Task[None]] = {}
         """What runs: an exchange stays until its application has ended. Daphne keeps more under this name."""
         self._ports: list[Any] = []

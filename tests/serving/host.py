@@ -192,6 +192,7 @@ class Application:
         content: dict[str, Any] = {
             "connections": len(self.server.connections),
             "channels": len(self.server.http_factory.channels),
+            "unfinished_bytes": self.server.unfinished_bodies.held_bytes,
         }
         (own,) = (channel for channel in self.server.http_factory.channels if channel.client == scope["client"])
         handle = own._socket_transport.socket

@@ -384,6 +384,87 @@ def test_5_client_that_leaves_in_the_body_starts_no_application(host: Host) -> N
     assert not host.count(request="/left-early")
 
 
+@pytest.fixture
+def full_host(tmp_path: Path) -> Iterator[Host]:
+    """A host with room for four bodies of 100 kB."""
+    with running_host(tmp_path / "log", limits={"unfinished_bodies_bytes": 410_000}) as host:
+        yield host
+
+
+def nearly_whole(host: Host, source: str, framing: str = "length", size: int = 100_000) -> Client:
+    """Send all of a body but its last byte."""
+    client = host.connect(source)
+    head = b"POST /echo HTTP/1.1\r\nHost: h\r\n"
+    if framing == "length":
+        client.send(head + b"Content-Length: %d\r\n\r\n" % size + bytes(size - 1))
+    else:
+        client.send(head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % size + bytes(size - 1))
+    return client
+
+
+def finish(client: Client, framing: str = "length") -> int:
+    client.send(b"x" if framing == "length" else b"x\r\n0\r\n\r\n")
+    return client.answer()[0]
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_5_oldest_body_gives_way_when_all_hold_too_much(full_host: Host, framing: str) -> None:
+    host = full_host
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for last in range(1, 7):
+            clients.append(stack.enter_context(nearly_whole(host, f"127.0.0.{last}", framing)))
+            # The host has to have read it before the next one comes.
+            if last > 4:
+                host.wait_until_told(event="too_many_bodies", times=last - 4)
+            else:
+                host.until(lambda last=last: state(host)["unfinished_bytes"] >= last * 99_999)
+        for gone in clients[:2]:
+            assert statuses(gone.read_to_end()) == [503]
+        assert [finish(client, framing) for client in clients[2:]] == [200] * 4
+        assert state(host)["unfinished_bytes"] == 0
+    assert host.count(event="too_many_bodies") == 2
+
+
+def test_5_address_that_holds_most_gives_way_to_others(full_host: Host) -> None:
+    host = full_host
+    with nearly_whole(host, "127.0.0.2") as honest, contextlib.ExitStack() as stack:
+        host.until(lambda: state(host)["unfinished_bytes"] >= 99_999)
+        for number in range(1, 11):
+            stack.enter_context(nearly_whole(host, "127.0.0.3"))
+            if number > 3:
+                host.wait_until_told(event="too_many_bodies", times=number - 3)
+        assert finish(honest) == 200
+
+
+def test_5_small_bodies_pass_while_large_ones_give_way(full_host: Host) -> None:
+    host = full_host
+    with nearly_whole(host, "127.0.0.1", size=5_000) as small, contextlib.ExitStack() as stack:
+        host.until(lambda: state(host)["unfinished_bytes"] >= 4_999)
+        for _ in range(8):
+            stack.enter_context(nearly_whole(host, "127.0.0.1"))
+        host.wait_until_told(event="too_many_bodies", times=4)
+        assert finish(small) == 200
+        with host.connect() as client:
+            client.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 5000\r\n\r\n" + bytes(5_000))
+            assert client.answer()[0] == 200
+
+
+def test_5_bodies_that_were_left_or_refused_are_not_counted(full_host: Host) -> None:
+    host = full_host
+    for _ in range(10):
+        with nearly_whole(host, "127.0.0.1"):
+            pass
+        host.until(lambda: state(host)["unfinished_bytes"] == 0)
+    with host.connect() as client:
+        client.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello")
+        host.until(lambda: state(host)["unfinished_bytes"] == 5)
+        client.send(b"no chunk")
+        assert statuses(client.read_to_end()) == [400]
+    host.until(lambda: state(host)["unfinished_bytes"] == 0)
+    assert not host.count(event="too_many_bodies")
+
+
 # 6, 7 and 8
 
 
