@@ -37,7 +37,8 @@ READ_AHEAD_BYTES: Final = 16 * 1024
 not seen, until the response is done."""
 
 LINGER_SECONDS: Final = 2.0
-"""How long a refused client may go on sending: a socket closed over unread bytes resets, and takes the answer along."""
+"""How long a client that has been sent the last answer may go on sending: a socket closed over unread bytes resets, and
+takes the answer along."""
 
 LINGERING_REFUSALS: Final = 256
 """Sockets beyond the limit that are told so at one time; the rest are closed without a word."""
@@ -216,11 +217,11 @@ class Channel(Protocol):  # type: ignore[misc]
         if self._is_slow_reader(now):
             self._count("slow_reader")
             self.abort()
+        elif self._reading is _Reading.DISCARDING:
+            self._check_lingering(now)
         elif self._deadline is not None and now >= self._deadline:
             self._deadline = None
-            if self._reading is _Reading.DISCARDING:
-                self.abort()
-            elif self.server.is_draining:
+            if self.server.is_draining:
                 self._close(lingers=False)
             elif self._reading is _Reading.BODY:
                 self.refuse(408, "body_timeout")
@@ -237,7 +238,7 @@ class Channel(Protocol):  # type: ignore[misc]
         if self.exchange is not None:
             self.exchange.close_after_response()
         elif self._reading is _Reading.DISCARDING:
-            return
+            self._socket_transport.loseConnection()
         elif self._reading is _Reading.HEAD and self._requests_read and not self._buffer:
             self._close(lingers=False)
         else:
@@ -402,7 +403,6 @@ class Channel(Protocol):  # type: ignore[misc]
         self._reading = _Reading.DISCARDING
         self._buffer.clear()
         if lingers and not self.server.is_draining:
-            self._deadline = time.monotonic() + LINGER_SECONDS
             self._regulate_reading()
             if self.is_secure:
                 # Sends the closure alert and waits for the client's.
@@ -415,6 +415,16 @@ class Channel(Protocol):  # type: ignore[misc]
                 # RFC 8446 section 6.1: who has sent its closure alert need not wait for the other's, and a client that
                 # has nothing to ask does not read.
                 self._socket_transport.loseConnection()
+
+    def _check_lingering(self, now: float) -> None:
+        """Let go of a client that has been waited for; a time that begins only when it has taken what was held."""
+        if self._held_bytes():
+            return
+        if self._deadline is None:
+            self._deadline = now + LINGER_SECONDS
+        elif now >= self._deadline:
+            # No reset: the kernel may still have some of the answer to deliver.
+            self._socket_transport.loseConnection()
 
     def _count(self, event: ServingEvent) -> None:
         logger.debug("Connection of %s ended: %s", self.client, event)

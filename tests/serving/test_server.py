@@ -234,6 +234,21 @@ def test_3_client_that_reads_slowly_but_steadily_is_not_cut(tmp_path: Path) -> N
         assert not host.count(event="slow_reader")
 
 
+@pytest.mark.parametrize("behind", [b"\r\n", b"no request\r\n\r\n"])
+def test_last_answer_that_is_read_slowly_arrives_whole_though_more_was_sent(patient_host: Host, behind: bytes) -> None:
+    """The time in which a client may go on sending begins after the answer; a reset would take the rest along."""
+    size = 12 * MEBIBYTE
+    last = b"Connection: close\r\n" if behind == b"\r\n" else b""
+    with patient_host.connect() as client:
+        client.send(f"GET /big?size={size} HTTP/1.1\r\nHost: h\r\n".encode() + last + b"\r\n" + behind)
+        received, begun = 0, time.monotonic()
+        while data := client.socket.recv(64 * 1024):
+            received += len(data)
+            while received / size > (time.monotonic() - begun) / 5:
+                time.sleep(0.01)
+    assert received > size
+
+
 # 4
 
 
