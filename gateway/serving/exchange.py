@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from daphne.utils import parse_x_forwarded_for
 
-from gateway.serving.head import RequestHead
+from gateway.serving.head import RequestHead, RequestRefusedError
 
 if TYPE_CHECKING:
     from gateway.serving.channel import Channel
@@ -30,7 +30,10 @@ _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
 class Exchange:
-    """Serve one request of a channel."""
+    """Serve one request of a channel.
+
+    Making one raises `RequestRefusedError` for forwarded headers that are no text.
+    """
 
     __slots__ = (
         "_body",
@@ -44,6 +47,7 @@ class Exchange:
         "_is_chunked",
         "_is_head_written",
         "_reusable",
+        "_scheme",
         "_start",
         "_started_at",
         "_status",
@@ -56,7 +60,7 @@ class Exchange:
         self._channel = channel
         self._head = head
         self._target = head.target.decode("ascii")
-        self._client = channel.client
+        self._client, self._scheme = _origin(channel, head)
         self._body: bytes | None = body
         self._started_at = time.monotonic()
         self._start: Message | None = None
@@ -74,17 +78,7 @@ class Exchange:
 
     def scope(self) -> Message:
         """Describe the request as ASGI does."""
-        head, server = self._head, self._channel.server
-        scheme = "https" if self._channel.is_secure else "http"
-        if server.proxy_forwarded_address_header:
-            self._client, scheme = parse_x_forwarded_for(
-                _by_name(head.headers),
-                server.proxy_forwarded_address_header,
-                server.proxy_forwarded_port_header,
-                server.proxy_forwarded_proto_header,
-                self._client,
-                scheme,
-            )
+        head = self._head
         raw_path, _, query_string = head.target.partition(b"?")
         path, _, _ = self._target.partition("?")
         return {
@@ -94,8 +88,8 @@ class Exchange:
             "method": head.method,
             "path": unquote(path),
             "raw_path": raw_path,
-            "root_path": server.root_path,
-            "scheme": scheme,
+            "root_path": self._channel.server.root_path,
+            "scheme": self._scheme,
             "query_string": query_string,
             "headers": head.headers,
             "client": self._client,
@@ -250,6 +244,27 @@ class Exchange:
 
 def _is_mere_end(message: Message) -> bool:
     return message["type"] == "http.response.body" and not message.get("body") and not message.get("more_body", False)
+
+
+def _origin(channel: Channel, head: RequestHead) -> tuple[tuple[str, int] | None, str]:
+    """Tell client and scheme, as the proxy says if it is to be believed."""
+    server = channel.server
+    scheme = "https" if channel.is_secure else "http"
+    if not server.proxy_forwarded_address_header:
+        return channel.client, scheme
+    try:
+        client, scheme = parse_x_forwarded_for(
+            _by_name(head.headers),
+            server.proxy_forwarded_address_header,
+            server.proxy_forwarded_port_header,
+            server.proxy_forwarded_proto_header,
+            channel.client,
+            scheme,
+        )
+    except UnicodeDecodeError:
+        # Not as if it were absent: the client would pass for the proxy.
+        raise RequestRefusedError(400, "bad_request") from None
+    return client, scheme
 
 
 def _by_name(headers: list[tuple[bytes, bytes]]) -> dict[bytes, list[bytes]]:

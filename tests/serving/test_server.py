@@ -565,6 +565,22 @@ def test_10_addresses_are_not_limited_behind_a_proxy(tmp_path: Path) -> None:
         assert second.answer()[1]["client"] == ["192.0.2.7", 0]
 
 
+@pytest.mark.parametrize("value", [b"\xff\xfe", b"192.0.2.7\r\nX-Forwarded-Proto: \xe9"])
+def test_forwarded_header_that_is_no_text_is_refused_and_counted(tmp_path: Path, value: bytes) -> None:
+    server = {
+        "proxy_forwarded_address_header": "X-Forwarded-For",
+        "proxy_forwarded_port_header": "X-Forwarded-Port",
+        "proxy_forwarded_proto_header": "X-Forwarded-Proto",
+    }
+    with running_host(tmp_path / "log", server=server) as host:
+        with host.connect() as client:
+            client.send(b"GET /echo HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: %b\r\n\r\n" % value)
+            assert statuses(client.read_to_end()) == [400]
+        host.wait_until_told(event="bad_request")
+        assert not host.count(request="/echo")
+        assert "Traceback" not in host.log()
+
+
 # 12: HTTP/2 by prior knowledge is in test_smuggling
 
 
