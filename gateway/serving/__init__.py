@@ -1,7 +1,8 @@
 """Our Daphne: what the server does that Daphne's own does not.
 
-`limits`, `head` and `bodies` are plain Python; `exchange`, `channel`, `shutdown` and `server` are the server. This
-module imports none of the latter: `daphne.server` installs a Twisted reactor, which another ASGI server has no use for.
+`limits`, `head`, `bodies` and `descriptors` are plain Python; `exchange`, `channel`, `shutdown` and `server` are the
+server. This module imports none of the latter: `daphne.server` installs a Twisted reactor, which another ASGI server
+has no use for.
 """
 
 from __future__ import annotations

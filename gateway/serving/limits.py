@@ -68,7 +68,7 @@ class ServingLimits:
     """A peer that answers no packet for this long is gone; TCP keepalive and TCP_USER_TIMEOUT see to it."""
 
     connections: int = 20_000
-    """Open sockets in all; one more is answered 503."""
+    """Open sockets in all; one more is answered 503. Fewer if the process may not open as many files."""
 
     connections_per_address: int = 10_000
     """Open sockets of one IPv4 address or one IPv6 /64 network; one more is answered 503. Not applied with

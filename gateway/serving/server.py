@@ -19,7 +19,8 @@ Daphne's command line, endpoints, proxy headers, access log and ASGI messages st
 7.  The listen backlog is 2048 instead of 50, so that a busy loop does not turn clients away.
 8.  Keep-alive is 75 s. Twisted's 60 s are those of common load balancers: both sides close at once.
 9.  `Daphne-Root-Path` is dropped, a doubled or missing `Host` refused. Daphne obeys the one and accepts the other.
-10. Connections are limited, in all and per address, and told so by a 503. Daphne's end with the descriptors.
+10. Connections are limited, in all and per address, and told so by a 503. Daphne's end with the descriptors. The limit
+    of open files is raised for them, and where it cannot be, they are fewer.
 11. SIGTERM: the ports close first, applications finish within a grace time, then they are cancelled, and the process
     ends. Daphne's ports stay open, a stubborn application holds its exit for ever and a half-sent request breaks it
     (`KeyError: 'application_instance'`, daphne/server.py:323).
@@ -55,6 +56,7 @@ from twisted.logger import STDLibLogObserver, globalLogBeginner
 
 from gateway.serving.bodies import UnfinishedBodies
 from gateway.serving.channel import DRAIN_ALLOWANCE_SECONDS, Channel, ChannelFactory
+from gateway.serving.descriptors import AcceptFailures, fit_connections
 from gateway.serving.exchange import Exchange
 from gateway.serving.limits import Hook, ServingHooks, ServingLimits
 from gateway.serving.shutdown import FLUSH_SECONDS, ShutdownWatch
@@ -99,11 +101,12 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     def run(self) -> None:
         """Listen, and return when the server has been stopped."""
+        self.limits = fit_connections(self.limits)
         self.http_factory = ChannelFactory(self)
         if self.verbosity <= 1:
-            globalLogBeginner.beginLoggingTo([lambda _: None], redirectStandardIO=False, discardBuffer=True)
+            globalLogBeginner.beginLoggingTo([AcceptFailures()], redirectStandardIO=False, discardBuffer=True)
         else:
-            globalLogBeginner.beginLoggingTo([STDLibLogObserver(__name__)])
+            globalLogBeginner.beginLoggingTo([AcceptFailures(), STDLibLogObserver(__name__)])
         self._loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop
         asyncio.set_event_loop(self._loop)
         if self.verbosity >= 3:
