@@ -21,9 +21,9 @@ Daphne's command line, endpoints, proxy headers, access log and ASGI messages st
 9.  `Daphne-Root-Path` is dropped, a doubled or missing `Host` refused. Daphne obeys the one and accepts the other.
 10. Connections are limited, in all and per address, and told so by a 503. Daphne's end with the descriptors. The limit
     of open files is raised for them, and where it cannot be, they are fewer.
-11. SIGTERM: the ports close first, applications finish within a grace time, then they are cancelled, and the process
-    ends. Daphne's ports stay open, a stubborn application holds its exit for ever and a half-sent request breaks it
-    (`KeyError: 'application_instance'`, daphne/server.py:323).
+11. SIGTERM, SIGINT and, unless it is ignored, SIGHUP: the ports close first, applications finish within a grace time,
+    then they are cancelled, and the process ends. Daphne's ports stay open, a stubborn application holds its exit for
+    ever and a half-sent request breaks it (`KeyError: 'application_instance'`, daphne/server.py:323); SIGHUP kills it.
 12. WebSockets are refused, h2c and other upgrades ignored, HTTP/2 by prior knowledge refused: nothing here speaks
     them.
 13. The access line goes through `redact`, a stream that ends by a disconnect has one too, and no warning holds the

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, noticed and enforced by a thread.
+"""SIGTERM, SIGINT and SIGHUP, noticed and enforced by a thread.
 
 A handler on the event loop is of no use when an application blocks the loop, and a handler in Python does not run while
 the main thread is inside a long call into C. The kernel's side of a signal reaches this thread through
@@ -25,6 +25,10 @@ FLUSH_SECONDS: Final = 0.1
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
+_HANGUP: Final = getattr(signal, "SIGHUP", None)
+"""The terminal was closed. It may come twice, from the kernel and from a shell that passes it on, or right behind
+SIGTERM (systemd's SendSIGHUP): so it begins an end and hastens none."""
+
 _STANDARD_ERROR: Final = 2
 
 
@@ -47,6 +51,9 @@ class ShutdownWatch(threading.Thread):
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, _leave_to_the_thread)
+        # Ignored from the start: nohup.
+        if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:
+            signal.signal(_HANGUP, _leave_to_the_thread)
         self.start()
 
     def note(self, number: int) -> None:
@@ -69,7 +76,7 @@ class ShutdownWatch(threading.Thread):
                 number = self._reader.recv(1)[0]
             except TimeoutError:
                 continue
-            if number not in _SIGNALS:
+            if number not in _SIGNALS and (number != _HANGUP or signals_seen):
                 continue
             signals_seen += 1
             if signals_seen > 1:

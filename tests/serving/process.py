@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -159,17 +161,20 @@ class Client:
 
 
 @contextmanager
-def running_host(log: Path, **options: Any) -> Iterator[Host]:
-    """Start a host; end it by force if the test has not ended it."""
+def running_host(log: Path, terminal: int | None = None, **options: Any) -> Iterator[Host]:
+    """Start a host; end it by force if the test has not ended it. With a terminal, that is where its log goes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": f"error,{OF_TWISTED}"}
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.serving.host", json.dumps(options)],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=stderr if terminal is None else terminal,
             text=True,
             env=environment,
             cwd=ROOT,
+            start_new_session=terminal is not None,
+            preexec_fn=None if terminal is None else lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
         )
     host = Host(process, log)
     try:

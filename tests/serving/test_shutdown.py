@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import time
@@ -63,6 +64,49 @@ def test_idle_host_ends_at_once(host: Host, number: int) -> None:
         assert silent.read_to_end() == b""
         assert seconds_to_exit(host, begun) < SOON_SECONDS
     assert [told["hook"] for told in host.told if "hook" in told] == ["drain", "stop"]
+
+
+def test_hangup_begins_the_end_and_does_not_hasten_it(host: Host) -> None:
+    with host.connect() as client, host.connect() as other:
+        client.send(request("/wait"))
+        begin(host, "/wait")
+        host.terminate(signal.SIGHUP)
+        host.wait_until_told(hook="drain")
+        host.terminate(signal.SIGHUP)
+        assert other.get("/release") == (200, {"draining": True})
+        assert client.answer() == (200, "released")
+        assert host.exit_status() == 0
+    assert host.told[-1] == {"hook": "stop"}
+
+
+def test_hangup_that_is_ignored_from_the_start_stays_ignored(tmp_path: Path) -> None:
+    kept = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with running_host(tmp_path / "log") as host:
+            signal.signal(signal.SIGHUP, kept)
+            host.get("/echo")
+            host.terminate(signal.SIGHUP)
+            assert host.get("/echo")[0] == 200
+            assert not host.count(hook="drain")
+            host.terminate()
+            assert host.exit_status() == 0
+    finally:
+        signal.signal(signal.SIGHUP, kept)
+
+
+def test_closed_terminal_ends_the_host_in_order(tmp_path: Path) -> None:
+    terminal, its_own = os.openpty()
+    with running_host(tmp_path / "log", terminal=its_own) as host:
+        os.close(its_own)
+        with host.connect() as client, host.connect() as other:
+            client.send(request("/wait"))
+            begin(host, "/wait")
+            os.close(terminal)
+            host.wait_until_told(hook="drain")
+            assert other.get("/release") == (200, {"draining": True})
+            assert client.answer() == (200, "released")
+        assert host.exit_status() == 0
+    assert host.told[-1] == {"hook": "stop"}
 
 
 def test_call_in_flight_finishes_and_no_other_is_accepted(host: Host) -> None:
