@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from asgiref.sync import async_to_sync
+from django.contrib.auth.forms import UsernameField
+from django.contrib.auth.models import User
 from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -27,6 +29,9 @@ from gateway.conf import conf
 logger = logging.getLogger(__name__)
 
 RULE: Final[Rule] = "failed logins"
+
+_NAME_FIELD: Final = UsernameField(max_length=User._meta.get_field("username").max_length)
+"""What Django's login form makes of a typed name before it looks for the user."""
 
 _COUNTED: Final = "gumcp.counted_login"
 """Where a request keeps, as the CSRF middleware does, for whom it was counted."""
@@ -90,7 +95,8 @@ def _is_attempt(request: HttpRequest) -> bool:
 
 
 def _subjects(request: HttpRequest) -> list[str]:
-    name = request.POST.get("username")
+    # As the form reads it: "root" with a space, or in full-width letters, is the same user.
+    name = _NAME_FIELD.to_python(request.POST.get("username"))
     subjects = [address_subject(str(request.META.get("REMOTE_ADDR") or ""))]
     if name:
         subjects.append("name " + salted_hmac("gumcp.login-throttle", name, algorithm="sha256").hexdigest()[:16])

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.django_db
 
 PASSWORD = "operators-password"
 
+WIDE = "\N{FULLWIDTH LATIN SMALL LETTER O}"
+
 
 class SharedStorage(MemoryStorage):
     """Stands for Redis: it is asked in threads of its own."""
@@ -109,6 +111,16 @@ def test_attempts_under_way_count_too_until_they_end_well(
         # What did not fail has used nothing up.
         assert [attempt(number) for number in range(11)].count(429) == (11 if ending == 200 else 0)
     throttle._limits.close()
+
+
+@override_settings(GUMCP_LIMIT_FAILED_LOGINS="3 per hour")
+def test_name_is_counted_as_one_however_the_login_form_lets_it_be_written() -> None:
+    client = Client()
+    ways = ("operator ", "\u3000operator", f"{WIDE}perator", "operator", f" {WIDE}perator\t")
+    statuses = [log_in(client, "wrong", name=name, address=f"192.0.2.{number}") for number, name in enumerate(ways)]
+    assert statuses == [200, 200, 200, 429, 429]
+    assert log_in(client, PASSWORD, name=f"{WIDE}perator", address="198.51.100.1") == 429
+    assert log_in(client, "wrong", name="operators", address="198.51.100.1") == 200
 
 
 @override_settings(GUMCP_LIMIT_FAILED_LOGINS="3 per hour")
