@@ -43,7 +43,7 @@ class AccessMiddleware:
         grant = identity.grant
         if grant is not None and ctx.method == "tools/call":
             tools = grant.allowed_tools(self._server_name)
-            if tools is not None and (ctx.params or {}).get("name") not in tools:
+            if not _is_within(tools, (ctx.params or {}).get("name")):
                 raise MCPError(code=INVALID_PARAMS, message=NOT_THIS_TOOL)
             seconds = await grant.limits.spend("calls of a key", grant.public)
             if seconds is not None:
@@ -79,7 +79,7 @@ def require_tool(identity: Identity, server_name: str, message: object) -> None:
     if identity.grant is None or not isinstance(message, JSONRPCRequest) or message.method != "tools/call":
         return
     tools = identity.grant.allowed_tools(server_name)
-    if tools is not None and (message.params or {}).get("name") not in tools:
+    if not _is_within(tools, (message.params or {}).get("name")):
         raise ToolOutOfScope(NOT_THIS_TOOL, INVALID_PARAMS, message.id)
 
 
@@ -94,7 +94,7 @@ def require_named_tool(identity: Identity, server_name: str, method: str | None,
     if identity.grant is None or method != "tools/call":
         return
     tools = identity.grant.allowed_tools(server_name)
-    if tools is not None and _decoded(name) not in tools:
+    if not _is_within(tools, _decoded(name)):
         try:
             request_id = pydantic_core.from_json(body)["id"]
         except (ValueError, TypeError, KeyError):
@@ -111,10 +111,15 @@ def _decoded(name: str | None) -> str | None:
         return None
 
 
+def _is_within(tools: frozenset[str] | None, name: object) -> bool:
+    """Whether a tool of this name may be called. A client may send any JSON value as the name."""
+    return tools is None or (isinstance(name, str) and name in tools)
+
+
 def _within(result: dict[str, Any], tools: frozenset[str] | None) -> dict[str, Any]:
     if tools is None or not isinstance(result.get("tools"), list):
         return result
-    return {**result, "tools": [tool for tool in result["tools"] if tool.get("name") in tools]}
+    return {**result, "tools": [tool for tool in result["tools"] if _is_within(tools, tool.get("name"))]}
 
 
 def _without_key(result: dict[str, Any], api_key: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import mcp_types as types
 import pytest
@@ -14,7 +15,7 @@ from mcp.shared.inbound import encode_header_value
 
 from gateway.access.grants import Grant, KeyFacts
 from gateway.access.limits import RateLimits
-from gateway.access.tool_scope import AccessMiddleware, require_named_tool
+from gateway.access.tool_scope import NOT_THIS_TOOL, AccessMiddleware, require_named_tool, require_tool
 from gateway.exceptions import ToolOutOfScope
 from gateway.identity import Identity, current_identity
 
@@ -47,6 +48,31 @@ def test_allowed_tool_may_be_called_whatever_its_name(tool: str) -> None:
 def test_name_in_the_head_that_is_no_allowed_tools_is_refused(header: str | None) -> None:
     with pytest.raises(ToolOutOfScope):
         require_named_tool(scoped("größe", "echo"), "workshop", "tools/call", header, b'{"id": 1}')
+
+
+NO_NAMES: list[Any] = [[], {}, ["echo"], None, 1, True]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_call_whose_name_is_no_text_is_refused_at_the_door(name: Any) -> None:
+    message = types.JSONRPCRequest(jsonrpc="2.0", id=7, method="tools/call", params={"name": name})
+    with pytest.raises(ToolOutOfScope):
+        require_tool(scoped("echo"), "workshop", message)
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+async def test_call_whose_name_is_no_text_is_refused_inside_the_server(name: Any) -> None:
+    async def never(ctx: ServerRequestContext[Any, Any]) -> Any:
+        raise AssertionError("the handler was called")
+
+    ctx = cast("ServerRequestContext[Any, Any]", SimpleNamespace(method="tools/call", params={"name": name}))
+    token = current_identity.set(scoped("echo"))
+    try:
+        with pytest.raises(MCPError) as refusal:
+            await AccessMiddleware("workshop")(ctx, never)
+    finally:
+        current_identity.reset(token)
+    assert (refusal.value.code, refusal.value.message) == (types.INVALID_PARAMS, NOT_THIS_TOOL)
 
 
 SAID = {"key": KEY, "parts": [f"with {KEY}", {KEY: [1, None, True]}], "name": "ada"}
