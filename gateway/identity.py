@@ -103,7 +103,8 @@ def _decode(segment: str) -> str:
 
 
 def _has_control_characters(text: str) -> bool:
-    return not text.isprintable() and any(unicodedata.category(character) == "Cc" for character in text)
+    # Cs: half of a surrogate pair, as bytes of a command line that are no UTF-8 become. Nothing can store it.
+    return not text.isprintable() and any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
 
 
 def _is_hex_pair(text: str) -> bool:

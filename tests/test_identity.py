@@ -93,6 +93,6 @@ def test_identities_differ_by_user_id_and_by_key() -> None:
 def test_user_id_of_the_command_line_follows_the_same_rules() -> None:
     assert parse_user_id("ada") == "ada"
     assert parse_user_id("ada\u00a0lovelace") == "ada\u00a0lovelace"
-    for user_id in ("../ada", "ada\nset", "ada\0", "ada\x7f", "ada\x85"):
+    for user_id in ("../ada", "ada\nset", "ada\0", "ada\x7f", "ada\x85", "ada\udcff"):
         with pytest.raises(InvalidSessionKey):
             parse_user_id(user_id)

@@ -66,12 +66,18 @@ class ApiKey(models.Model):
 
     @property
     def state(self) -> str:
-        """valid, revoked or expired."""
+        """valid, revoked, expired, or what else is in the way."""
         if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and self.expires_at <= timezone.now():
             return "expired"
-        return "valid" if self.user.is_active else "user disabled"
+        if not self.user.is_active:
+            return "user disabled"
+        try:
+            self.clean()
+        except ValidationError:
+            return "user's name or scope unusable"
+        return "valid"
 
 
 class AuditEvent(models.Model):

@@ -3,6 +3,7 @@
 Not here: what is kept in memory (`authenticator`), when rows are read again (`key_watch`), who may do what (`admin`).
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -12,9 +13,11 @@ from django.core.exceptions import ValidationError
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
-from gateway.access.grants import KeyFacts
+from gateway.access.grants import AllowedTools, KeyFacts
 from gateway.access.keys import NewKey, make_key
-from gateway.access.models import ApiKey, read_scope
+from gateway.access.models import ApiKey, read_scope, require_usable_name
+
+logger = logging.getLogger(__name__)
 
 BATCH: Final = 500
 """Keys that one query asks for: SQLite takes 999 parameters where it is old."""
@@ -34,6 +37,10 @@ _COLUMNS: Final = (
 class KeyStore:
     """Reads and writes keys on behalf of the door."""
 
+    def __init__(self) -> None:
+        self._unusable: dict[int, str] = {}
+        """Key id -> what is wrong with its row: each is logged once, not twice a second."""
+
     def look_up(self, public: str) -> KeyFacts | None:
         """The key with this public part. Raises `django.db.DatabaseError`."""
         try:
@@ -42,7 +49,7 @@ class KeyStore:
             # A connection that the database has closed since the last look-up; a second failure is no such thing.
             connection.close()
             row = ApiKey.objects.filter(public=public).values_list(*_COLUMNS).first()
-        return None if row is None else _facts(row)
+        return None if row is None else self._facts(row)
 
     def read(self, key_ids: Iterable[int]) -> dict[int, KeyFacts]:
         """The keys with these ids, as far as there are any. Raises `django.db.DatabaseError`."""
@@ -50,7 +57,7 @@ class KeyStore:
         found: dict[int, KeyFacts] = {}
         for start in range(0, len(ids), BATCH):
             rows = ApiKey.objects.filter(id__in=ids[start : start + BATCH]).values_list(*_COLUMNS)
-            found.update((row[0], _facts(row)) for row in rows)
+            found.update((row[0], self._facts(row)) for row in rows)
         return found
 
     def write_uses(self, last_used: Mapping[int, float]) -> None:
@@ -65,6 +72,34 @@ class KeyStore:
     def disconnect(self) -> None:
         """Close this thread's connection; the next query opens another."""
         connection.close()
+
+    def _facts(self, row: tuple[Any, ...]) -> KeyFacts:
+        key_id, public, digest, username, scope, expires_at, revoked_at, is_user_active = row
+        is_active = revoked_at is None and is_user_active
+        servers: AllowedTools | None = {}
+        try:
+            # A user may have been renamed, a scope written past the admin: what cannot be read allows nothing.
+            require_usable_name(username)
+            servers = read_scope(scope)
+        except ValidationError as error:
+            self._note_unusable(key_id, public, " ".join(error.messages))
+            is_active = False
+        else:
+            self._unusable.pop(key_id, None)
+        return KeyFacts(
+            key_id=key_id,
+            public=public,
+            digest=bytes(digest),
+            user_id=username,
+            servers=servers,
+            expires_at=expires_at,
+            is_active=is_active,
+        )
+
+    def _note_unusable(self, key_id: int, public: str, reason: str) -> None:
+        if self._unusable.get(key_id) != reason:
+            self._unusable[key_id] = reason
+            logger.warning("The key %s is refused: %s", public, reason)
 
 
 def issue_key(
@@ -92,21 +127,3 @@ def revoke_keys(keys: Iterable[ApiKey]) -> list[ApiKey]:
         revoked = list(ApiKey.objects.filter(id__in=[key.pk for key in keys], revoked_at=None))
         ApiKey.objects.filter(id__in=[key.pk for key in revoked]).update(revoked_at=timezone.now())
     return revoked
-
-
-def _facts(row: tuple[Any, ...]) -> KeyFacts:
-    key_id, public, digest, username, scope, expires_at, revoked_at, is_user_active = row
-    is_active = revoked_at is None and is_user_active
-    try:
-        servers = read_scope(scope)
-    except ValidationError:  # written past the admin: what cannot be read allows nothing
-        servers, is_active = {}, False
-    return KeyFacts(
-        key_id=key_id,
-        public=public,
-        digest=bytes(digest),
-        user_id=username,
-        servers=servers,
-        expires_at=expires_at,
-        is_active=is_active,
-    )

@@ -64,6 +64,9 @@ def test_expiry_is_a_number_of_days_or_a_moment(when: str) -> None:
         ("a/b",),
         ("a:b",),
         ("a\nb",),
+        ("..",),
+        ("a\udcffb",),
+        ("",),
     ],
 )
 def test_nonsense_makes_neither_key_nor_user(arguments: tuple[str, ...]) -> None:

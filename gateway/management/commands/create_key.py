@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from gateway.access import audit
+from gateway.access.models import require_usable_name
 from gateway.access.store import issue_key
 
 
@@ -43,6 +44,7 @@ class Command(BaseCommand):
         scope = _scope(options["servers"], options["tools"])
         expires_at = _moment(options["expires"])
         try:
+            require_usable_name(options["user"])
             with transaction.atomic():
                 user, is_new = User.objects.get_or_create(username=options["user"])
                 if is_new:
