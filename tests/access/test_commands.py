@@ -4,15 +4,19 @@ import json
 import re
 from datetime import timedelta
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from django.db import OperationalError
 from django.utils import timezone
 
 from gateway.access.keys import KEY_PATTERN, is_well_formed, key_digest
 from gateway.access.models import ApiKey, AuditEvent
+from gateway.management.commands import create_key
+from tests.e2e.host_process import manage
 
 pytestmark = pytest.mark.django_db
 
@@ -92,6 +96,26 @@ def test_revoked_by_the_public_part_or_by_the_whole_key_which_is_not_repeated() 
     assert other not in out
     assert all(row.revoked_at for row in ApiKey.objects.all())
     assert AuditEvent.objects.filter(action="key revoked").count() == 2
-    with pytest.raises(CommandError) as refusal:
-        run("revoke_key", "gumcp_nothing0_pasted-secret")
-    assert "pasted-secret" not in str(refusal.value)
+    for secret in ("gumcp_nothing0_pasted-secret", "pasted-secret-\udcff"):
+        with pytest.raises(CommandError) as refusal:
+            run("revoke_key", secret)
+        assert "pasted-secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("arguments", [("create_key", "ada"), ("revoke_key", "gumcp_Ab3dE6gH")])
+def test_without_tables_it_is_said_what_to_run(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = manage(*arguments, data_dir=tmp_path)
+    assert done.returncode == 1
+    assert not done.stdout
+    assert "Traceback" not in done.stderr
+    assert "python manage.py migrate" in done.stderr
+    assert "make run" in done.stderr
+
+
+def test_database_that_fails_though_it_has_its_tables_is_not_explained_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **more: object) -> None:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(create_key, "issue_key", fail)
+    with pytest.raises(OperationalError, match="locked"):
+        run("create_key", "ada")

@@ -15,6 +15,7 @@ from django.utils.dateparse import parse_datetime
 from gateway.access import audit
 from gateway.access.models import require_usable_name
 from gateway.access.store import issue_key
+from gateway.access.tables import needing_tables
 
 
 class Command(BaseCommand):
@@ -45,7 +46,7 @@ class Command(BaseCommand):
         expires_at = _moment(options["expires"])
         try:
             require_usable_name(options["user"])
-            with transaction.atomic():
+            with needing_tables(), transaction.atomic():
                 user, is_new = User.objects.get_or_create(username=options["user"])
                 if is_new:
                     # The name of a caller, not a login.

@@ -9,6 +9,7 @@ from gateway.access import audit
 from gateway.access.keys import public_part
 from gateway.access.models import ApiKey
 from gateway.access.store import revoke_keys
+from gateway.access.tables import needing_tables
 from gateway.control import send_keys_changed
 
 
@@ -22,12 +23,16 @@ class Command(BaseCommand):
         parser.add_argument("keys", nargs="+", metavar="PUBLIC", help="the public part of a key: gumcp_Ab3dE6gH")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        for name in options["keys"]:
-            row = ApiKey.objects.filter(public=public_part(name)).first()
-            if row is None:
-                # Not repeated: it may be a whole key that was pasted here.
-                raise CommandError("There is no key with this public part.")
-            if revoke_keys([row]):
-                audit.record(audit.KEY_REVOKED, str(row), command="manage.py revoke_key")
-            self.stdout.write(f"Revoked {row}")
+        with needing_tables():
+            for name in options["keys"]:
+                self._revoke(name)
         send_keys_changed()
+
+    def _revoke(self, name: str) -> None:
+        row = ApiKey.objects.filter(public=public_part(name)).first() if name.isascii() else None
+        if row is None:
+            # Not repeated: it may be a whole key that was pasted here.
+            raise CommandError("There is no key with this public part.")
+        if revoke_keys([row]):
+            audit.record(audit.KEY_REVOKED, str(row), command="manage.py revoke_key")
+        self.stdout.write(f"Revoked {row}")

@@ -1,0 +1,33 @@
+"""What commands say where the database has no tables, or old ones. Not here: making them (`manage.py migrate`)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from django.core.management.base import CommandError
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+
+_NOT_MIGRATED: Final = (
+    "The database lacks tables. Make them with `python manage.py migrate`; `make run` does so when it starts."
+)
+
+
+@contextmanager
+def needing_tables() -> Iterator[None]:
+    """Have a command fail with what to run, if its queries fail because the database is not migrated.
+
+    Raises:
+        CommandError
+    """
+    try:
+        yield
+    except DatabaseError:
+        if _is_migrated():
+            raise
+        raise CommandError(_NOT_MIGRATED) from None
+
+
+def _is_migrated() -> bool:
+    executor = MigrationExecutor(connection)
+    return not executor.migration_plan(executor.loader.graph.leaf_nodes())
