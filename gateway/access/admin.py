@@ -12,7 +12,7 @@ from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import JSONField, QuerySet
 from django.db.models.signals import post_save
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from gateway.access import audit
 from gateway.access.keys import NewKey, make_key
-from gateway.access.models import ApiKey, AuditEvent, LimitHit
+from gateway.access.models import ApiKey, AuditEvent, LimitHit, ScopeDecoder, read_scope
 from gateway.access.store import revoke_keys
 from gateway.control import send_keys_changed
 from gateway.read_only_admin import ModelAdmin, ReadOnlyAdmin
@@ -54,6 +54,7 @@ class ApiKeyAdmin(ModelAdmin):
     """The keys: issue, change what they are for, revoke. They are never deleted: the trail names them."""
 
     form = KeyForm
+    formfield_overrides = {JSONField: {"decoder": ScopeDecoder}}
     list_display = ["public", "user", "label", "servers", "state", "created_at", "expires_at", "last_used_at"]
     list_filter = ["revoked_at", "expires_at"]
     list_select_related = ["user"]
@@ -68,7 +69,11 @@ class ApiKeyAdmin(ModelAdmin):
 
     @admin.display(description="Servers")
     def servers(self, key: ApiKey) -> str:
-        return ", ".join(key.scope) if key.scope else "all"
+        try:
+            servers = read_scope(key.scope)
+        except forms.ValidationError:
+            return "none"
+        return "all" if servers is None else ", ".join(servers)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return [*self.readonly_fields, "user"] if obj is not None else list(self.readonly_fields)

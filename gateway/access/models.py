@@ -16,6 +16,29 @@ RESERVED_USER_ID: Final = "messages"
 """No user of a key may be called so: `/{server_name}/messages` is where clients with a bearer key post."""
 
 
+MAX_SCOPE_DEPTH: Final = 8
+"""Deepest nesting of a scope that is looked at. A scope has two levels: servers, and their tools."""
+
+
+class ScopeDecoder(json.JSONDecoder):
+    """Reads the scope in the admin's form, with one error for all that is none: Django's field knows no other.
+
+    Python's own has more for text that nests too deeply or holds too long a number.
+    """
+
+    def decode(self, s: str, *args: Any) -> Any:
+        """The value that `s` says. Raises `json.JSONDecodeError`."""
+        try:
+            value = super().decode(s, *args)
+        except json.JSONDecodeError:
+            raise
+        except (RecursionError, ValueError) as error:
+            raise json.JSONDecodeError("Not readable", s, 0) from error
+        if _is_deeper(value, MAX_SCOPE_DEPTH):
+            raise json.JSONDecodeError("Nested too deeply", s, 0)
+        return value
+
+
 class ApiKey(models.Model):
     """A key that a user calls with."""
 
@@ -140,13 +163,18 @@ def require_usable_name(username: str) -> None:
         raise ValidationError("This user cannot have a key: its name has a colon, or is the reserved word 'messages'.")
 
 
+def _is_deeper(value: Any, levels: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(parts) and (levels == 0 or any(_is_deeper(part, levels - 1) for part in parts))
+
+
 def read_scope(scope: Any) -> AllowedTools | None:
     """The servers and tools that a row's scope names.
 
     Raises:
         ValidationError: it has another form.
     """
-    if scope is None or scope == "":
+    if scope is None:
         return None
     message = 'The scope is an object of server names, each with a list of tools or null: {"time": null}.'
     if not isinstance(scope, dict) or not scope:

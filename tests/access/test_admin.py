@@ -61,11 +61,39 @@ def test_key_is_shown_once_and_kept_nowhere(client: Client, ada: User) -> None:
 
 
 def test_scope_of_another_form_is_refused(client: Client, ada: User) -> None:
-    for scope in ('["time"]', '{"time": "all"}', '{"time": [1]}', "{}", "nonsense"):
+    for scope in ('["time"]', '{"time": "all"}', '{"time": [1]}', "{}", "[]", '""', "0", "false", "nonsense"):
         answer = client.post("/admin/gateway/apikey/add/", form(ada, scope=scope))
         assert b"Please correct the error" in answer.content, scope
     client.post("/admin/gateway/apikey/add/", form(ada, scope='{"time": null, "notes": ["read"]}'))
     assert ApiKey.objects.get().scope == {"time": None, "notes": ["read"]}
+
+
+@pytest.mark.parametrize("depth", [9, 500, 990, 20_000, 200_000])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_scope_that_nests_too_deeply_or_cannot_be_read_is_refused(
+    client: Client, ada: User, depth: int, is_new: bool
+) -> None:
+    row, _ = issue_key(ada, scope={"time": None})
+    page = "/admin/gateway/apikey/add/" if is_new else f"/admin/gateway/apikey/{row.pk}/change/"
+    for scope in ("[" * depth + "]" * depth, '{"time":' * depth + "null" + "}" * depth, "1" * depth):
+        answer = client.post(page, form(ada, scope=scope))
+        assert answer.status_code == 200
+        assert b"Please correct the error" in answer.content
+    assert ApiKey.objects.get().scope == {"time": None}
+
+
+@pytest.mark.parametrize("scope", ["", "null"])
+def test_key_for_every_server_is_issued_and_saved_as_the_form_writes_that(
+    client: Client, ada: User, scope: str
+) -> None:
+    client.post("/admin/gateway/apikey/add/", form(ada, scope=scope))
+    row = ApiKey.objects.get()
+    assert row.scope is None
+    page = f"/admin/gateway/apikey/{row.pk}/change/"
+    shown = client.get(page).context["adminform"].form["scope"].value()
+    assert client.post(page, form(ada, label="again", scope=shown)).status_code == 302
+    row.refresh_from_db()
+    assert (row.label, row.scope) == ("again", None)
 
 
 @pytest.mark.parametrize("name", ["messages", "a..b", "a\x85b"])

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 from django.contrib.auth.models import User
+from django.test import Client
 
 from gateway.access.models import ApiKey
 from gateway.access.store import KeyStore, issue_key
@@ -35,11 +36,16 @@ def test_key_of_a_user_whose_name_is_no_user_id_is_refused_and_the_log_says_so_o
     assert (found.is_active, found.servers) == (True, None)
 
 
-def test_key_whose_scope_was_written_past_the_admin_is_for_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("scope", [["time"], "", {}])
+def test_key_whose_scope_was_written_past_the_admin_is_for_nothing(
+    scope: object, client: Client, admin_user: User, caplog: pytest.LogCaptureFixture
+) -> None:
     row, new = issue_key(User.objects.create_user("ada"))
-    ApiKey.objects.filter(pk=row.pk).update(scope=["time"])
+    ApiKey.objects.filter(pk=row.pk).update(scope=scope)
     with caplog.at_level(logging.WARNING):
         found = KeyStore().look_up(new.public)
     assert found is not None
     assert (found.is_active, found.servers) == (False, {})
     assert "scope" in caplog.text
+    client.force_login(admin_user)
+    assert '<td class="field-servers">none</td>' in client.get("/admin/gateway/apikey/").text

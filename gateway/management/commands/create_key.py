@@ -27,15 +27,10 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("user", help="the user's name, which is the user_id in URLs; made if there is none")
         parser.add_argument("--label", default="", help="what the key is for")
-        parser.add_argument(
-            "--expires", default="", metavar="WHEN", help="a number of days (30d), a date, or a date and time"
-        )
-        parser.add_argument(
-            "--servers", default="", metavar="NAMES", help="comma-separated: the only servers that it is for"
-        )
+        parser.add_argument("--expires", metavar="WHEN", help="a number of days (30d), a date, or a date and time")
+        parser.add_argument("--servers", metavar="NAMES", help="comma-separated: the only servers that it is for")
         parser.add_argument(
             "--tools",
-            default="",
             metavar="NAMES",
             help="comma-separated SERVER:TOOL: of these servers the only tools that it may call",
         )
@@ -66,11 +61,12 @@ class Command(BaseCommand):
             self.stdout.write(new.text)
 
 
-def _scope(servers: str, tools: str) -> dict[str, list[str] | None] | None:
-    scope: dict[str, list[str] | None] = dict.fromkeys(_names(servers))
-    for pair in _names(tools):
+def _scope(servers: str | None, tools: str | None) -> dict[str, list[str] | None] | None:
+    """Where the key may be used; None, everywhere, only if neither option was given."""
+    scope: dict[str, list[str] | None] = dict.fromkeys(_names("--servers", servers))
+    for pair in _names("--tools", tools):
         server_name, _, tool = pair.partition(":")
-        if not tool:
+        if not (server_name and tool):
             raise CommandError(f"Write a tool as SERVER:TOOL, not {pair}.")
         if scope.get(server_name) is None:
             scope[server_name] = []
@@ -78,12 +74,18 @@ def _scope(servers: str, tools: str) -> dict[str, list[str] | None] | None:
     return scope or None
 
 
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _names(option: str, text: str | None) -> list[str]:
+    if text is None:
+        return []
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        # As of a shell's variable that is not set: never a key that may do more than was meant.
+        raise CommandError(f"{option} names nothing. Leave it out for a key without this restriction.")
+    return names
 
 
-def _moment(text: str) -> datetime | None:
-    if not text:
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
         return None
     try:
         if text.endswith("d") and text[:-1].isdecimal():
@@ -94,6 +96,8 @@ def _moment(text: str) -> datetime | None:
                 raise ValueError
             moment = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
+        if not text.strip():
+            raise CommandError("--expires is empty. Leave it out for a key that does not expire.") from None
         raise CommandError(f"--expires is 30d, 2026-12-31 or 2026-12-31T18:00+01:00, not {text}.") from None
     if moment <= timezone.now():
         raise CommandError("--expires is in the past.")
