@@ -199,11 +199,11 @@ class SessionEndpoint(_Endpoint):
         send: Send,
     ) -> None:
         """Open a session, and keep it if the server accepts `initialize` and the client is there to hear of it."""
-        self._host.sessions.require_room(conf.max_sessions)
+        self._require_room_in_host()
         instance = await self._host.instances.acquire(definition, identity)
         try:
             # Others took room while the instance was made.
-            self._host.sessions.require_room(conf.max_sessions)
+            self._require_room_in_host()
             self._host.doorkeeper.authenticator.require_room(identity, client_address(scope))
         except GatewayError:
             self._host.instances.release(instance)
@@ -300,17 +300,18 @@ class SessionEndpoint(_Endpoint):
             if identity.is_withdrawn:
                 raise Unauthenticated
             exchange = self._exchange(send, ())
-            instance.activity.note(header(scope, b"mcp-method") == "tools/call")
-            metrics.note_stateless_request(definition.name, header(scope, VERSION) or "")
             call = StatelessCall(
                 instance.running, definition.name, scope_for_server(scope, identity), message, exchange
             )
-            call.start()
 
             def withdraw() -> None:
                 call.end(Unauthenticated())
 
-            with self._host.stateless_calls.open(call), identity.closing(withdraw):
+            room = self._room_of(call, identity, scope)
+            with room, self._host.stateless_calls.open(call), identity.closing(withdraw):
+                instance.activity.note(header(scope, b"mcp-method") == "tools/call")
+                metrics.note_stateless_request(definition.name, header(scope, VERSION) or "")
+                call.start()
                 if call.is_listening and self._host.is_draining:
                     call.stop_listening()
                 try:
@@ -321,7 +322,23 @@ class SessionEndpoint(_Endpoint):
             if not is_complete or exchange.is_stream:
                 call.cancel()
 
+    @contextmanager
+    def _room_of(self, call: StatelessCall, identity: Identity, scope: Scope) -> Iterator[None]:
+        """Take the room of a session while `call` listens, which lasts as long. Raises `GatewayError`."""
+        if not call.is_listening:
+            yield
+            return
+        self._require_room_in_host()
+        address, authenticator = client_address(scope), self._host.doorkeeper.authenticator
+        authenticator.require_room(identity, address)
+        with authenticator.listening(identity, address):
+            yield
+
     # -- Both --------------------------------------------------------------------------------------------------------
+
+    def _require_room_in_host(self) -> None:
+        """Check that the host may have one more session or listener. Raises `SessionLimitReached`."""
+        self._host.sessions.require_room(conf.max_sessions - self._host.doorkeeper.authenticator.listeners)
 
     def _stream(self, send: Send) -> EventStream:
         return EventStream(send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds)

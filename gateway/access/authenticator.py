@@ -14,7 +14,9 @@ import hmac
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Final, Literal, Protocol
 from weakref import WeakValueDictionary
 
@@ -105,6 +107,9 @@ class Authenticator:
         self._turns: dict[str, float] = {}
         """When an address is next told that it has failed too often (monotonic seconds)."""
         self._sessions_of_address: Counter[str] = Counter()
+        """Listeners included, as in `Grant.sessions`."""
+        self.listeners = 0
+        """How many requests listen, in both modes: each takes the room of a session."""
 
     @property
     def checks_keys(self) -> bool:
@@ -143,7 +148,7 @@ class Authenticator:
         return identity
 
     def require_room(self, identity: Identity, address: str) -> None:
-        """Check that one more session may be opened by `identity`. To be called in the step that opens it.
+        """Check that `identity` may open one more session, or listener. To be called in the step that opens it.
 
         Raises:
             Unauthenticated: the key was withdrawn meanwhile.
@@ -167,18 +172,29 @@ class Authenticator:
         signals.session_opened.connect(self._on_session_opened)
         signals.session_closed.connect(self._on_session_closed)
 
+    @contextmanager
+    def listening(self, identity: Identity, address: str) -> Iterator[None]:
+        """Count a stateless request that goes on until somebody ends it like a session, inside the block."""
+        self.listeners += 1
+        self._count(identity, address, 1)
+        try:
+            yield
+        finally:
+            self.listeners -= 1
+            self._count(identity, address, -1)
+
     def _on_session_opened(self, session: Session, **_: Any) -> None:
-        grant = session.identity.grant
-        if grant is not None:
-            grant.sessions += 1
-            self._sessions_of_address[address_subject(session.address)] += 1
+        self._count(session.identity, session.address, 1)
 
     def _on_session_closed(self, session: Session, **_: Any) -> None:
-        grant = session.identity.grant
+        self._count(session.identity, session.address, -1)
+
+    def _count(self, identity: Identity, address: str, change: Literal[1, -1]) -> None:
+        grant = identity.grant
         if grant is not None:
-            grant.sessions -= 1
-            subject = address_subject(session.address)
-            self._sessions_of_address[subject] -= 1
+            grant.sessions += change
+            subject = address_subject(address)
+            self._sessions_of_address[subject] += change
             if self._sessions_of_address[subject] <= 0:
                 del self._sessions_of_address[subject]
 

@@ -59,7 +59,7 @@ class Grant:
         self.written_use = 0.0
         """What of `last_used` is in the row."""
         self.sessions = 0
-        """How many sessions it has open in this process."""
+        """How many sessions it has open in this process, and listeners of the stateless protocol."""
         self._closers: set[Callable[[], object]] = set()
 
     @property

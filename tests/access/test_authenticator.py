@@ -310,6 +310,22 @@ async def test_sessions_are_limited_by_key_and_by_address(rows: Rows) -> None:
         at.require_room(identity, "127.0.0.1")
 
 
+async def test_listeners_take_room_of_their_key_and_address_and_give_it_back(rows: Rows) -> None:
+    first, second = rows.issue("ada"), rows.issue("bob")
+    at = door(rows, max_sessions_of_key=1, max_sessions_of_address=2)
+    ada, bob = await come(at, first), await come(at, second, "bob")
+    with at.listening(ada, "127.0.0.1"):
+        with pytest.raises(TooManyRequests, match="key"):
+            at.require_room(ada, "192.0.2.7")
+        at.require_room(bob, "127.0.0.1")
+        with at.listening(ada, "127.0.0.1"):
+            assert at.listeners == 2
+            with pytest.raises(TooManyRequests, match="address"):
+                at.require_room(bob, "127.0.0.1")
+    at.require_room(ada, "127.0.0.1")
+    assert (at.listeners, ada.grant and ada.grant.sessions, len(at._sessions_of_address)) == (0, 0, 0)
+
+
 async def test_session_is_not_opened_with_a_key_that_was_withdrawn_meanwhile(rows: Rows) -> None:
     key, at = rows.issue("ada"), door(rows)
     identity = await come(at, key)

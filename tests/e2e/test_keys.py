@@ -16,7 +16,7 @@ from mcp.shared.inbound import encode_header_value
 
 from tests.access.issued_keys import IssuedKey, change_row, expire, issue, revoke
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess, manage, until
+from tests.e2e.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, HostProcess, manage, until
 from tests.e2e.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession, Request, post
 from tests.e2e.wire import JSON, SseStream, request, tool_call
 
@@ -38,12 +38,14 @@ def host(start_host: StartHost, data_dir: Path, request: pytest.FixtureRequest) 
         yield host
 
 
-def stateless(host: HostProcess, key: IssuedKey, method: str, params: dict[str, Any]) -> Request:
+def stateless(
+    host: HostProcess, key: IssuedKey, method: str, params: dict[str, Any], server: str = "workshop"
+) -> Request:
     envelope = {f"{META}protocolVersion": STATELESS, f"{META}clientCapabilities": {}}
     headers = {"MCP-Protocol-Version": STATELESS, "Mcp-Method": method, **key.bearer}
     if "name" in params:
         headers["Mcp-Name"] = encode_header_value(params["name"])
-    return post(host, "/workshop", request(method, {**params, "_meta": envelope}, 1), headers)
+    return post(host, f"/{server}", request(method, {**params, "_meta": envelope}, 1), headers)
 
 
 def withdraw(how: str, data_dir: Path, key: IssuedKey) -> None:
@@ -349,6 +351,29 @@ def test_sessions_that_end_make_room(start_host: StartHost, data_dir: Path, asgi
             with host.session("workshop", key.session_key) as stream:
                 assert stream.call("echo", text="x") == "x"
             until(lambda: _delete_status(host, key) == 200)
+
+
+def test_listeners_count_like_sessions_of_their_key_until_they_leave(start_host: StartHost, data_dir: Path) -> None:
+    key, other = issue(data_dir, "ada"), issue(data_dir, "bob")
+    options = {"server_dirs": f"{PLAIN_SERVERS}:{BUNDLED_SERVERS}", "GUMCP_MAX_SESSIONS_PER_KEY": "2"}
+    with start_host(data_dir=data_dir, GUMCP_AUTH="keys", **options) as host:
+        listeners = [_listen(host, key) for _ in range(2)]
+        for listener in listeners:
+            assert listener.message()["method"] == "notifications/subscriptions/acknowledged"
+        refused = _listen(host, key).answer()
+        assert (refused.status, refused.headers["retry-after"]) == (429, "10")
+        assert "sessions" in refused.json["error"]["message"]
+        assert _delete_status(host, key) == 429
+        assert _delete_status(host, other) == 200
+        listeners.pop().leave()
+        until(lambda: _delete_status(host, key) == 200)
+        listeners.pop().leave()
+        assert not host.rows("SELECT * FROM gateway_session WHERE user_id = 'ada' AND state = 'open'")
+
+
+def _listen(host: HostProcess, key: IssuedKey) -> Request:
+    wanted = {"notifications": {"toolsListChanged": True}}
+    return stateless(host, key, "subscriptions/listen", wanted, server="everything")
 
 
 def _delete_status(host: HostProcess, key: IssuedKey) -> int:

@@ -14,7 +14,7 @@ from tests.e2e.wire import request as message
 
 pytestmark = pytest.mark.e2e
 
-SERVER_DIRS = f"{PLAIN_SERVERS}:{ROOT / 'tests' / 'servers' / 'eras'}"
+SERVER_DIRS = f"{BUNDLED_SERVERS}:{PLAIN_SERVERS}:{ROOT / 'tests' / 'servers' / 'eras'}"
 LIMIT = 4
 
 
@@ -63,6 +63,38 @@ def test_session_over_the_limit_is_503_until_one_is_gone(small_host: HostProcess
         for session in sessions:
             session.delete()
     assert open_sessions(small_host) == 0
+
+
+def listen(host: HostProcess, user: str) -> Request:
+    wanted = {"notifications": {"toolsListChanged": True}}
+    return StatelessClient(host, "everything", user).request("subscriptions/listen", wanted)
+
+
+def opens_and_ends_a_session(host: HostProcess, user: str) -> bool:
+    answer = post(host, f"/ledger/{user}", initialize_message()).answer()
+    if answer.status == 200:
+        host.request("DELETE", f"/ledger/{user}", headers={"Mcp-Session-Id": answer.headers["mcp-session-id"]})
+    return answer.status == 200
+
+
+def test_listener_takes_the_room_of_a_session_and_is_none(small_host: HostProcess) -> None:
+    session = HandshakeSession(small_host, "ledger", "ada")
+    listeners = [listen(small_host, f"ear{number}") for number in range(LIMIT - 1)]
+    try:
+        for listener in listeners:
+            assert listener.message()["method"] == "notifications/subscriptions/acknowledged"
+        assert open_sessions(small_host) == 1
+        refused = listen(small_host, "late").answer()
+        assert (refused.status, refused.headers["retry-after"]) == (503, "10")
+        assert "sessions" in refused.json["error"]["message"]
+        assert post(small_host, "/ledger/late", initialize_message()).answer().status == 503
+        assert StatelessClient(small_host, "ledger", "late").call("echo", text="in") == "in"
+        listeners.pop().leave()
+        until(lambda: opens_and_ends_a_session(small_host, "late"))
+    finally:
+        for listener in listeners:
+            listener.leave()
+        session.delete()
 
 
 def test_limit_holds_for_clients_that_wait_for_the_same_slow_instance(small_host: HostProcess) -> None:
@@ -132,9 +164,8 @@ def test_refused_requests_and_gets_leave_nothing_behind(small_host: HostProcess)
 
 
 def test_backlog_of_a_session_is_bounded_and_leaves_room_for_answers(start_host: StartHost) -> None:
-    servers = f"{BUNDLED_SERVERS}:{SERVER_DIRS}"
     with (
-        start_host(server_dirs=servers, GUMCP_MAX_SESSION_BACKLOG="3") as host,
+        start_host(server_dirs=SERVER_DIRS, GUMCP_MAX_SESSION_BACKLOG="3") as host,
         HandshakeSession(host, "everything", "eager", capabilities={"elicitation": {}}) as session,
     ):
         held = [session.start("test_elicitation", message=str(number)) for number in range(3)]
