@@ -57,9 +57,9 @@ REFUSALS_PER_SECOND: Final = 500
 """How many requests beyond its limit of failures one address is answered in a second, while no more wait than may."""
 
 MAX_WAITING_REFUSALS: Final = 250
-"""How many of them wait for their turn, which is half a second away at most: a neighbour behind the same address may
-have mistyped a key. What comes meanwhile is refused at once, since a wait holds a connection; so an address that asks
-on more connections than this is bounded by their number only (`GUMCP_MAX_CONNECTIONS_PER_ADDRESS`)."""
+"""How many of them wait for a turn of their own, which is half a second away at most: a neighbour behind the same
+address may have mistyped a key. What comes meanwhile waits for that half second and takes no turn: each connection more
+than this is answered twice a second at most, and how many there are is for `GUMCP_MAX_CONNECTIONS_PER_ADDRESS`."""
 
 SESSION_RETRY_SECONDS: Final = 10
 """When to try again where too many sessions are open: nobody knows when one ends."""
@@ -322,15 +322,16 @@ class Authenticator:
     async def _paced(self, subject: str, seconds: int) -> TooManyRequests:
         """Refuse an address at a bounded rate: however quickly it guesses, the others get most of the loop.
 
-        That holds for as many connections as may wait. Turns are taken no further ahead.
+        Turns are taken no further ahead than `MAX_WAITING_REFUSALS`; who finds them taken waits as long as the last.
         """
         now = time.monotonic()
         turn = max(now, self._turns.get(subject, now))
         if len(self._turns) >= MAX_REMEMBERED_KEYS:
             self._turns = {paced: later for paced, later in self._turns.items() if later > now}
-        if turn - now < MAX_WAITING_REFUSALS / REFUSALS_PER_SECOND:
+        longest = MAX_WAITING_REFUSALS / REFUSALS_PER_SECOND
+        if turn - now < longest:
             self._turns[subject] = turn + 1 / REFUSALS_PER_SECOND
-            await asyncio.sleep(turn - now)
+        await asyncio.sleep(min(turn - now, longest))
         return TooManyRequests("Too many requests with keys that are not valid.", seconds)
 
     async def _spend(self, rule: Literal["requests of a key", "requests of an address"], subject: str) -> None:
