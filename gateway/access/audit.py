@@ -10,6 +10,7 @@ from typing import Final
 from django.http import HttpRequest
 
 from gateway.access.models import AuditEvent
+from gateway.models import make_storable
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,9 @@ def record(
         address = str(request.META.get("REMOTE_ADDR") or "")
     elif command:
         actor = f"{command} ({_system_user()})"
-    AuditEvent(actor=actor[:200], action=action, target=target[:300], detail=detail[:500], address=address[:200]).save()
+    event = AuditEvent(actor=actor, action=action, target=target, detail=detail, address=address)
+    make_storable(event)  # the names of users, folders and whoever runs a command are anybody's choice
+    event.save()
     logger.info("Audit: %s: %s %s", actor, action, target)
 
 

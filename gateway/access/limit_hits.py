@@ -8,7 +8,8 @@ from django.db.models import F
 from django.utils import timezone
 
 from gateway.access.limits import Refusals, Rule
-from gateway.access.models import LimitHit
+from gateway.access.models import MAX_SUBJECT_LENGTH, LimitHit
+from gateway.models import storable
 
 KEPT_DAYS: Final = 30
 """How long a row is kept after the last refusal."""
@@ -23,7 +24,7 @@ def write_refusals(refusals: Mapping[tuple[Rule, str], Refusals]) -> None:
         last_at = datetime.fromtimestamp(refused.last_at, UTC)
         hit, is_new = LimitHit.objects.get_or_create(
             rule=rule,
-            subject=subject[:200],
+            subject=storable(subject, MAX_SUBJECT_LENGTH),
             defaults={
                 "count": refused.count,
                 "first_at": datetime.fromtimestamp(refused.first_at, UTC),

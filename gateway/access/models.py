@@ -16,6 +16,9 @@ RESERVED_USER_ID: Final = "messages"
 """No user of a key may be called so: `/{server_name}/messages` is where clients with a bearer key post."""
 
 
+MAX_SUBJECT_LENGTH: Final = 200
+"""Longest subject of a limit, in characters."""
+
 MAX_SCOPE_DEPTH: Final = 8
 """Deepest nesting of a scope that is looked at. A scope has two levels: servers, and their tools."""
 
@@ -135,7 +138,7 @@ class LimitHit(models.Model):
     """A key or an address that ran into a limit: how often, and when last."""
 
     rule = models.CharField("limit", max_length=50)
-    subject = models.CharField("key or address", max_length=200)
+    subject = models.CharField("key or address", max_length=MAX_SUBJECT_LENGTH)
     count = models.PositiveBigIntegerField("refused", default=0)
     first_at = models.DateTimeField()
     last_at = models.DateTimeField(db_index=True)

@@ -1,0 +1,28 @@
+"""The trail takes any text: what it is written from is chosen by clients, operators and their systems."""
+
+import getpass
+
+import pytest
+from django.test import RequestFactory
+
+from gateway.access import audit
+from gateway.access.models import AuditEvent
+
+pytestmark = pytest.mark.django_db
+
+
+def test_text_that_databases_refuse_is_written_in_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: "ro\udcffot")
+    audit.record("key revoked", "no\0tes", command="manage.py revoke_key", detail="\ud800")
+    event = AuditEvent.objects.get()
+    assert event.actor == "manage.py revoke_key (ro\\udcffot)"
+    assert (event.target, event.detail) == ("no\\x00tes", "\\ud800")
+
+
+def test_text_that_is_too_long_loses_its_middle() -> None:
+    request = RequestFactory().get("/", REMOTE_ADDR="a" * 1000 + "\0")
+    audit.record("key revoked", "b" * 1000, request=request, actor="c" * 1000, detail="d" * 1000)
+    event = AuditEvent.objects.get()
+    event.full_clean()
+    assert [len(text) for text in (event.actor, event.target, event.detail, event.address)] == [200, 300, 500, 200]
+    assert event.address.endswith("a\\x00")
