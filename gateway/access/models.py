@@ -33,12 +33,14 @@ class ScopeDecoder(json.JSONDecoder):
         """The value that `s` says. Raises `json.JSONDecodeError`."""
         try:
             value = super().decode(s, *args)
+            if _is_deeper(value, MAX_SCOPE_DEPTH):
+                raise RecursionError
+            # The page shows it again: half of a surrogate pair, written as an escape, cannot be sent.
+            json.dumps(value, ensure_ascii=False).encode()
         except json.JSONDecodeError:
             raise
         except (RecursionError, ValueError) as error:
             raise json.JSONDecodeError("Not readable", s, 0) from error
-        if _is_deeper(value, MAX_SCOPE_DEPTH):
-            raise json.JSONDecodeError("Nested too deeply", s, 0)
         return value
 
 
@@ -80,7 +82,9 @@ class ApiKey(models.Model):
         return f"{self.public}… {self.label}".strip()
 
     def clean(self) -> None:
-        """Check that the user's name can be a user id and that the scope has its form."""
+        """Check that the user's name can be a user id, that the scope has its form, and that texts can be stored."""
+        if not _is_text(self.label):
+            raise ValidationError("The label has characters that cannot be stored.")
         if self.user_id is not None:
             require_usable_name(self.user.get_username())
         read_scope(self.scope)
@@ -171,6 +175,11 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return bool(parts) and (levels == 0 or any(_is_deeper(part, levels - 1) for part in parts))
 
 
+def _is_text(text: str) -> bool:
+    """Whether every database takes it: PostgreSQL refuses NUL, and nothing encodes half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def read_scope(scope: Any) -> AllowedTools | None:
     """The servers and tools that a row's scope names.
 
@@ -186,5 +195,7 @@ def read_scope(scope: Any) -> AllowedTools | None:
     for server_name, tools in scope.items():
         if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, str) for tool in tools)):
             raise ValidationError(message)
+        if not all(_is_text(name) for name in (server_name, *(tools or ()))):
+            raise ValidationError("The scope has characters that cannot be stored.")
         allowed[server_name] = None if tools is None else frozenset(tools)
     return allowed

@@ -61,7 +61,19 @@ def test_key_is_shown_once_and_kept_nowhere(client: Client, ada: User) -> None:
 
 
 def test_scope_of_another_form_is_refused(client: Client, ada: User) -> None:
-    for scope in ('["time"]', '{"time": "all"}', '{"time": [1]}', "{}", "[]", '""', "0", "false", "nonsense"):
+    unstorable = (r'{"\u0000": null}', r'{"time": ["\ud800"]}')
+    for scope in (
+        '["time"]',
+        '{"time": "all"}',
+        '{"time": [1]}',
+        "{}",
+        "[]",
+        '""',
+        "0",
+        "false",
+        "nonsense",
+        *unstorable,
+    ):
         answer = client.post("/admin/gateway/apikey/add/", form(ada, scope=scope))
         assert b"Please correct the error" in answer.content, scope
     client.post("/admin/gateway/apikey/add/", form(ada, scope='{"time": null, "notes": ["read"]}'))
