@@ -3,6 +3,9 @@
 Lives here: which folders changed and what happens then. Not here: loading itself (`discovery`), moving an instance
 (`instances`).
 
+A change is a change of Python sources. Other files are what servers keep beside their code: they write them while they
+are loaded and while they work, and must not lose their users' state by that.
+
 A server keeps its old code until the new has loaded; what is being handled finishes on the old; other servers do not
 notice.
 """
@@ -10,12 +13,13 @@ notice.
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from watchfiles import awatch
+from watchfiles import Change, DefaultFilter, awatch
 
 from gateway import metrics
 from gateway.conf import conf
@@ -57,7 +61,7 @@ class Reloader:
         server_dirs = [path for path in conf.server_dirs if path.is_dir()]
         logger.info("Watching %s for changes", ", ".join(str(path) for path in server_dirs))
         async with asyncio.TaskGroup() as updates:
-            async for changes in awatch(*server_dirs):
+            async for changes in awatch(*server_dirs, watch_filter=_CodeFilter()):
                 # Not waited for: the next change may be another server's, whose lane is not blocked.
                 updates.create_task(self._follow([Path(path) for _, path in changes]))
 
@@ -68,13 +72,13 @@ class Reloader:
             logger.exception("A change of the servers' files could not be followed")
 
     async def update(self, *, names: Iterable[str] = (), changed_paths: Iterable[Path] = ()) -> None:
-        """Reload the servers called `names` and those with changed files; take up new folders, let go of removed ones.
+        """Reload the servers called `names` and those with changed code; take up new folders, let go of removed ones.
 
         Modules are loaded one at a time: loading puts back what it finds changed in the process.
         """
         wanted = set(names)
         # A few look-ups, when somebody has saved a file.
-        paths = [path.resolve() for path in changed_paths]
+        paths = [path.resolve() for path in changed_paths if _is_code(path)]
         loaded: list[ServerDefinition] = []
         async with self._lock:
             found = {folder: server_dir for server_dir in conf.server_dirs for folder in server_folders(server_dir)}
@@ -118,6 +122,21 @@ class Reloader:
         if failures:
             logger.warning("%d instances of %s stayed on its old code", failures, definition.name)
         self._on_switched(definition.name)
+
+
+class _CodeFilter(DefaultFilter):
+    """Lets changes through that may be changes of code: of sources, and of folders, which come and go as one."""
+
+    def __call__(self, change: Change, path: str) -> bool:
+        if not super().__call__(change, path):
+            return False
+        # What is gone may have been a folder.
+        return path.endswith(".py") or change is Change.deleted or (change is Change.added and os.path.isdir(path))
+
+
+def _is_code(path: Path) -> bool:
+    """Whether `path` is a Python source, there or gone, or a folder of some."""
+    return path.suffix == ".py" or any(path.glob("*.py"))
 
 
 def _is_gone(path: Path) -> bool:

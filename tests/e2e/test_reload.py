@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import textwrap
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -174,6 +175,59 @@ def test_change_of_a_module_beside_main_that_is_imported_by_its_bare_name_is_too
         until(lambda: "from a bare name" in stream.call("word"), 4)
         changing.write_text("WORD = 'from b bare name'\n", f"{bare}.py")
         until(lambda: "from b bare name" in stream.call("word"), 4)
+
+
+# Writes files beside itself: when it is loaded, and with every instance.
+SCRIBE = """
+    from pathlib import Path
+
+    from mcp.server import Server
+
+    HERE = Path(__file__).parent
+    with (HERE / "loads.log").open("a") as log:
+        log.write("loaded\\n")
+
+    def server(user_id, api_key=None):
+        (HERE / "notes").mkdir(exist_ok=True)
+        (HERE / "notes" / f"{user_id}.json").write_text("[]")
+        return Server("scribe", version="1")
+
+    def get_initialization_options(instance):
+        return instance.create_initialization_options()
+"""
+
+
+@pytest.mark.parametrize("style", ["version_2"])
+def test_server_that_writes_files_beside_its_code_is_not_reloaded_by_that(
+    host: HostProcess, changing: ChangingServer, server_dir: Path
+) -> None:
+    scribe = ChangingServer(server_dir, "scribe", "version_2")
+    loads = scribe.folder / "loads.log"
+    scribe.write_text(textwrap.dedent(SCRIBE))
+    until(lambda: is_served(host, scribe), 5)
+    with host.session(changing.name, "ada:key") as stream:
+        for number, word in enumerate(("two", "six", "ten")):
+            host.session(scribe.name, f"user-{number}").close()
+            # What is written before is seen before.
+            changing.write(word)
+            until(lambda word=word: stream.call("word") == word, 4)
+    assert (scribe.folder / "notes" / "user-2.json").exists()
+    assert loads.read_text().splitlines() == ["loaded"]
+    scribe.write_text(textwrap.dedent(SCRIBE) + "# edited\n")
+    until(lambda: loads.read_text().splitlines() == ["loaded"] * 2, 4)
+
+
+@pytest.mark.parametrize("style", ["version_2"])
+def test_folder_that_is_moved_into_the_place_of_another_is_new_code(
+    host: HostProcess, changing: ChangingServer, tmp_path: Path
+) -> None:
+    newer = ChangingServer(tmp_path, changing.name, "version_2")
+    newer.write("two")
+    with host.session(changing.name, "ada:key") as stream:
+        assert stream.call("word") == "one"
+        changing.folder.rename(tmp_path / "old")
+        newer.folder.rename(changing.folder)
+        until(lambda: stream.call("word") == "two", 4)
 
 
 @both_styles
