@@ -38,7 +38,8 @@ class GatewayConfig(AppConfig):
         """Discover and register the servers, and put the system checks in place."""
         from gateway import checks  # noqa: F401  (imported for its registrations)
 
-        self.registry = Registry(discover(conf.server_dirs) if _serves(sys.argv) else Discovery())
+        found = discover(conf.server_dirs, conf.load_timeout_seconds) if _serves(sys.argv) else Discovery()
+        self.registry = Registry(found)
 
 
 def _serves(argv: list[str]) -> bool:

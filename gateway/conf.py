@@ -101,6 +101,11 @@ class GatewaySettings:
         return cast("list[str]", settings.GUMCP_ALLOWED_ORIGINS)
 
     @property
+    def load_timeout_seconds(self) -> float:
+        """How long a server's module may take to load; 0 for no limit."""
+        return cast("float", settings.GUMCP_LOAD_TIMEOUT_SECONDS)
+
+    @property
     def factory_timeout_seconds(self) -> float:
         """How long a server's factory and lifespan may take before the connection is answered 503."""
         return cast("float", settings.GUMCP_FACTORY_TIMEOUT_SECONDS)

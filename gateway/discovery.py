@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import ClassVar, Final
 
 from gateway.compat.imports import FreshSourceLoader, compat_builtins
-from gateway.process_state import restored_process_state
+from gateway.process_state import LoadTimeout, limited_load, restored_process_state
 from gateway.styles import Style, UnusableServer, describe
 
 logger = logging.getLogger(__name__)
@@ -72,10 +72,11 @@ class Discovery:
     failures: list[LoadFailure] = field(default_factory=list)
 
 
-def discover(server_dirs: list[Path]) -> Discovery:
+def discover(server_dirs: list[Path], load_timeout_seconds: float = 0) -> Discovery:
     """Load every folder with a `main.py` in `server_dirs`: the directories in order, the folders by name.
 
     Nothing that a module does or raises stops the others; `sys.path` and the root logger are put back after each.
+    In the main thread each may take `load_timeout_seconds` (0: for ever).
     """
     found = Discovery()
     taken: dict[str, Path] = {}
@@ -83,7 +84,7 @@ def discover(server_dirs: list[Path]) -> Discovery:
         if not server_dir.is_dir():
             logger.warning("Server directory %s does not exist", server_dir)
             continue
-        project = Project(server_dir)
+        project = Project(server_dir, load_timeout_seconds=load_timeout_seconds)
         for folder in server_folders(server_dir):
             outcome = project.load(folder, taken)
             if isinstance(outcome, LoadFailure):
@@ -111,12 +112,16 @@ class Project:
     Modules see version 1's names of the MCP SDK beside version 2's (`gateway.compat`).
     """
 
-    def __init__(self, server_dir: Path, *, uses_bytecode: bool = True) -> None:
-        """`uses_bytecode` is for the first load: Python takes a file of the same size and second for unchanged."""
+    def __init__(self, server_dir: Path, *, uses_bytecode: bool = True, load_timeout_seconds: float = 0) -> None:
+        """`uses_bytecode` is for the first load: Python takes a file of the same size and second for unchanged.
+
+        `load_timeout_seconds` holds in the main thread (`limited_load`).
+        """
         # Servers of guMCP's structure stand in {root}/src/servers and import from {root} (`from src.auth…`), also in
         # functions that run long after they were loaded.
         self._root = server_dir.resolve().parent.parent
         self._uses_bytecode = uses_bytecode
+        self._load_timeout_seconds = load_timeout_seconds
         self._builtins = compat_builtins([self._root, server_dir], uses_bytecode=uses_bytecode)
         ProjectFinder.add(self._root)
 
@@ -133,7 +138,7 @@ class Project:
 
         started = time.perf_counter()
         try:
-            with restored_process_state():
+            with restored_process_state(), limited_load(folder, self._load_timeout_seconds):
                 before = set(sys.path)
                 try:
                     module = self._execute(folder)
@@ -142,6 +147,8 @@ class Project:
                     for entry in sys.path:
                         if entry not in before:
                             ProjectFinder.add(Path(entry).absolute())
+        except LoadTimeout as error:
+            return LoadFailure(name, folder, str(error), "".join(traceback.format_exception(error)))
         # Foreign code: SystemExit and the like included, it may cost this server and no other.
         except BaseException as error:
             reason = f"main.py raised {type(error).__name__} when it was loaded: {_text(error)}".rstrip(": ")

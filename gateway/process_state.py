@@ -1,13 +1,28 @@
 """What a server's module may do to the process while it is imported, and must not keep.
 
-Lives here: putting it back. Not here: importing (`discovery`).
+Lives here: putting it back, and what happens when it holds the process up. Not here: importing (`discovery`).
 """
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+SLOW_LOAD_SECONDS: Final = 5.0
+"""After how long a load is reported as slow: first after this time, then after twice that, and so on."""
+
+
+class LoadTimeout(BaseException):
+    """A module took too long to load. Not an `Exception`: a module that tries again on errors would go on."""
 
 
 @contextmanager
@@ -70,3 +85,77 @@ def _restored_logging() -> Iterator[None]:
         logging.disable(disabled_level)
         logging.setLoggerClass(logger_class)
         logging.setLogRecordFactory(record_factory)
+
+
+@contextmanager
+def limited_load(folder: Path, limit_seconds: float) -> Iterator[None]:
+    """Report the load of `folder` inside the block while it is slow, and end it after `limit_seconds` (0: never).
+
+    It is ended in the main thread only, by a signal, as Ctrl-C would: what waits there is interrupted. A load in
+    another thread is reported and goes on; who has started that thread stops waiting for it.
+
+    Raises:
+        LoadTimeout
+    """
+    thread = threading.get_ident()
+    is_over = is_closed = False
+    closing, end = threading.Lock(), threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not is_over:
+            raise LoadTimeout(f"main.py was not loaded after {limit_seconds:g} seconds.")
+
+    def watch(can_interrupt: bool) -> None:
+        started = time.monotonic()
+        report_at, interrupt_at = SLOW_LOAD_SECONDS, limit_seconds if can_interrupt else float("inf")
+        while not end.wait(max(0.0, started + min(report_at, interrupt_at) - time.monotonic())):
+            seconds = time.monotonic() - started
+            if seconds >= report_at:
+                report_at *= 2
+                place = _place(folder, thread)
+                logger.warning("Server %s is still being loaded after %.0f s%s", folder.name, seconds, place)
+            if seconds >= interrupt_at:
+                # Again later, for a module that catches everything.
+                interrupt_at += max(limit_seconds, SLOW_LOAD_SECONDS)
+                with closing:
+                    if not is_closed:
+                        signal.pthread_kill(thread, signal.SIGALRM)
+
+    previous = _claim_alarm(interrupt) if limit_seconds else None
+    threading.Thread(target=watch, args=(previous is not None,), name=f"watch-{folder.name}", daemon=True).start()
+    try:
+        try:
+            yield
+        finally:
+            is_over = True
+    finally:
+        # Twice: the interruption may have come just before the first. From here on it does nothing.
+        is_over = True
+        with closing:
+            is_closed = True
+        end.set()
+        if previous is not None and signal.getsignal(signal.SIGALRM) is interrupt:
+            signal.signal(signal.SIGALRM, previous)
+
+
+_Handler = Callable[[int, FrameType | None], object] | int
+
+
+def _claim_alarm(handler: _Handler) -> _Handler | None:
+    """Have `handler` called on SIGALRM and return what was before; None where that cannot be done, or not put back."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
+        return None
+    if signal.getsignal(signal.SIGALRM) is None:  # set by C code
+        return None
+    return signal.signal(signal.SIGALRM, handler)
+
+
+def _place(folder: Path, thread: int) -> str:
+    """Where in the folder's code a thread is, as the end of a sentence."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(folder):
+            return f", in line {frame.f_lineno} of {path.relative_to(folder)}"
+        frame = frame.f_back
+    return ""

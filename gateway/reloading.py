@@ -29,9 +29,6 @@ from gateway.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-LOAD_TIMEOUT_SECONDS: Final = 60.0
-"""How long a module may take to load. The thread of one that takes longer is left behind."""
-
 GONE_SECONDS: Final = 0.5
 """How long a `main.py` has to be missing before its server is let go."""
 
@@ -151,7 +148,11 @@ def _is_gone(path: Path) -> bool:
 
 
 async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]) -> LoadFailure | ServerDefinition:
-    """Load a folder in a thread that the end of the process does not wait for, and for a limited time."""
+    """Load a folder in a thread that the end of the process does not wait for.
+
+    The thread of a load that takes too long is left behind.
+    """
+    limit_seconds = conf.load_timeout_seconds
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[LoadFailure | ServerDefinition] = loop.create_future()
 
@@ -166,7 +167,7 @@ async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]
 
     threading.Thread(target=load, name=f"load-{folder.name}", daemon=True).start()
     try:
-        async with asyncio.timeout(LOAD_TIMEOUT_SECONDS):
+        async with asyncio.timeout(limit_seconds or None):
             return await outcome
     except TimeoutError:
-        return LoadFailure(folder.name, folder, f"main.py was not loaded after {LOAD_TIMEOUT_SECONDS:g} seconds.")
+        return LoadFailure(folder.name, folder, f"main.py was not loaded after {limit_seconds:g} seconds.")

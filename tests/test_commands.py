@@ -56,6 +56,18 @@ def test_list_servers_exits_with_1_and_the_reasons_if_any_failed(tmp_path: Path,
     assert "Traceback" not in done.stdout
 
 
+def test_list_servers_ends_although_a_server_blocks_while_it_is_loaded(
+    tmp_path: Path, write_server: WriteServer
+) -> None:
+    write_server("blocking", "import time\ntime.sleep(600)")
+    directory = write_server("sound")
+    settings = {"GUMCP_SERVER_DIRS": str(directory), "GUMCP_LOAD_TIMEOUT_SECONDS": "0.5"}
+    done = manage("list_servers", data_dir=tmp_path, **settings)
+    assert done.returncode == 1
+    assert re.search(r"^blocking +failed +.*main.py was not loaded after 0.5 seconds", done.stdout, re.MULTILINE)
+    assert re.search(r"^sound +loaded", done.stdout, re.MULTILINE)
+
+
 def test_list_servers_prints_json_that_parses_whatever_servers_print(tmp_path: Path, write_server: WriteServer) -> None:
     write_server("noisy", "import os\nprint('printed at import')\nos.write(1, b'written at import')\n1 / 0")
     directory = write_server("sound")

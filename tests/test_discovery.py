@@ -1,5 +1,7 @@
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway import process_state
 from gateway.discovery import DJANGO_SEGMENTS, RESERVED_NAMES, Discovery, discover
 from tests.conftest import SOUND_SERVER, WriteServer
 
@@ -74,6 +77,63 @@ def test_file_that_is_not_utf8_is_a_failure(write_server: WriteServer) -> None:
     directory = write_server("latin")
     (directory / "latin" / "main.py").write_bytes(b"WORD = 'caf\xe9'\n")
     assert "SyntaxError" in load_failure(discover([directory]), "latin").reason
+
+
+# It goes on trying, as one that waits for a database.
+BLOCKING = """
+    import threading
+
+    while True:
+        try:
+            threading.Event().wait(600)
+        except Exception:
+            pass
+"""
+
+
+def test_module_that_blocks_is_given_up_with_the_line_where_it_stands_and_stops_nothing(
+    write_server: WriteServer,
+) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    write_server("aaa")
+    write_server("blocking", BLOCKING)
+    directory = write_server("zzz")
+    found = discover([directory], load_timeout_seconds=0.2)
+    assert [definition.name for definition in found.definitions] == ["aaa", "zzz"]
+    failure = load_failure(found, "blocking")
+    assert failure.reason == "main.py was not loaded after 0.2 seconds."
+    assert "threading.Event().wait(600)" in failure.traceback
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+SLOW = """
+    import threading
+    threading.Event().wait(0.7)
+""" + SOUND_SERVER  # fmt: skip
+
+
+@pytest.mark.parametrize("is_main_thread", [True, False])
+def test_module_that_loads_slowly_is_named_in_the_log_meanwhile_and_served(
+    write_server: WriteServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_main_thread: bool,
+) -> None:
+    monkeypatch.setattr(process_state, "SLOW_LOAD_SECONDS", 0.1)
+    directory = write_server("slow", SLOW)
+    outcomes: list[Discovery] = []
+    limit_seconds = 30 if is_main_thread else 0.1
+    load = threading.Thread(target=lambda: outcomes.append(discover([directory], limit_seconds)))
+    if is_main_thread:
+        load.run()
+    else:
+        load.start()
+        load.join(30)
+    assert [definition.name for definition in outcomes[0].definitions] == ["slow"]
+    reports = [record.getMessage() for record in caplog.records if "still being loaded" in record.getMessage()]
+    # After 0.1, 0.2 and 0.4 seconds.
+    assert 1 <= len(reports) <= 3
+    assert reports[0].startswith("Server slow is still being loaded after 0 s, in line 3 of main.py")
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
