@@ -7,7 +7,7 @@ Lives here: making the object and keeping its lifespan open, in the lane. Not he
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from contextvars import ContextVar
@@ -57,6 +57,10 @@ class Generation:
         """Done when the lifespan has been left."""
         self.on_end: Callable[[], object] = lambda: None
         """Called in the lane when the lifespan has been left."""
+        self.is_lost = False
+        """Whether the lifespan ended by itself, so that its state is of no use any more. Read in any thread."""
+        self.replacement: Callable[[], Awaitable[Generation]] | None = None
+        """Gives the generation that is used in place of one that is lost. Called in the lane."""
         self._requests = 0
         self._is_retired = False
         self._stopping = asyncio.Event()
@@ -79,13 +83,16 @@ class Generation:
         return generation
 
     async def _live(self, started: "asyncio.Future[None]") -> None:
-        """Hold the lifespan open until `stop`: it is entered and left by the same task."""
+        """Hold the lifespan open until `stop`, or until it ends by itself: it is entered and left by the same task."""
         try:
             async with self.server.lifespan(self.server) as self.lifespan_state:
                 self.schemas = ToolSchemas(self.server, self.lifespan_state, self._api_key)
                 if not started.done():
                     started.set_result(None)
-                await self._stopping.wait()
+                try:
+                    await self._stopping.wait()
+                finally:
+                    self.is_lost = not self._stopping.is_set()
         except asyncio.CancelledError:
             raise
         # Foreign code: what it raises costs this instance and nothing else.
@@ -94,14 +101,23 @@ class Generation:
                 started.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
             else:
                 text = redact("".join(traceback.format_exception(error)), self._api_key)
-                logger.error("The lifespan of an instance of %s failed as it ended: %s", self.definition.name, text)
+                how = "ended by itself, and is entered anew with the next use" if self.is_lost else "failed as it ended"
+                logger.error("The lifespan of an instance of %s %s: %s", self.definition.name, how, text)
         finally:
             self.on_end()
             with suppress(InvalidStateError):  # somebody's wait for it was cancelled, and it with that
                 self.ended.set_result(None)
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """Middleware: give a request this generation's lifespan, and stay open while it is handled."""
+        """Middleware: give a request this generation's lifespan, and stay open while it is handled.
+
+        Where that is lost the request gets the replacement's, with its handlers.
+        """
+        if self.is_lost and self.replacement is not None:
+            return await (await self.replacement())._handle(ctx, call_next)
+        return await self._handle(ctx, call_next)
+
+    async def _handle(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         self._requests += 1
         token = _handling.set(self)
         try:

@@ -28,6 +28,8 @@ from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.request_state import RequestStateSecurity
+from mcp.shared.exceptions import MCPError
+from mcp.types import INTERNAL_ERROR
 
 from gateway import signals
 from gateway.calls import ServerCalls
@@ -48,6 +50,8 @@ _Key = tuple[str, Identity]
 
 _STOP_TIMEOUT_SECONDS: Final = 5.0
 """How long an instance's lifespan may take to end."""
+
+_TOO_SLOW: Final = "The server took too long to start for this user. Try again."
 
 _UNAVAILABLE: Final = "The server could not be started for this user. Its operator finds the reason in the log."
 
@@ -90,6 +94,14 @@ class Instance:
         self._generation: Generation | None = None
         self._front: ServerFront | None = None
         self._running: RunningServer | None = None
+        self._switching = asyncio.Lock()
+        self._replacing: asyncio.Task[Generation] | None = None
+        self._is_let_go = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its lifespan has ended by itself. The next request, of whoever holds it, has it made anew."""
+        return self._generation is not None and self._generation.is_lost
 
     @property
     def running(self) -> RunningServer:
@@ -105,6 +117,7 @@ class Instance:
         """
         generation = await self._make(self.definition)
         self._generation = generation
+        generation.replacement = self._replace_lost
         self._front = ServerFront(generation, self.identity.user_id, self._surroundings)
         self._running = RunningServer(
             cast("Server[Any]", self._front),
@@ -121,10 +134,15 @@ class Instance:
         Raises:
             InstanceUnavailable: the new code gave no server. The old one stays in use.
         """
+        async with self._switching:
+            await self._switch(definition)
+
+    async def _switch(self, definition: ServerDefinition) -> None:
         generation = await self._make(definition)
         assert self._front is not None
         assert self._generation is not None
         previous, self._generation = self._generation, generation
+        generation.replacement = self._replace_lost
         self.definition = definition
         self._front.switch(generation)
         running = self.running
@@ -132,6 +150,36 @@ class Instance:
         running.lifespan_state = generation.lifespan_state
         running.schemas = generation.schemas
         previous.retire()
+
+    async def _replace_lost(self) -> Generation:
+        """The generation that is in use, made anew if it is lost. Runs in the lane.
+
+        Raises:
+            MCPError: it could not be made; the next request tries again.
+        """
+        if self._replacing is None or self._replacing.done():
+            context = _caller_context(self.server_name, self.identity)
+            self._replacing = asyncio.create_task(self._ensure_generation(), context=context)
+            # Its failure is each waiter's to handle; with none left, nobody's.
+            self._replacing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            return await asyncio.shield(self._replacing)
+        except InstanceUnavailable as error:
+            raise MCPError(code=INTERNAL_ERROR, message=str(error)) from None
+
+    async def _ensure_generation(self) -> Generation:
+        seconds = conf.factory_timeout_seconds
+        try:
+            async with asyncio.timeout(seconds), self._switching:
+                if self.is_lost:
+                    await self._switch(self.definition)
+        except TimeoutError:
+            logger.error("Server %s gave no instance within %s seconds", self.server_name, seconds)
+            raise InstanceUnavailable(_TOO_SLOW) from None
+        assert self._generation is not None
+        if self._is_let_go:
+            self._generation.stop()
+        return self._generation
 
     async def _make(self, definition: ServerDefinition) -> Generation:
         # A reload comes from nobody, or in the name of somebody else. What the code logs is not to say this one's key.
@@ -149,11 +197,13 @@ class Instance:
 
     def stop(self) -> None:
         """Leave the lifespan. What still uses the instance is not waited for."""
+        self._is_let_go = True
         if self._generation is not None:
             self.lane.post(self._generation.stop)
 
     def retire(self) -> None:
         """Leave the lifespan as soon as nothing is being handled: what a client that left has begun may clean up."""
+        self._is_let_go = True
         if self._generation is not None:
             self.lane.post(self._generation.retire)
 
@@ -200,7 +250,12 @@ class Instances:
     async def acquire(self, definition: ServerDefinition, identity: Identity) -> Instance:
         """Hold an instance until `release`, for users that are no block. Raises what `use` raises."""
         key = (definition.name, identity)
-        if (instance := self._ready.get(key)) is not None:
+        instance = self._ready.get(key)
+        # One that open sessions hold stays theirs: the next request replaces what is lost of it.
+        if instance is not None and instance.is_lost and not instance.uses:
+            self._let_go(instance)
+            instance = None
+        if instance is not None:
             self._idle.pop(instance, None)
             instance.uses += 1
             return instance
@@ -278,7 +333,7 @@ class Instances:
         except TimeoutError:
             name, seconds = instance.server_name, conf.factory_timeout_seconds
             logger.error("Server %s gave no instance within %s seconds", name, seconds)
-            raise InstanceUnavailable("The server took too long to start for this user. Try again.") from None
+            raise InstanceUnavailable(_TOO_SLOW) from None
 
     def _start_learning(self, instance: Instance) -> None:
         """Have an instance's server asked what it offers: all of it, whatever its caller's key is for."""

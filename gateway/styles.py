@@ -11,8 +11,8 @@ import asyncio
 import contextvars
 import inspect
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from inspect import BoundArguments, Parameter, Signature
 from types import ModuleType
@@ -252,6 +252,9 @@ class SharedLifespan:
 
     An object that all users share is to be set up once. FastMCP needs it so: its lifespan counts who entered it, and
     is over for all of them when the first one leaves (fastmcp 4.1.2, `LifespanMixin._lifespan_manager`).
+
+    One that ends by itself, as when a task of its task group fails, is over for all who hold it: their tasks are
+    cancelled and leave it, and the last one gets what it raised. Whoever comes later enters it anew.
     """
 
     def __init__(self, lifespan: Callable[[Server[Any]], AbstractAsyncContextManager[Any]]) -> None:
@@ -262,20 +265,27 @@ class SharedLifespan:
     async def __call__(self, server: Server[Any]) -> AsyncIterator[Any]:
         loop = asyncio.get_running_loop()
         # The last user may be leaving just now: what is being torn down is not entered again.
-        while (kept := self._kept.get(loop)) is not None and not kept.users:
+        while (kept := self._kept.get(loop)) is not None and (kept.is_over or not kept.users):
             await asyncio.wait({kept.task})
+            self._forget(loop, kept)
         if kept is None:
             kept = self._kept[loop] = _KeptLifespan(self._lifespan(server))
         kept.users += 1
         try:
-            yield await asyncio.shield(kept.state)
+            state = await asyncio.shield(kept.state)
+            with kept.held():
+                yield state
         finally:
             kept.users -= 1
             if not kept.users:
                 try:
                     await kept.end()
                 finally:
-                    del self._kept[loop]
+                    self._forget(loop, kept)
+
+    def _forget(self, loop: asyncio.AbstractEventLoop, kept: "_KeptLifespan") -> None:
+        if self._kept.get(loop) is kept:
+            del self._kept[loop]
 
 
 class _KeptLifespan:
@@ -284,6 +294,9 @@ class _KeptLifespan:
     def __init__(self, manager: AbstractAsyncContextManager[Any]) -> None:
         self.users = 0
         self.state: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.is_over = False
+        """Whether it has ended by itself, or is about to."""
+        self._holders: set[asyncio.Task[Any]] = set()
         self._unused = asyncio.Event()
         self._failure: BaseException | None = None
         # In a context of its own: it must not see who happened to be the first user.
@@ -293,7 +306,12 @@ class _KeptLifespan:
         try:
             async with manager as state:
                 self.state.set_result(state)
-                await self._unused.wait()
+                try:
+                    await self._unused.wait()
+                finally:
+                    self._tell_holders()
+            if self.is_over:
+                raise RuntimeError("The lifespan ended by itself.")
         except asyncio.CancelledError:
             self.state.cancel()
             raise
@@ -303,6 +321,29 @@ class _KeptLifespan:
                 self._failure = error
             else:
                 self.state.set_exception(error)
+
+    def _tell_holders(self) -> None:
+        if not self._unused.is_set():
+            self.is_over = True
+            for task in self._holders:
+                task.cancel()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lifespan inside the block, which is interrupted when it ends by itself."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._holders.add(task)
+        if self.is_over:
+            task.cancel()
+        try:
+            yield
+        except asyncio.CancelledError:
+            # Somebody else may have cancelled the task as well.
+            if not self.is_over or task.uncancel():
+                raise
+        finally:
+            self._holders.discard(task)
 
     async def end(self) -> None:
         """Leave the lifespan, or give up entering it, and wait for that. Raises what it raised."""

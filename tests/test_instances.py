@@ -341,3 +341,85 @@ async def test_no_failure_of_a_servers_own_code_says_the_key(
     assert "could not be listed" in caplog.text
     assert "no tools for [redacted]" in caplog.text
     assert "canary-key" not in caplog.text
+
+
+FRAGILE = """
+    import asyncio
+    from contextlib import asynccontextmanager
+
+    from mcp.server import Server
+
+    breaking = {}
+    left = []
+
+    def server(user_id, api_key=None):
+        if user_id in breaking and user_id == "once":
+            raise RuntimeError("not again")
+
+        async def pump(is_broken):
+            await is_broken.wait()
+            raise RuntimeError(f"connection of {api_key} lost")
+
+        @asynccontextmanager
+        async def lifespan(server):
+            breaking[user_id] = asyncio.Event()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    pumping = group.create_task(pump(breaking[user_id]))
+                    yield breaking[user_id]
+                    pumping.cancel()
+            finally:
+                left.append(user_id)
+
+        return Server("fragile", version="1", lifespan=lifespan)
+
+    def get_initialization_options(instance):
+        return instance.create_initialization_options()
+"""
+
+
+async def lose_lifespan(instance: Instance) -> None:
+    instance.lane.post(instance.running.lifespan_state.set)
+    await asyncio.to_thread(until, lambda: instance.is_lost)
+
+
+async def test_instance_whose_lifespan_ended_by_itself_is_made_anew_with_its_next_use(
+    write_server: WriteServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    (definition,) = discover([write_server("fragile", FRAGILE)]).definitions
+    async with new_instances() as instances:
+        ada = await use_once(instances, definition, Identity("ada", "canary-key"))
+        bob = await use_once(instances, definition, Identity("bob"))
+        await lose_lifespan(ada)
+        again = await use_once(instances, definition, Identity("ada", "canary-key"))
+        assert again is not ada
+        assert await use_once(instances, definition, Identity("ada", "canary-key")) is again
+        assert await use_once(instances, definition, Identity("bob")) is bob
+        assert instances.count_by_server() == {"fragile": 2}
+        await asyncio.to_thread(until, lambda: "ended by itself" in caplog.text)
+        once = await use_once(instances, definition, Identity("once"))
+        await lose_lifespan(once)
+        for _ in range(2):
+            with pytest.raises(InstanceUnavailable):
+                await use_once(instances, definition, Identity("once"))
+    assert caplog.text.count("RuntimeError: connection of [redacted] lost") == 1
+    assert "canary-key" not in caplog.text
+
+
+async def test_instance_that_is_let_go_while_its_lost_lifespan_is_entered_anew_leaves_that(
+    write_server: WriteServer,
+) -> None:
+    (definition,) = discover([write_server("fragile", FRAGILE)]).definitions
+    left = definition.style.server.__globals__["left"]
+    async with new_instances() as instances:
+        instance = await use_once(instances, definition, Identity("ada"))
+        lost = instance._generation
+        assert lost is not None
+        await lose_lifespan(instance)
+        await asyncio.to_thread(until, lambda: left == ["ada"])
+        assert lost.replacement is not None
+        # The lane comes to it when the instance has been let go.
+        replacing = instance.lane.submit(lost.replacement())
+        instances.drop("fragile")
+        await asyncio.wrap_future(replacing)
+        await asyncio.to_thread(until, lambda: left == ["ada", "ada"])

@@ -239,6 +239,54 @@ async def test_lifespan_that_fails_at_its_end_fails_the_last_one_to_leave() -> N
             pass
 
 
+@pytest.mark.parametrize("error", [ValueError("connection lost"), None])
+async def test_lifespan_that_ends_by_itself_is_over_for_all_who_hold_it_and_entered_anew(
+    error: Exception | None,
+) -> None:
+    is_broken = asyncio.Event()
+    seen: list[str] = []
+
+    async def fail() -> None:
+        await is_broken.wait()
+        raise error or ZeroDivisionError
+
+    async def lifespan(app: Server[Any]) -> AsyncIterator[int]:
+        seen.append("entered")
+        try:
+            async with asyncio.TaskGroup() as group:
+                failing = group.create_task(fail())
+                yield len(seen)
+                failing.cancel()
+        except* ZeroDivisionError:
+            pass
+        finally:
+            seen.append("left")
+
+    server, _ = await make(server_with(lifespan), "alice", None)
+
+    async def hold() -> str:
+        try:
+            async with alive(server):
+                await asyncio.Event().wait()
+        except Exception as raised:
+            return repr(raised)
+        return "ended"
+
+    holders = [asyncio.create_task(hold()) for _ in range(2)]
+    async with alive(server) as state:
+        pass
+    assert state == 1
+    is_broken.set()
+    outcomes = sorted(await asyncio.gather(*holders))
+    expected = "ValueError('connection lost')" if error else "RuntimeError('The lifespan ended by itself.')"
+    assert expected in outcomes[0]
+    assert outcomes[1] == "ended"
+    is_broken.clear()
+    async with alive(server) as state:
+        assert state == 3
+    assert seen == ["entered", "left"] * 2
+
+
 @pytest.mark.parametrize("steps", [0, 3])
 async def test_lifespan_is_given_up_with_the_last_one_who_waits_for_it(steps: int) -> None:
     seen: list[str] = []

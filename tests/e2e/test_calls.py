@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartHost
+from tests.conftest import StartHost, WriteServer
 from tests.e2e.host_process import PLAIN_SERVERS, ROOT, HostProcess, until
 from tests.e2e.streamable import HandshakeSession, StatelessClient
 from tests.e2e.wire import tool_call
@@ -422,3 +422,71 @@ def test_cancelled_call_that_blocks_counts_as_stuck_until_it_returns(host: HostP
         assert stream.call("echo", text="alive") == "alive"
         release.touch()
         until(lambda: host.metric("gumcp_stuck_calls", server="version_1") == 0, 3)
+
+
+# -- Lifespans that end by themselves ----------------------------------------------------------------------------------
+
+
+FRAGILE = """
+    import asyncio
+    from contextlib import asynccontextmanager
+
+    from mcp.server import MCPServer
+    from mcp.server.mcpserver import Context
+
+    openings = []
+
+    @asynccontextmanager
+    async def lifespan(app):
+        state = {"number": len(openings) + 1, "is": "open", "is_broken": asyncio.Event()}
+        openings.append(state)
+
+        async def pump():
+            await state["is_broken"].wait()
+            raise RuntimeError("connection lost")
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                pumping = group.create_task(pump())
+                yield state
+                pumping.cancel()
+        finally:
+            state["is"] = "closed"
+
+    def create_server():
+        instance = MCPServer("fragile", version="1", lifespan=lifespan)
+
+        @instance.tool()
+        async def look(ctx: Context) -> str:
+            state = ctx.request_context.lifespan_context
+            return f"{state['is']} {state['number']}"
+
+        @instance.tool()
+        async def snap(ctx: Context) -> str:
+            ctx.request_context.lifespan_context["is_broken"].set()
+            return "snapped"
+
+        return instance
+
+    server = create_server%s
+"""
+
+
+@pytest.mark.parametrize(("style", "after_it"), [("shared", "open 2"), ("own", "open 3")])
+def test_open_sessions_and_new_ones_get_a_new_lifespan_after_theirs_has_ended_by_itself(
+    start_host: StartHost, write_server: WriteServer, style: str, after_it: str
+) -> None:
+    directory = write_server("fragile", FRAGILE % ("()" if style == "shared" else ""))
+    with start_host(server_dirs=directory) as host:
+        client = StatelessClient(host, "fragile", "ada:key")
+        with HandshakeSession(host, "fragile", "ada:key") as session, host.session("fragile", "ada:key") as stream:
+            assert [each.call("look") for each in (session, stream, client)] == ["open 1"] * 3
+            assert session.call("snap") == "snapped"
+            until(lambda: session.call("look") == "open 2", 3)
+            assert [each.call("look") for each in (stream, client)] == ["open 2"] * 2
+            with HandshakeSession(host, "fragile", "ada:key") as new:
+                assert new.call("look") == "open 2"
+            assert StatelessClient(host, "fragile", "bob:key").call("look") == after_it
+        log = host.log()
+        assert log.count("RuntimeError: connection lost") == 1
+        assert "The lifespan of an instance of fragile ended by itself" in log
