@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -37,6 +38,11 @@ SERVER_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 """What a folder may be called: one segment of a URL that needs no encoding."""
 
 _PACKAGE_PREFIX: Final = "gumcp_server_"
+
+_MAIN_THREAD_ONLY: Final = (
+    "This code loads only in the main thread, where no reload is done: restart the host, "
+    "or move what needs that thread out of the import."
+)
 
 _load_numbers = itertools.count(1)
 
@@ -152,6 +158,8 @@ class Project:
         # Foreign code: SystemExit and the like included, it may cost this server and no other.
         except BaseException as error:
             reason = f"main.py raised {type(error).__name__} when it was loaded: {_text(error)}".rstrip(": ")
+            if "main thread" in reason and threading.current_thread() is not threading.main_thread():
+                reason = f"{_MAIN_THREAD_ONLY} {reason}"
             return LoadFailure(name, folder, reason, "".join(traceback.format_exception(error)))
         seconds = time.perf_counter() - started
 

@@ -3,6 +3,7 @@
 Lives here: putting it back, and what happens when it holds the process up. Not here: importing (`discovery`).
 """
 
+import asyncio
 import logging
 import os
 import signal
@@ -30,7 +31,7 @@ def restored_process_state() -> Iterator[None]:
     """Undo what modules commonly do to the process when they are imported: `sys.path`, standard output, logging."""
     path = list(sys.path)
     try:
-        with stdout_on_stderr(), _restored_logging():
+        with stdout_on_stderr(), _restored_logging(), _current_event_loop():
             yield
     finally:
         sys.path[:] = path
@@ -85,6 +86,27 @@ def _restored_logging() -> Iterator[None]:
         logging.disable(disabled_level)
         logging.setLoggerClass(logger_class)
         logging.setLogRecordFactory(record_factory)
+
+
+class _LoadingLoop(asyncio.SelectorEventLoop):
+    """The event loop of a thread that loads a module. It lasts as long as the module keeps it."""
+
+    def __del__(self) -> None:
+        if not self.is_running():
+            self.close()
+
+
+@contextmanager
+def _current_event_loop() -> Iterator[None]:
+    """Let `asyncio.get_event_loop()` find a loop in every thread, as it does in the main thread."""
+    if threading.current_thread() is threading.main_thread():
+        yield
+        return
+    asyncio.set_event_loop(_LoadingLoop())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop(None)
 
 
 @contextmanager

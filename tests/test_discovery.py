@@ -1,8 +1,10 @@
 import logging
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,41 @@ def test_module_that_loads_slowly_is_named_in_the_log_meanwhile_and_served(
     # After 0.1, 0.2 and 0.4 seconds.
     assert 1 <= len(reports) <= 3
     assert reports[0].startswith("Server slow is still being loaded after 0 s, in line 3 of main.py")
+
+
+def discover_in_thread(directory: Path) -> Discovery:
+    """Load as a reload does."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(discover, [directory]).result(30)
+
+
+def test_module_that_sets_signal_handlers_fails_in_a_reload_with_a_reason_that_says_why(
+    write_server: WriteServer,
+) -> None:
+    source = "import signal\nsignal.signal(signal.SIGUSR2, signal.SIG_IGN)" + SOUND_SERVER.replace("\n    ", "\n")
+    directory = write_server("signals", source)
+    before = signal.getsignal(signal.SIGUSR2)
+    try:
+        assert not discover([directory]).failures
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    failure = load_failure(discover_in_thread(directory), "signals")
+    assert failure.reason.startswith("This code loads only in the main thread, where no reload is done: restart")
+    assert "ValueError" in failure.reason
+
+
+def test_module_that_asks_for_the_event_loop_loads_in_a_reload_too(write_server: WriteServer) -> None:
+    source = """
+        import asyncio
+        LOOP = asyncio.get_event_loop()
+        ANSWER = LOOP.run_until_complete(asyncio.sleep(0, "asked"))
+    """
+    found = discover_in_thread(write_server("loop", textwrap.dedent(source) + textwrap.dedent(SOUND_SERVER)))
+    assert not found.failures
+    loop = found.definitions[0].style.server.__globals__["LOOP"]
+    # It is the module's to keep.
+    assert not loop.is_closed()
+    loop.close()
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
