@@ -1,6 +1,7 @@
 """What a server's module may do to the process while it is imported, and must not keep.
 
-Lives here: putting it back, and what happens when it holds the process up. Not here: importing (`discovery`).
+Lives here: putting it back, and what happens when it holds the process up, at its beginning or at its end. Not here:
+importing (`discovery`).
 """
 
 import asyncio
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 SLOW_LOAD_SECONDS: Final = 5.0
 """After how long a load is reported as slow: first after this time, then after twice that, and so on."""
+
+END_SECONDS: Final = 1.0
+"""How long a command that is done waits for threads which servers have started."""
 
 
 class LoadTimeout(BaseException):
@@ -181,3 +185,30 @@ def _place(folder: Path, thread: int) -> str:
             return f", in line {frame.f_lineno} of {path.relative_to(folder)}"
         frame = frame.f_back
     return ""
+
+
+@contextmanager
+def ending_despite_threads() -> Iterator[None]:
+    """End the process soon after the block, a whole command, whatever threads servers have left behind.
+
+    Python waits for threads that are no daemons, as those of version 1 modules that poll something, for ever. They have
+    a moment, in which the process ends in the ordinary way if it can.
+    """
+    status = 1
+    try:
+        yield
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise
+    finally:
+        if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
+            threading.Thread(target=_leave, args=(status,), name="leave", daemon=True).start()
+
+
+def _leave(status: int) -> None:
+    time.sleep(END_SECONDS)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)

@@ -278,3 +278,14 @@ def test_bundled_server_is_called_without_any_database(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("+05:30 Asia/Kolkata")
+
+
+@pytest.mark.parametrize(("tool", "status", "answer"), [("whoami", 0, "local with None"), ("refuse", 1, "not today")])
+def test_call_ends_although_the_server_has_left_a_thread_behind(
+    tmp_path: Path, write_server: WriteServer, tool: str, status: int, answer: str
+) -> None:
+    staying = "    import threading\n    threading.Thread(target=threading.Event().wait).start()\n"
+    directory = write_server("kiosk", staying + KIOSK.lstrip("\n") + OPTIONS)
+    done = manage("call", "kiosk", tool, data_dir=tmp_path, GUMCP_SERVER_DIRS=str(directory))
+    assert done.returncode == status, done.stderr
+    assert answer in (done.stderr if status else done.stdout)

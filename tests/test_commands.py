@@ -16,7 +16,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.shared.exceptions import MCPError
 
-from tests.conftest import StartHost, WriteServer
+from tests.conftest import SOUND_SERVER, StartHost, WriteServer
 from tests.e2e.host_process import PLAIN_SERVERS, ROOT, START_SECONDS, environment, free_port, manage, until
 from tests.e2e.test_operators import Admin
 
@@ -66,6 +66,24 @@ def test_list_servers_ends_although_a_server_blocks_while_it_is_loaded(
     assert done.returncode == 1
     assert re.search(r"^blocking +failed +.*main.py was not loaded after 0.5 seconds", done.stdout, re.MULTILINE)
     assert re.search(r"^sound +loaded", done.stdout, re.MULTILINE)
+
+
+STAYING_THREAD = """
+    import threading
+    threading.Thread(target=threading.Event().wait).start()
+"""
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_list_servers_ends_although_a_server_has_left_a_thread_behind(
+    tmp_path: Path, write_server: WriteServer, status: int
+) -> None:
+    directory = write_server("staying", STAYING_THREAD + SOUND_SERVER)
+    if status:
+        write_server("broken", "1 / 0")
+    done = manage("list_servers", data_dir=tmp_path, GUMCP_SERVER_DIRS=str(directory))
+    assert done.returncode == status
+    assert done.stdout.splitlines()[-1] == f"1 of {1 + status} loaded"
 
 
 def test_list_servers_prints_json_that_parses_whatever_servers_print(tmp_path: Path, write_server: WriteServer) -> None:

@@ -12,6 +12,7 @@ from mcp.client import Client
 from gateway.discovery import ServerDefinition
 from gateway.identity import Identity
 from gateway.management.single_server import add_user_argument, containing_server, find
+from gateway.process_state import ending_despite_threads
 from gateway.redaction import redact
 from gateway.styles import make
 
@@ -28,6 +29,10 @@ class Command(BaseCommand):
 
     help = "Call one tool of one server. Prints what it answers; exit status 1 if that is an error."
     requires_system_checks: list[str] = []
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        with ending_despite_threads():
+            super().run_from_argv(argv)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("server", help="the server's name")
