@@ -24,9 +24,9 @@ from gateway.exceptions import ClientDisconnected, GatewayError, Unauthenticated
 from gateway.identity import Identity, current_identity
 from gateway.sessions import Session
 from gateway.transports.event_stream import EventStream
-from gateway.transports.exchange import Exchange
 from gateway.transports.link import INITIALIZE
 from gateway.transports.messages import parse_message, require_json
+from gateway.transports.reply import Reply
 from gateway.transports.responses import (
     Headers,
     Receive,
@@ -182,9 +182,9 @@ class SessionEndpoint(_Endpoint):
         transport = _streamable(session)
         with _request_of(session):
             if isinstance(message, JSONRPCRequest):
-                exchange = self._exchange(send, _session_headers(session))
-                transport.call(message, scope, exchange)
-                await self._run(exchange, definition.name, receive)
+                reply = self._reply(send, _session_headers(session))
+                transport.call(message, scope, reply)
+                await self._run(reply, definition.name, receive)
             else:
                 transport.deliver(message, scope)
                 await respond(send, 202, b"", b"application/json", _session_headers(session))
@@ -229,9 +229,9 @@ class SessionEndpoint(_Endpoint):
         try:
             transport.start(on_end=lambda: self._host.call_soon(session.end, "its message loop ended"))
             with _request_of(session):
-                exchange = self._exchange(send, _session_headers(session))
-                transport.call(message, scope, exchange)
-                is_answered = await self._run(exchange, definition.name, receive)
+                reply = self._reply(send, _session_headers(session))
+                transport.call(message, scope, reply)
+                is_answered = await self._run(reply, definition.name, receive)
         finally:
             if not (is_answered and transport.is_established):
                 session.end("initialize failed")
@@ -299,10 +299,8 @@ class SessionEndpoint(_Endpoint):
             self._host.find_server(definition.name)
             if identity.is_withdrawn:
                 raise Unauthenticated
-            exchange = self._exchange(send, ())
-            call = StatelessCall(
-                instance.running, definition.name, scope_for_server(scope, identity), message, exchange
-            )
+            reply = self._reply(send, ())
+            call = StatelessCall(instance.running, definition.name, scope_for_server(scope, identity), message, reply)
 
             def withdraw() -> None:
                 call.end(Unauthenticated())
@@ -315,11 +313,11 @@ class SessionEndpoint(_Endpoint):
                 if call.is_listening and self._host.is_draining:
                     call.stop_listening()
                 try:
-                    is_complete = await self._run(exchange, definition.name, receive)
+                    is_complete = await self._run(reply, definition.name, receive)
                 except BaseException:
                     call.cancel()
                     raise
-            if not is_complete or exchange.is_stream:
+            if not is_complete or reply.is_stream:
                 call.cancel()
 
     @contextmanager
@@ -343,14 +341,14 @@ class SessionEndpoint(_Endpoint):
     def _stream(self, send: Send) -> EventStream:
         return EventStream(send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds)
 
-    def _exchange(self, send: Send, headers: Headers) -> Exchange:
-        return Exchange(self._stream(send), send, headers)
+    def _reply(self, send: Send, headers: Headers) -> Reply:
+        return Reply(self._stream(send), send, headers)
 
-    async def _run(self, exchange: Exchange, server_name: str, receive: Receive) -> bool:
-        return await exchange.run(
+    async def _run(self, reply: Reply, server_name: str, receive: Receive) -> bool:
+        return await reply.run(
             receive,
             silence_seconds=conf.ping_seconds,
-            counted=lambda: self._host.streams.open(exchange.stream, server_name),
+            counted=lambda: self._host.streams.open(reply.stream, server_name),
         )
 
 

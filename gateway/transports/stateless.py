@@ -1,12 +1,12 @@
 """Streamable HTTP of 2026-07-28: every POST is complete in itself, there are no sessions.
 
 Lives here: one such request in the instance's lane, from its checks to its answer. Not here: HTTP (`endpoints`), and
-whether the answer is JSON or a stream (`exchange`).
+whether the answer is JSON or a stream (`reply`).
 
 Spec: 2026-07-28 basic/transports/streamable-http. The steps, their order and their errors are those of the SDK's own
 handler (mcp 2.3, `server/_streamable_http_modern.py`, private), made of the SDK's public parts. The handler itself is
 not called: the public way to it, `StreamableHTTPSessionManager`, enters the server's lifespan once more for each
-instance, and it spends three tasks and a memory stream on each request, where `Exchange` has done that work already.
+instance, and it spends three tasks and a memory stream on each request, where `Reply` has done that work already.
 """
 
 import asyncio
@@ -53,8 +53,8 @@ from gateway import metrics
 from gateway.exceptions import GatewayError, StreamClosed
 from gateway.transports.announcements import listen_frames
 from gateway.transports.event_stream import frame
-from gateway.transports.exchange import Answer, Exchange
 from gateway.transports.messages import NOT_WRITABLE, error_body, json_body
+from gateway.transports.reply import Answer, Reply
 from gateway.transports.responses import Scope, count_refusal, header
 from gateway.transports.running_server import RunningServer
 
@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 class StatelessCall:
     """One request on its way through the lane. Made and ended on the host's loop."""
 
-    def __init__(self, running: RunningServer, server_name: str, scope: Scope, body: Any, exchange: Exchange) -> None:
+    def __init__(self, running: RunningServer, server_name: str, scope: Scope, body: Any, reply: Reply) -> None:
         """`body` is the decoded JSON."""
         self.server_name = server_name
         self.is_listening = header(scope, b"mcp-method") == "subscriptions/listen"
@@ -72,7 +72,7 @@ class StatelessCall:
         self._running = running
         self._scope = scope
         self._body = body
-        self._exchange = exchange
+        self._reply = reply
         self._count_out = metrics.messages.labels(server_name, "out")
         self._request_id: RequestId | None = None
         self._task: Future[asyncio.Task[None]] = Future()
@@ -91,8 +91,8 @@ class StatelessCall:
     def end(self, error: GatewayError) -> None:
         """Cancel the handler and answer with `error`, where the answer is not a stream already."""
         status, body, headers = count_refusal(error, as_message=True)
-        if not self._exchange.answer(Answer(body, status, headers=headers)):
-            self._exchange.stream.cut()
+        if not self._reply.answer(Answer(body, status, headers=headers)):
+            self._reply.stream.cut()
         self.cancel()
 
     def announce(self) -> None:
@@ -101,13 +101,13 @@ class StatelessCall:
         It listens to code that is going away. Spec 2026-07-28: a client whose stream ended listens again.
         """
         for chunk in listen_frames(self._body):
-            self._exchange.stream.write(chunk)
+            self._reply.stream.write(chunk)
         self.stop_listening()
 
     def stop_listening(self) -> None:
         """End a `subscriptions/listen` request."""
-        self._exchange.open_stream()
-        self._exchange.stream.close()
+        self._reply.open_stream()
+        self._reply.stream.close()
 
     # -- In the lane -------------------------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class StatelessCall:
             logger.exception("A stateless request of %s failed", self.server_name)
             self._refuse(ErrorData(code=INTERNAL_ERROR, message="Internal server error"), status=500)
         finally:
-            self._exchange.stream.close()
+            self._reply.stream.close()
 
     async def _handle(self) -> None:
         body = self._body
@@ -208,7 +208,7 @@ class StatelessCall:
             error = ErrorData(code=unsupported.code, message=unsupported.message, data=unsupported.data)
             self._refuse(error)
         else:
-            self._exchange.answer(Answer(b"", 202))
+            self._reply.answer(Answer(b"", 202))
 
     def _refuse(self, error: ErrorData, *, status: int | None = None) -> None:
         try:
@@ -219,8 +219,8 @@ class StatelessCall:
 
     def _answer(self, data: bytes, status: int) -> None:
         self._count_out.inc()
-        if not self._exchange.answer(Answer(data, status)):
-            self._exchange.stream.write(frame(b"message", data))
+        if not self._reply.answer(Answer(data, status)):
+            self._reply.stream.write(frame(b"message", data))
 
     async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
         """Send a notification on the response, which makes it a stream."""
@@ -228,11 +228,11 @@ class StatelessCall:
         message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
         if params is not None:
             message["params"] = params
-        stream = self._exchange.stream
-        self._exchange.open_stream()
+        stream = self._reply.stream
+        self._reply.open_stream()
         stream.write(frame(b"message", json_body(message)))
         if stream.must_wait:
-            # A client that has gone or does not read ends the exchange, and with it this task.
+            # A client that has gone or does not read ends the request, and with it this task.
             with contextlib.suppress(StreamClosed):
                 await stream.wait_for_room()
 

@@ -6,7 +6,7 @@ Lives here: one session, and which of its streams a message belongs to. Not here
 Spec: 2025-11-25 basic/transports#streamable-http. Where this differs from the SDK's `StreamableHTTPServerTransport`
 (mcp 2.3):
 
-1. a call is answered with JSON unless something has to be streamed before its result (`exchange`);
+1. a call is answered with JSON unless something has to be streamed before its result (`reply`);
 2. a request whose id is in flight and a second `initialize` are refused at once; the SDK would hang the first caller;
 3. what belongs to the standalone stream while it is not connected is kept, within bounds, until it is;
 4. resumption is on for every session, within bounds, and an event id that cannot be resumed from gets 404;
@@ -26,10 +26,10 @@ from gateway.sessions import Session
 from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_buffer import STANDALONE, EventBuffer
 from gateway.transports.event_stream import EventStream, frame
-from gateway.transports.exchange import Answer, Exchange
 from gateway.transports.link import INITIALIZE, Link
 from gateway.transports.message_loop import MessageLoop
 from gateway.transports.messages import JSONRPCMessage, error_body, message_body, request_key
+from gateway.transports.reply import Answer, Reply
 from gateway.transports.responses import Scope
 from gateway.transports.running_server import RunningServer
 
@@ -85,21 +85,21 @@ class _Channel:
 
 
 class _Call(_Channel):
-    """One request in flight: the exchange that brought it, and the stream its answer may become."""
+    """One request in flight: the reply to it, and the stream that this may become."""
 
     def __init__(
-        self, number: int, buffer: EventBuffer, request_id: RequestId, exchange: Exchange, *, is_resumable: bool
+        self, number: int, buffer: EventBuffer, request_id: RequestId, reply: Reply, *, is_resumable: bool
     ) -> None:
         super().__init__(number, buffer)
         self.request_id = request_id
-        self._exchange = exchange
+        self._reply = reply
         self._is_resumable = is_resumable
 
     def open_stream(self) -> None:
         """Make the answer a stream, if it is still open how it goes."""
         if self.stream is None:
-            self.attach(self._exchange.stream)
-            self._exchange.open_stream()
+            self.attach(self._reply.stream)
+            self._reply.open_stream()
             if self._is_resumable:
                 self.prime()
 
@@ -109,18 +109,18 @@ class _Call(_Channel):
 
     def finish(self, data: bytes) -> None:
         """Send the result; the last event of the stream if there is one, a JSON body otherwise."""
-        if self.stream is not None or not self._exchange.answer(Answer(data)):
+        if self.stream is not None or not self._reply.answer(Answer(data)):
             self.send(data)
             assert self.stream is not None
             self.stream.close()
 
     def answer_at_once(self, data: bytes) -> bool:
         """Answer with JSON from any thread; False if the answer has become a stream."""
-        return self._exchange.answer(Answer(data))
+        return self._reply.answer(Answer(data))
 
     def close_streams(self) -> None:
         """End what carries the answer, from any thread."""
-        self._exchange.stream.close()
+        self._reply.stream.close()
         if self.stream is not None:
             self.stream.close()
 
@@ -191,19 +191,19 @@ class StreamableHttpTransport:
         """Hand over a notification or a response. Raises what `Link.admit` raises."""
         self._link.admit(message, scope)
 
-    def call(self, message: JSONRPCRequest, scope: Scope, exchange: Exchange) -> None:
-        """Hand over a request whose answer goes to `exchange`. Raises what `Link.admit` raises."""
+    def call(self, message: JSONRPCRequest, scope: Scope, reply: Reply) -> None:
+        """Hand over a request whose answer goes to `reply`. Raises what `Link.admit` raises."""
         self._last_number += 1
         version = self._session.protocol_version
         call = _Call(
             self._last_number,
             self._buffer,
             message.id,
-            exchange,
+            reply,
             is_resumable=message.method != INITIALIZE and is_version_at_least(version, RESUMABLE_SINCE),
         )
         # What is lost of a call that is silent for long, its client must be able to resume too.
-        exchange.on_silence = lambda: self._lane.post(call.open_stream)
+        reply.on_silence = lambda: self._lane.post(call.open_stream)
         key = request_key(message.id)
 
         def register() -> None:

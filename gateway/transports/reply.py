@@ -32,7 +32,7 @@ class Answer:
     headers: Headers = ()
 
 
-class Exchange:
+class Reply:
     """The answer to one POST, undecided at first.
 
     `answer` and `open_stream` may be called from any thread; the first call of either decides.
