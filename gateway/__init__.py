@@ -8,7 +8,7 @@ server's own code. Facts flow out: `sessions` → `signals` → `metrics`, `reco
   change; the shapes a module may have; version 1 of the SDK; what is served.
 * `identity`, `access`: who is calling; keys, scopes, limits.
 * `lanes`, `instances`, `generation`, `calls`, `policies`: event-loop threads; what lives in them; what calls may do.
-* `offers`, `tool_schemas`: what a server and an instance have listed.
+* `offers`, `tool_schemas`, `tool_results`: what a server and an instance have listed; what the host answers for a tool.
 * `transports`: HTTP+SSE, Streamable HTTP, the stateless protocol, and what they share.
 * `endpoints`, `consumers`, `routing`, `application`: the doors. `views`, `urls`: Django's pages.
 * `serving`: our Daphne.

@@ -152,11 +152,13 @@ async def test_run_stdio_serves_the_official_client_and_logs_to_stderr(
     assert "Loaded server: chatty" in log_text
 
 
-def test_run_stdio_ends_with_its_input(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", ["", STAYING_THREAD], ids=["", "thread left behind"])
+def test_run_stdio_ends_with_its_input(tmp_path: Path, write_server: WriteServer, start: str) -> None:
+    directory = write_server("sound", start + SOUND_SERVER)
     done = subprocess.run(
-        [sys.executable, "manage.py", "run_stdio", "--server", "workshop"],
+        [sys.executable, "manage.py", "run_stdio", "--server", "sound"],
         cwd=ROOT,
-        env=environment(tmp_path),
+        env=environment(tmp_path, GUMCP_SERVER_DIRS=str(directory)),
         input="",
         capture_output=True,
         text=True,

@@ -98,8 +98,9 @@ def test_server_that_is_switched_off_answers_503_and_its_sessions_close(
         standalone = streamable.get()
         assert standalone.status == 200
         sse.send(tool_call("under-way", "wait", seconds=60))
+        begun = host.metric("gumcp_stateless_requests_total", server=steered)
         stateless = StatelessClient(host, steered, "off:key").start("wait", seconds=60)
-        until(lambda: host.metric("gumcp_instances", server=steered) == 1)
+        until(lambda: host.metric("gumcp_stateless_requests_total", server=steered) == begun + 1)
         refused = host.metric("gumcp_refused_requests_total", reason="server_disabled")
         started = time.monotonic()
         steer(host, admin, steered, is_enabled=False)
