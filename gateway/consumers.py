@@ -40,10 +40,12 @@ class SseConsumer(AsyncConsumer):  # type: ignore[misc]
         """Answer one GET with a stream; returns when it has ended. Raises `GatewayError` before it has begun."""
         name, user_id = self._definition.name, self._identity.user_id
         logger.info("New SSE connection requested for %s with session: %s", name, user_id)
-        self._host.sessions.require_room(conf.max_sessions)
+        authenticator = self._host.doorkeeper.authenticator
+        self._host.sessions.require_room(conf.max_sessions - authenticator.listeners)
         async with self._host.instances.use(self._definition, self._identity) as instance:
-            self._host.sessions.require_room(conf.max_sessions)  # others took room while the instance was made
-            self._host.doorkeeper.authenticator.require_room(self._identity, client_address(scope))
+            # Others took room while the instance was made.
+            self._host.sessions.require_room(conf.max_sessions - authenticator.listeners)
+            authenticator.require_room(self._identity, client_address(scope))
             stream = EventStream(
                 send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds
             )

@@ -88,6 +88,7 @@ def test_listener_takes_the_room_of_a_session_and_is_none(small_host: HostProces
         assert (refused.status, refused.headers["retry-after"]) == (503, "10")
         assert "sessions" in refused.json["error"]["message"]
         assert post(small_host, "/ledger/late", initialize_message()).answer().status == 503
+        assert small_host.stream("ledger", "late").refusal().status == 503
         assert StatelessClient(small_host, "ledger", "late").call("echo", text="in") == "in"
         listeners.pop().leave()
         until(lambda: opens_and_ends_a_session(small_host, "late"))
