@@ -51,9 +51,9 @@ async def _measure(host: HostProcess, asgi_server: str) -> bool:
     for session in (*sessions, other):
         session.close()
     print(
-        f"{asgi_server}: of {CALLS} calls {len(stopped)} were stopped after {max(stopped):.1f} s and are stuck "
-        f"(gumcp_stuck_calls {stuck:.0f}), {len(refused)} were refused after {max(refused) * 1000:.0f} ms at most; "
-        f"calls to another server meanwhile: {len(latencies)}, p99 {p99 * 1000:.1f} ms "
+        f"{asgi_server}: of {CALLS} calls {len(stopped)} were stopped, in a thread or waiting for one, and "
+        f"{len(refused)} refused, all within {max([*stopped, *refused]):.1f} s; {stuck:.0f} are stuck "
+        f"(gumcp_stuck_calls); calls to another server meanwhile: {len(latencies)}, p99 {p99 * 1000:.1f} ms "
         f"(limit {MAX_P99_SECONDS * 1000:.0f})"
     )
-    return len(stopped) == stuck == BOUND and len(refused) == CALLS - BOUND and p99 < MAX_P99_SECONDS
+    return len(stopped) + len(refused) == CALLS and stuck == BOUND and p99 < MAX_P99_SECONDS
