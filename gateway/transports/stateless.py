@@ -178,9 +178,12 @@ class StatelessCall:
         duplicated = find_duplicated_routing_header(headers.items())
         if duplicated is not None:
             return InboundLadderRejection(code=HEADER_MISMATCH, message=f"{duplicated} header appears more than once")
-        route = classify_inbound_request(self._body, headers=headers)
-        if isinstance(route, InboundModernRoute) and request.method == "tools/call":
-            return await self._check_parameters(request.params or {}, headers) or route
+        try:
+            route = classify_inbound_request(self._body, headers=headers)
+            if isinstance(route, InboundModernRoute) and request.method == "tools/call":
+                return await self._check_parameters(request.params or {}, headers) or route
+        except ValueError:  # what the SDK (mcp 2.3) raises for =?base64?…?= with characters beyond ASCII in it
+            return InboundLadderRejection(code=HEADER_MISMATCH, message="A header's base64 value cannot be decoded")
         return route
 
     async def _check_parameters(self, params: Mapping[str, Any], headers: Headers) -> InboundLadderRejection | None:

@@ -173,6 +173,8 @@ def test_initialize_is_no_method_of_this_era(client: StatelessClient) -> None:
         pytest.param({"Mcp-Method": ""}, id="no method"),
         pytest.param({"Mcp-Name": "other"}, id="other name"),
         pytest.param({"Mcp-Name": ""}, id="no name"),
+        pytest.param({"Mcp-Name": "=?base64?!?="}, id="no base64"),
+        pytest.param({"Mcp-Name": "=?base64?größe?="}, id="no base64 and beyond ASCII"),
     ],
 )
 def test_header_that_differs_from_the_body_is_400(client: StatelessClient, headers: dict[str, str]) -> None:
