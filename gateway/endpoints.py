@@ -118,7 +118,7 @@ class MessagesEndpoint(_Endpoint):
             await refuse(send, 404, "unknown_session", SESSION_GONE)
             return
         assert isinstance(session.wire, SseTransport)
-        session.wire.deliver(message, scope)
+        session.wire.deliver(message, scope_for_server(scope, identity))
         await respond(send, 202, b"Accepted", b"text/plain; charset=utf-8")
 
 
@@ -183,10 +183,10 @@ class SessionEndpoint(_Endpoint):
         with _request_of(session):
             if isinstance(message, JSONRPCRequest):
                 reply = self._reply(send, _session_headers(session))
-                transport.call(message, scope, reply)
+                transport.call(message, scope_for_server(scope, identity), reply)
                 await self._run(reply, definition.name, receive)
             else:
-                transport.deliver(message, scope)
+                transport.deliver(message, scope_for_server(scope, identity))
                 await respond(send, 202, b"", b"application/json", _session_headers(session))
 
     async def _initialize(
@@ -230,7 +230,7 @@ class SessionEndpoint(_Endpoint):
             transport.start(on_end=lambda: self._host.call_soon(session.end, "its message loop ended"))
             with _request_of(session):
                 reply = self._reply(send, _session_headers(session))
-                transport.call(message, scope, reply)
+                transport.call(message, scope_for_server(scope, identity), reply)
                 is_answered = await self._run(reply, definition.name, receive)
         finally:
             if not (is_answered and transport.is_established):

@@ -17,7 +17,6 @@ from mcp_types import INVALID_REQUEST, JSONRPCError, JSONRPCRequest, JSONRPCResp
 from starlette.requests import Request
 
 from gateway import metrics
-from gateway.access.hiding import scope_for_server
 from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull, StreamClosed
 from gateway.lanes import Lane
 from gateway.sessions import MAX_FACT_LENGTH, Session
@@ -134,8 +133,8 @@ class Link:
     ) -> None:
         """Hand `message` to the server. Called on the host's loop.
 
-        `metadata` carries what the transport offers to the handler. `on_admitted` is called once nothing can be
-        refused any more, before the server can see the message.
+        `scope` is the request as the server's handlers may see it. `metadata` carries what the transport offers to the
+        handler. `on_admitted` is called once nothing can be refused any more, before the server can see the message.
 
         Raises:
             DuplicateRequestId: its id is in flight, so an answer could not be told from the first one's.
@@ -149,7 +148,7 @@ class Link:
         if len(backlog) >= self._max_backlog:
             raise SessionBacklogFull("Too many messages of this session are waiting. Read the answers first.")
         metadata = metadata or ServerMessageMetadata()
-        metadata.request_context = Request(scope_for_server(scope, session.identity))
+        metadata.request_context = Request(scope)
         if isinstance(message, JSONRPCRequest):
             key = request_key(message.id)
             if key in session.in_flight:
