@@ -17,7 +17,7 @@ from mcp.shared.inbound import encode_header_value
 from tests.access.issued_keys import IssuedKey, change_row, expire, issue, revoke
 from tests.conftest import StartHost
 from tests.e2e.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, HostProcess, manage, until
-from tests.e2e.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession, Request, post
+from tests.e2e.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession, Request, StatelessClient, post
 from tests.e2e.wire import JSON, SseStream, request, tool_call
 
 pytestmark = pytest.mark.e2e
@@ -288,6 +288,16 @@ def test_hidden_keys_reach_no_module(start_host: StartHost, data_dir: Path) -> N
     ):
         assert stream.call("compare_key", key=key.key) == "False"
         assert stream.call("compare_key", key=None) == "True"
+        assert stream.call("request_says", text=key.key) == "False"
+        with HandshakeSession(host, "workshop", key.session_key) as session:
+            assert session.call("request_says", text=key.key) == "False"
+        assert StatelessClient(host, "workshop", key.session_key).call("request_says", text=key.key) == "False"
+
+
+def test_key_that_is_not_hidden_is_in_the_request_that_modules_see(host: HostProcess) -> None:
+    key = issue(host.data_dir, "seen")
+    with host.session("workshop", key.session_key) as stream:
+        assert stream.call("request_says", text=key.key) == "True"
 
 
 LIMITS = {

@@ -40,6 +40,10 @@ def server(user_id: str, api_key: str | None = None) -> Server[Any]:
     async def compare_key(ctx: ServerRequestContext[Any], arguments: dict[str, Any]) -> str:
         return str(api_key == arguments["key"])
 
+    async def request_says(ctx: ServerRequestContext[Any], arguments: dict[str, Any]) -> str:
+        assert ctx.request is not None
+        return str(arguments["text"] in f"{ctx.request.url} {ctx.request.headers}")
+
     async def wait(ctx: ServerRequestContext[Any], arguments: dict[str, Any]) -> str:
         try:
             await asyncio.sleep(arguments["seconds"])
@@ -79,7 +83,7 @@ def server(user_id: str, api_key: str | None = None) -> Server[Any]:
         return "x" * int(arguments["characters"])
 
     functions = (
-        *(echo, keep, kept_value, whoami, compare_key, wait, was_cancelled, open_lifespans),
+        *(echo, keep, kept_value, whoami, compare_key, request_says, wait, was_cancelled, open_lifespans),
         *(block, progress, leave, fail, leak_key, fill),
     )
     tools: dict[str, Tool] = {function.__name__: function for function in functions}
