@@ -54,8 +54,9 @@ def fit_connections(limits: ServingLimits) -> ServingLimits:
         limits.connections,
         needed,
     )
-    # In proportion: one address is not to take all that is left.
-    per_address = max(1, limits.connections_per_address * fitting // max(1, limits.connections))
+    # One address is not to take all that is left: half of it, or more where it may have more than half of all.
+    share = limits.connections_per_address * fitting // max(1, limits.connections)
+    per_address = max(share, min(limits.connections_per_address, fitting // 2))
     return replace(limits, connections=fitting, connections_per_address=per_address)
 
 
