@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, closing
+from http.client import HTTPResponse
 from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import urlencode
@@ -17,7 +19,7 @@ import pytest
 from tests.benchmarks.client import Job, as_json
 from tests.conftest import StartHost
 from tests.e2e.host_process import BUNDLED_SERVERS, ROOT, HostProcess, manage, until
-from tests.e2e.wire import Answer, tool_call
+from tests.e2e.wire import Answer, request_bytes, tool_call
 from tests.faults.figures import IS_FULL, Record, milliseconds, percentile, size
 from tests.faults.test_database import locked
 
@@ -119,23 +121,21 @@ def test_report_is_not_given_to_a_page_whose_name_was_bent_to_this_machine(start
         assert host.request("GET", "/health_check", headers={"Host": "10.0.0.7:8000"}).status == 200
 
 
-def test_report_is_given_to_staff_and_to_no_other_user(start_host: StartHost) -> None:
-    with start_host() as host:
-        for name, flags in (("chief", "is_staff=True"), ("guest", "is_staff=False")):
-            code = (
-                "from django.contrib.auth import get_user_model as u; "
-                f"x = u()(username='{name}', {flags}, is_active=True); x.set_password('correct horse'); x.save()"
-            )
-            done = manage("shell", "-c", code, data_dir=host.data_dir)
-            assert done.returncode == 0, done.stderr
-        cookie = log_in(host, "chief")
-        away = {"X-Forwarded-For": "203.0.113.7"}
-        report = host.request("GET", "/health_check?full=1", headers={**away, "Cookie": cookie})
-        assert report.status == 200
-        assert report.json["database"]["status"] == "ok"
-        assert "no-store" in report.headers["cache-control"]
-        assert host.request("GET", "/health_check?full=1", headers={**away, "Cookie": "sessionid=guess"}).status == 403
-        assert log_in(host, "guest") == ""
+def test_report_is_given_to_staff_and_to_no_other_user(host: HostProcess) -> None:
+    code = "from django.contrib.auth import get_user_model as u\n" + "\n".join(
+        f"u().objects.create_user('{name}', password='correct horse', is_staff={is_staff})"
+        for name, is_staff in (("chief", True), ("guest", False))
+    )
+    done = manage("shell", "-c", code, data_dir=host.data_dir)
+    assert done.returncode == 0, done.stderr
+    cookie = log_in(host, "chief")
+    away = {"X-Forwarded-For": "203.0.113.7"}
+    report = host.request("GET", "/health_check?full=1", headers={**away, "Cookie": cookie})
+    assert report.status == 200
+    assert report.json["database"]["status"] == "ok"
+    assert "no-store" in report.headers["cache-control"]
+    assert host.request("GET", "/health_check?full=1", headers={**away, "Cookie": "sessionid=guess"}).status == 403
+    assert log_in(host, "guest") == ""
 
 
 def log_in(host: HostProcess, name: str) -> str:
@@ -156,35 +156,29 @@ def cookies(answer: Answer) -> str:
     return "; ".join(f"{name}={morsel.value}" for name, morsel in jar.items())
 
 
-def test_draining_host_says_so_to_probes_and_operators(start_host: StartHost) -> None:
-    with start_host(asgi_server="daphne", GUMCP_SHUTDOWN_GRACE_SECONDS="5") as host:
-        with host.session("workshop", "busy:key") as busy, host.session("workshop", "idle:key") as idle:
-            busy.send(tool_call(1, "wait", seconds=1))
-            # The port closes first: only a connection that is there already can still ask.
-            with socket.create_connection(("127.0.0.1", host.port), 10) as probe:
-                host.process.terminate()
-                idle.wait_closed()
-                probe.sendall(b"GET /health_check?full=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                answer = probe.recv(65536)
-            assert answer.startswith(b"HTTP/1.1 503 ")
-            assert b'"is_draining": true' in answer
-            assert "result" in busy.answer(1)
+def test_draining_host_says_so_to_probes_operators_and_the_curious(start_host: StartHost) -> None:
+    with start_host(asgi_server="daphne", GUMCP_SHUTDOWN_GRACE_SECONDS="5") as host, ExitStack() as stack:
+        busy, idle = (stack.enter_context(host.session("workshop", f"{name}:key")) for name in ("busy", "idle"))
+        busy.send(tool_call(1, "wait", seconds=1))
+        # The port closes first: only a connection that is there already can still ask.
+        operator, curious = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", host.port), 10)) for _ in range(2)
+        )
+        host.process.terminate()
+        idle.wait_closed()
+        status, report = ask(operator, "/health_check?full=1")
+        assert status == 503
+        assert report["drain"]["is_draining"] is True
+        status, index = ask(curious, "/")
+        assert (status, index["status"]) == (503, "draining")
+        assert index["servers"] == ["bystander", "moody", "workshop"]
+        assert "running" not in index["message"]
+        assert "result" in busy.answer(1)
         assert host.process.wait(10) == 0
 
 
-def test_index_of_a_draining_host_is_503_and_no_longer_ok(start_host: StartHost) -> None:
-    with start_host(asgi_server="daphne", GUMCP_SHUTDOWN_GRACE_SECONDS="5") as host:
-        with host.session("workshop", "busy:key") as busy, host.session("workshop", "idle:key") as idle:
-            busy.send(tool_call(1, "wait", seconds=1))
-            with socket.create_connection(("127.0.0.1", host.port), 10) as probe:
-                host.process.terminate()
-                idle.wait_closed()
-                probe.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                answer = b"".join(iter(lambda: probe.recv(65536), b""))
-            assert answer.startswith(b"HTTP/1.1 503 ")
-            content = json.loads(answer.partition(b"\r\n\r\n")[2])
-            assert content["status"] == "draining"
-            assert content["servers"] == ["bystander", "moody", "workshop"]
-            assert "running" not in content["message"]
-            assert "result" in busy.answer(1)
-        assert host.process.wait(10) == 0
+def ask(connection: socket.socket, target: str) -> tuple[int, Any]:
+    connection.sendall(request_bytes("GET", target))
+    with closing(HTTPResponse(connection)) as response:
+        response.begin()
+        return response.status, json.loads(response.read())

@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any
@@ -98,15 +98,14 @@ def ask_without_session(host: HostProcess, stack: ExitStack) -> SlowReader:
     return stack.enter_context(closing(SlowReader(host, "POST", "/workshop/stateless:key", body, headers)))
 
 
-@pytest.fixture
-def host(start_host: StartHost, request: pytest.FixtureRequest) -> Iterator[HostProcess]:
-    with start_host(asgi_server=request.param, GUMCP_SHUTDOWN_GRACE_SECONDS="20") as host:
-        yield host
+@pytest.mark.parametrize("asgi_server", ["daphne", "uvicorn"])
+def test_streamed_results_reach_slow_readers_whole(start_host: StartHost, record: Record, asgi_server: str) -> None:
+    with start_host(asgi_server=asgi_server, GUMCP_SHUTDOWN_GRACE_SECONDS="20") as host:
+        read_slowly(host, record, is_stopped=False)
+        read_slowly(host, record, is_stopped=True)
 
 
-@pytest.mark.parametrize("is_stopped", [False, True], ids=["", "stopped"])
-@pytest.mark.parametrize("host", ["daphne", "uvicorn"], indirect=True)
-def test_streamed_results_reach_slow_readers_whole(host: HostProcess, record: Record, is_stopped: bool) -> None:
+def read_slowly(host: HostProcess, record: Record, *, is_stopped: bool) -> None:
     with ExitStack() as stack, ThreadPoolExecutor() as threads:
         asks = (ask_over_sse, ask_over_streamable_http, ask_without_session)
         readers = [ask(host, stack) for ask in asks]
@@ -118,7 +117,8 @@ def test_streamed_results_reach_slow_readers_whole(host: HostProcess, record: Re
             host.process.send_signal(signal.SIGTERM)
         whole = list(threads.map(SlowReader.read_result, readers))
         seconds = time.monotonic() - started
-        record("slow readers", f"{sum(whole)} of 3 results of {RESULT_BYTES // MIB} MiB whole, in {seconds:.1f} s")
+        what = "slow readers of a host that is stopped" if is_stopped else "slow readers"
+        record(what, f"{sum(whole)} of 3 results of {RESULT_BYTES // MIB} MiB whole, in {seconds:.1f} s")
         assert all(whole)
         if is_stopped:
             host.process.wait(WAIT_SECONDS)
