@@ -20,6 +20,14 @@ SOON_SECONDS = 3.0
 """What a host that has nothing to wait for may take, on a busy machine."""
 
 
+@pytest.fixture(autouse=True)
+def hangups_are_noticed() -> Iterator[None]:
+    """Whatever runs the tests may ignore SIGHUP, as nohup does, and what they start would inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     with running_host(tmp_path / "log") as host:
@@ -80,18 +88,14 @@ def test_hangup_begins_the_end_and_does_not_hasten_it(host: Host) -> None:
 
 
 def test_hangup_that_is_ignored_from_the_start_stays_ignored(tmp_path: Path) -> None:
-    kept = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with running_host(tmp_path / "log") as host:
-            signal.signal(signal.SIGHUP, kept)
-            host.get("/echo")
-            host.terminate(signal.SIGHUP)
-            assert host.get("/echo")[0] == 200
-            assert not host.count(hook="drain")
-            host.terminate()
-            assert host.exit_status() == 0
-    finally:
-        signal.signal(signal.SIGHUP, kept)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with running_host(tmp_path / "log") as host:
+        host.get("/echo")
+        host.terminate(signal.SIGHUP)
+        assert host.get("/echo")[0] == 200
+        assert not host.count(hook="drain")
+        host.terminate()
+        assert host.exit_status() == 0
 
 
 def test_closed_terminal_ends_the_host_in_order(tmp_path: Path) -> None:
