@@ -72,7 +72,7 @@ async def test_new_server_bears_its_name_and_not_the_templates(tmp_path: Path) -
     (definition,) = discover([tmp_path]).definitions
     _, options = await make(definition.style, "alice", None)
     assert options.server_name == "weather"
-    for path in (tmp_path / "weather").iterdir():
+    for path in (tmp_path / "weather").glob("*.py"):
         assert "server_template" not in path.read_text()
 
 

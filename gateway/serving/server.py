@@ -59,7 +59,7 @@ from gateway.serving.channel import DRAIN_ALLOWANCE_SECONDS, Channel, ChannelFac
 from gateway.serving.descriptors import AcceptFailures, fit_connections
 from gateway.serving.exchange import Exchange
 from gateway.serving.limits import Hook, ServingHooks, ServingLimits
-from gateway.serving.shutdown import FLUSH_SECONDS, ShutdownWatch
+from gateway.serving.shutdown import FLUSH_SECONDS, ShutdownWatch, drop_unwritable_streams
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         reactor.run(installSignalHandlers=False)
         if self._watch is not None:
             self._watch.end_within(EXIT_SECONDS)
+            drop_unwritable_streams()
 
     def listen_success(self, port: Any) -> None:
         """Keep the port, to close it when the server drains."""

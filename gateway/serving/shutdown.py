@@ -87,6 +87,21 @@ class ShutdownWatch(threading.Thread):
                 self._on_first_signal()
 
 
+def drop_unwritable_streams() -> None:
+    """Let Python end with its status although nobody takes the rest of the log, as after a terminal was closed.
+
+    It would end with 120 over what is left in the buffers.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
 def _leave_to_the_thread(number: int, frame: FrameType | None) -> None:
     """Stand in for the default action: without a handler in Python, nothing is written to the wakeup descriptor."""
 
