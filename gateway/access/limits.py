@@ -6,7 +6,8 @@ Lives here: the rules, counting, and who ran into which rule. Not here: what is 
 Counting costs 10 µs in memory and a round trip in Redis, for a request that is served in 250 µs. So a process draws an
 allowance from the storage, a fiftieth of the limit at a time, and counts that down by itself. Small limits are exact;
 of larger ones a process wastes at most one allowance a window. It draws once at a time for a key or an address, and all
-that wait share what was drawn. Windows are fixed: they begin with the first request.
+that wait share what was drawn. A storage that fails, or does not answer at once, is left alone for a while, in which
+each process counts for itself. Windows are fixed: they begin with the first request.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
@@ -50,6 +52,12 @@ OTHERS: Final = "(others)"
 
 IN_MEMORY: Final = "memory://"
 
+ANSWER_SECONDS: Final = 1.0
+"""How long a request waits for the shared storage. Drivers have patience of their own, of seconds or none."""
+
+AWAY_SECONDS: Final = 5.0
+"""How long it is not asked again after it has failed."""
+
 
 @dataclass(slots=True)
 class _Allowance:
@@ -83,7 +91,8 @@ class RateLimits:
         self._shared = FixedWindowRateLimiter(storage_from_string(storage_url)) if storage_url != IN_MEMORY else None
         # Redis answers when it likes: not on an event loop.
         self._executor = ThreadPoolExecutor(2, "limits") if self._shared is not None else None
-        self._is_shared_away = False
+        self._shared_again_at = 0.0
+        """Before this moment (monotonic) the shared storage is not asked: it has failed. 0 while all is well."""
         self._allowances: dict[tuple[Rule, str], _Allowance] = {}
         self._draws: dict[tuple[Rule, str], Future[_Allowance]] = {}
         """What is being drawn from the shared storage."""
@@ -106,13 +115,13 @@ class RateLimits:
                     return None
                 if allowance is not None and allowance.is_last:
                     break
-                draw = self._draws.get(key) or self._start_draw(item, key)
+                draw = self._start_draw(item, key)
                 if draw is None:
                     drawn = self._add(item, key, _draw_from(self._memory, item, key))
                     continue
-            # Not awaited itself: who leaves must not cancel what the others wait for.
-            await asyncio.wait((asyncio.wrap_future(draw),))
-            drawn = None if draw.cancelled() else draw.result()
+            if not await _is_done_in_time(draw):
+                self._note_away("no answer in time")
+            drawn = draw.result() if draw.done() and not draw.cancelled() else None
         return self._refuse(key, allowance, time.time())
 
     def give_back(self, rule: Rule, subject: str) -> None:
@@ -163,9 +172,11 @@ class RateLimits:
         return allowance if allowance is not None and time.time() < allowance.until else None
 
     def _start_draw(self, item: RateLimitItem, key: tuple[Rule, str]) -> Future[_Allowance] | None:
-        """Have a thread draw from the shared storage; None where this process counts for itself."""
-        if self._shared is None or self._executor is None:
+        """Have a thread draw from the shared storage, if none does; None where this process counts for itself."""
+        if self._shared is None or self._executor is None or time.monotonic() < self._shared_again_at:
             return None
+        if key in self._draws:
+            return self._draws[key]
         try:
             draw = self._draws[key] = self._executor.submit(self._draw_shared, self._shared, item, key)
         except RuntimeError:  # closed
@@ -194,25 +205,50 @@ class RateLimits:
 
     def _draw_shared(self, shared: FixedWindowRateLimiter, item: RateLimitItem, key: tuple[Rule, str]) -> _Allowance:
         drawn: _Allowance | None = None
-        failure = ""
         try:
-            drawn = _draw_from(shared, item, key)
+            # What waited for its turn meanwhile is spared the wait for an answer.
+            if time.monotonic() >= self._shared_again_at:
+                drawn = _draw_from(shared, item, key)
         # The storage's own trouble, of whatever type its driver has: this process goes on counting for itself.
         except Exception as error:
-            failure = type(error).__name__
+            self._note_away(type(error).__name__)
         with self._lock:
             self._draws.pop(key, None)
-            was_away, self._is_shared_away = self._is_shared_away, drawn is None
+            is_back = drawn is not None and self._shared_again_at > 0
+            if is_back:
+                self._shared_again_at = 0.0
             allowance = self._add(item, key, drawn or _draw_from(self._memory, item, key))
-        if failure and not was_away:
-            logger.warning("Limits are counted by each process for itself: %s", failure)
-        elif was_away and not failure:
+        if is_back:
             logger.info("Limits are shared again")
         return allowance
+
+    def _note_away(self, failure: str) -> None:
+        with self._lock:
+            was_away = self._shared_again_at > 0
+            self._shared_again_at = time.monotonic() + AWAY_SECONDS
+        if not was_away:
+            logger.warning("Limits are counted by each process for itself: %s", failure)
 
     def _refuse(self, key: tuple[Rule, str], allowance: _Allowance, now: float) -> int:
         self.note_refusal(*key)
         return max(1, round(allowance.until - now + 0.5))
+
+
+async def _is_done_in_time(draw: Future[_Allowance]) -> bool:
+    # Not awaited itself: who leaves must not cancel what the others wait for.
+    loop, is_done = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell(_: Future[_Allowance]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits in it any more
+            loop.call_soon_threadsafe(is_done.set)
+
+    draw.add_done_callback(tell)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await is_done.wait()
+    except TimeoutError:
+        return draw.done()
+    return True
 
 
 def _draw_from(limiter: FixedWindowRateLimiter, item: RateLimitItem, key: tuple[Rule, str]) -> _Allowance:

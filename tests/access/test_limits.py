@@ -140,6 +140,62 @@ async def test_without_the_shared_storage_each_process_counts_for_itself(
     limits.close()
 
 
+async def test_shared_storage_that_does_not_answer_holds_nobody_up_for_long(
+    shared: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.access.limits.ANSWER_SECONDS", 0.2)
+    limits = RateLimits({RULE: "5/hour"}, "recording://")
+    shared["may_answer"] = threading.Event()
+    started = time.monotonic()
+    answers = await asyncio.gather(*(limits.spend(RULE, f"user {number}") for number in range(20)))
+    assert answers == [None] * 20
+    assert time.monotonic() - started < 1
+    started = time.monotonic()
+    answers = await spend(limits, 7, "user 0")
+    assert (answers[:4], all(answers[4:])) == ([None] * 4, True)
+    assert await spend(limits, 1, "another") == [None]
+    assert time.monotonic() - started < 0.1
+    assert caplog.text.count("counted by each process for itself") == 1
+    shared["may_answer"].set()
+    limits.close()
+
+
+async def test_shared_storage_that_was_away_is_asked_again_after_a_while(
+    shared: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("gateway.access.limits.AWAY_SECONDS", 0.3)
+    limits = RateLimits({RULE: "5/hour"}, "recording://")
+    shared["is_away"] = True
+    await limits.spend(RULE, "ada")
+    shared["is_away"] = False
+    await limits.spend(RULE, "bob")
+    assert "calls" not in shared
+    await asyncio.sleep(0.3)
+    await limits.spend(RULE, "cleo")
+    assert shared["calls"] == [1]
+    assert caplog.text.count("counted by each process for itself") == 1
+    assert caplog.text.count("shared again") == 1
+    limits.close()
+
+
+def test_answer_that_comes_when_nobody_waits_any_more_hurts_nobody(
+    shared: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As for a login: its loop is closed by then.
+    monkeypatch.setattr("gateway.access.limits.ANSWER_SECONDS", 0.05)
+    limits = RateLimits({RULE: "5/hour"}, "recording://")
+    shared["may_answer"] = threading.Event()
+    assert asyncio.run(limits.spend(RULE, "ada")) is None
+    shared["may_answer"].set()
+    end = time.monotonic() + 5
+    while "calls" not in shared and time.monotonic() < end:
+        time.sleep(0.01)
+    limits.close()
+    assert shared["calls"] == [1]
+    assert "exception" not in caplog.text.lower()
+
+
 async def test_requests_that_come_together_share_what_is_drawn(shared: dict[str, Any]) -> None:
     limits = RateLimits({RULE: "1200/hour"}, "recording://")
     answers = await asyncio.gather(*(limits.spend(RULE, "ada") for _ in range(1500)))
