@@ -73,6 +73,9 @@ class Store(Protocol):
     def look_up(self, public: str) -> KeyFacts | None:
         """The key with this public part. Raises `django.db.DatabaseError`."""
 
+    def renew(self) -> None:
+        """See that this thread's connection is to the database that is there now."""
+
     def disconnect(self) -> None:
         """Close this thread's connection."""
 
@@ -299,6 +302,7 @@ class Authenticator:
         return grant
 
     def _read(self, public: str) -> KeyFacts | None:
+        self._store.renew()
         try:
             return self._store.look_up(public)
         except DatabaseError:

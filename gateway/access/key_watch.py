@@ -51,7 +51,7 @@ class KeyWatch:
         self._store = store
         self._limits = limits
         self._on_withdrawn = on_withdrawn
-        self._is_failing = False
+        self._reads_fail = self._writes_fail = False
         self._last_use_write = self._last_refusal_write = time.monotonic()
         self._wake = threading.Event()
         self._is_stopping = False
@@ -79,9 +79,11 @@ class KeyWatch:
             is_last = self._is_stopping
             self._wake.clear()
             try:
-                self._round(is_last)
-            except DatabaseError as error:
-                self._note_failure(error)
+                self._store.renew()
+                if not is_last:
+                    self._read()
+                    self._authenticator.forget_unused()
+                self._write(is_last)
             except Exception:  # the thread must live on: without it every request looks its key up
                 logger.exception("Keys could not be read again")
             if is_last:
@@ -89,32 +91,46 @@ class KeyWatch:
                 return
             self._wake.wait(REFRESH_SECONDS)
 
-    def _note_failure(self, error: DatabaseError) -> None:
-        if not self._is_failing:
-            logger.warning("Keys cannot be checked, requests are refused until they can: %s", type(error).__name__)
-        self._is_failing = True
-        self._store.disconnect()
-
-    def _round(self, is_last: bool) -> None:
-        if not is_last:
-            self.refresh()
-            self._authenticator.forget_unused()
-        now = time.monotonic()
-        if is_last or now - self._last_use_write >= USE_SECONDS:
-            self._last_use_write = now
-            self._write_uses()
-        if is_last or now - self._last_refusal_write >= REFUSAL_SECONDS:
-            self._last_refusal_write = now
-            write_refusals(self._limits.take_refusals())
-        if self._is_failing:
-            self._is_failing = False
+    def _read(self) -> None:
+        try:
+            has_read = self.refresh()
+        except DatabaseError as error:
+            if not self._reads_fail:
+                logger.warning("Keys cannot be checked, requests are refused until they can: %s", type(error).__name__)
+            self._reads_fail = True
+            self._store.disconnect()
+            return
+        if has_read and self._reads_fail:
+            self._reads_fail = False
             logger.info("Keys can be checked again")
 
-    def refresh(self) -> None:
-        """Read the keys in use again, and report those that were withdrawn."""
+    def _write(self, is_last: bool) -> None:
+        now = time.monotonic()
+        has_written = False
+        try:
+            if is_last or now - self._last_use_write >= USE_SECONDS:
+                self._last_use_write = now
+                has_written |= self._write_uses()
+            if is_last or now - self._last_refusal_write >= REFUSAL_SECONDS:
+                self._last_refusal_write = now
+                has_written |= write_refusals(self._limits)
+        except DatabaseError as error:
+            if not self._writes_fail:
+                logger.warning(
+                    "When keys were used, and whom limits refused, cannot be written: %s", type(error).__name__
+                )
+            self._writes_fail = True
+            self._store.disconnect()
+            return
+        if has_written and self._writes_fail:
+            self._writes_fail = False
+            logger.info("When keys were used, and whom limits refused, is written again")
+
+    def refresh(self) -> bool:
+        """Read the keys in use again, and report those that were withdrawn. Returns whether there were any to read."""
         grants = self._authenticator.grants_in_use(IN_USE_SECONDS)
         if not grants:
-            return
+            return False
         started = time.monotonic()
         found = self._store.read(grant.facts.key_id for grant in grants)
         for grant in grants:
@@ -124,8 +140,9 @@ class KeyWatch:
         withdrawn = [grant for grant in grants if grant.is_in_use and not grant.is_valid]
         if withdrawn:
             self._on_withdrawn(withdrawn)
+        return True
 
-    def _write_uses(self) -> None:
+    def _write_uses(self) -> bool:
         grants = [
             grant
             for grant in self._authenticator.grants_in_use(USE_SECONDS * 2)
@@ -135,3 +152,4 @@ class KeyWatch:
         self._store.write_uses(uses)
         for grant in grants:
             grant.written_use = uses[grant.facts.key_id]
+        return bool(uses)

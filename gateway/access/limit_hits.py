@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from gateway.access.limits import Refusals, Rule
+from gateway.access.limits import RateLimits, Refusals, Rule
 from gateway.access.models import MAX_SUBJECT_LENGTH, LimitHit
 from gateway.models import storable
 
@@ -18,8 +19,25 @@ MAX_ROWS: Final = 10_000
 """How many rows are kept: anyone may add some by asking from many addresses."""
 
 
-def write_refusals(refusals: Mapping[tuple[Rule, str], Refusals]) -> None:
-    """Add `refusals` to the rows. Raises `django.db.DatabaseError`; what was not written is lost."""
+def write_refusals(limits: RateLimits) -> bool:
+    """Add to the rows whom `limits` has refused since the last time. Returns whether it was anybody.
+
+    Raises `django.db.DatabaseError`; what an outage kept from being written is for the next time.
+    """
+    refusals = limits.take_refusals()
+    if not refusals:
+        return False
+    try:
+        with transaction.atomic():
+            _add(refusals)
+            _forget_old()
+    except (OperationalError, InterfaceError):
+        limits.put_back(refusals)
+        raise
+    return True
+
+
+def _add(refusals: Mapping[tuple[Rule, str], Refusals]) -> None:
     for (rule, subject), refused in refusals.items():
         last_at = datetime.fromtimestamp(refused.last_at, UTC)
         hit, is_new = LimitHit.objects.get_or_create(
@@ -33,8 +51,10 @@ def write_refusals(refusals: Mapping[tuple[Rule, str], Refusals]) -> None:
         )
         if not is_new:
             LimitHit.objects.filter(pk=hit.pk).update(count=F("count") + refused.count, last_at=last_at)
-    if refusals:
-        LimitHit.objects.filter(last_at__lt=timezone.now() - timedelta(days=KEPT_DAYS)).delete()
-        newest = LimitHit.objects.order_by("-last_at").values_list("last_at", flat=True)[MAX_ROWS : MAX_ROWS + 1]
-        if newest:
-            LimitHit.objects.filter(last_at__lte=newest[0]).delete()
+
+
+def _forget_old() -> None:
+    LimitHit.objects.filter(last_at__lt=timezone.now() - timedelta(days=KEPT_DAYS)).delete()
+    newest = LimitHit.objects.order_by("-last_at").values_list("last_at", flat=True)[MAX_ROWS : MAX_ROWS + 1]
+    if newest:
+        LimitHit.objects.filter(last_at__lte=newest[0]).delete()

@@ -140,23 +140,22 @@ class RateLimits:
         return self._refuse((rule, subject), allowance, now)
 
     def note_refusal(self, rule: Rule, subject: str) -> None:
-        """Write down that `subject` was refused by `rule`, for operators."""
-        key = (rule, subject)
+        """Remember that `subject` was refused by `rule`, for operators."""
         now = time.time()
         with self._lock:
-            known = self._refusals.get(key)
-            if known is None:
-                if len(self._refusals) >= MAX_REFUSED_SUBJECTS:
-                    key = (rule, OTHERS)
-                known = self._refusals.setdefault(key, Refusals(0, now, now))
-            known.count += 1
-            known.last_at = now
+            self._note((rule, subject), Refusals(1, now, now))
 
     def take_refusals(self) -> dict[tuple[Rule, str], Refusals]:
         """Who ran into which rule since this was last called."""
         with self._lock:
             taken, self._refusals = self._refusals, {}
         return taken
+
+    def put_back(self, refusals: Mapping[tuple[Rule, str], Refusals]) -> None:
+        """Remember again what was taken and could not be written down."""
+        with self._lock:
+            for key, refused in refusals.items():
+                self._note(key, refused)
 
     def close(self) -> None:
         """Let the threads go."""
@@ -166,6 +165,14 @@ class RateLimits:
                 self._draws.clear()
 
     # -- With the lock held ------------------------------------------------------------------------------------------
+
+    def _note(self, key: tuple[Rule, str], refused: Refusals) -> None:
+        if key not in self._refusals and len(self._refusals) >= MAX_REFUSED_SUBJECTS:
+            key = (key[0], OTHERS)
+        known = self._refusals.setdefault(key, Refusals(0, refused.first_at, refused.last_at))
+        known.count += refused.count
+        known.first_at = min(known.first_at, refused.first_at)
+        known.last_at = max(known.last_at, refused.last_at)
 
     def _current(self, key: tuple[Rule, str]) -> _Allowance | None:
         allowance = self._allowances.get(key)

@@ -79,7 +79,7 @@ class LoginThrottle(MiddlewareMixin):
                     self._limits.give_back(RULE, subject)
         seconds = max(wait for wait in waits.values() if wait is not None)
         try:
-            write_refusals(self._limits.take_refusals())
+            write_refusals(self._limits)
         except DatabaseError as error:  # the refusal matters more than its row
             logger.warning("A refused login could not be written down: %s", type(error).__name__)
         return HttpResponse(

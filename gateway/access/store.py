@@ -4,6 +4,8 @@ Not here: what is kept in memory (`authenticator`), when rows are read again (`k
 """
 
 import logging
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 BATCH: Final = 500
 """Keys that one query asks for: SQLite takes 999 parameters where it is old."""
+
+CONNECTION_SECONDS: Final = 1.0
+"""How old a connection to a file may become. With a round of the watch it stays under what a revocation may take."""
 
 _COLUMNS: Final = (
     "id",
@@ -40,6 +45,7 @@ class KeyStore:
     def __init__(self) -> None:
         self._unusable: dict[int, str] = {}
         """Key id -> what is wrong with its row: each is logged once, not twice a second."""
+        self._of_thread = threading.local()
 
     def look_up(self, public: str) -> KeyFacts | None:
         """The key with this public part. Raises `django.db.DatabaseError`."""
@@ -68,6 +74,18 @@ class KeyStore:
                 for key_id, seconds in last_used.items()
             ]
             ApiKey.objects.bulk_update(rows, ["last_used_at"], batch_size=200)
+
+    def renew(self) -> None:
+        """Connect anew once this thread's connection is old, if it is to a file.
+
+        A file that was deleted or replaced is read without an error as long as it stays open.
+        """
+        if connection.vendor != "sqlite":
+            return
+        now = time.monotonic()
+        if now - getattr(self._of_thread, "connected_at", float("-inf")) >= CONNECTION_SECONDS:
+            connection.close()
+            self._of_thread.connected_at = now
 
     def disconnect(self) -> None:
         """Close this thread's connection; the next query opens another."""

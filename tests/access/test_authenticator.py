@@ -64,6 +64,9 @@ class Rows:
     def write_uses(self, last_used: dict[int, float]) -> None:
         self.uses.update(last_used)
 
+    def renew(self) -> None:
+        pass
+
     def disconnect(self) -> None:
         pass
 

@@ -82,7 +82,7 @@ def test_attempts_under_way_count_too_until_they_end_well(
 ) -> None:
     # The rows are other tests' subject: these threads share no transaction.
     monkeypatch.setattr(audit, "record", lambda *arguments, **more: None)
-    monkeypatch.setattr(login_throttle, "write_refusals", lambda refusals: None)
+    monkeypatch.setattr(login_throttle, "write_refusals", lambda limits: None)
     happened: queue.Queue[str] = queue.Queue()
     may_end = threading.Event()
 

@@ -272,6 +272,50 @@ def test_requests_of_a_known_key_read_no_rows_and_without_rows_nobody_comes_in(
         assert stream.call("echo", text="back") == "back"
 
 
+def test_database_file_that_was_replaced_is_the_one_that_counts(
+    start_host: StartHost, tmp_path: Path, migrated_database: Path
+) -> None:
+    in_force = tmp_path / "gumcp.sqlite3"
+    shutil.copy(migrated_database, in_force)
+    key = issue(tmp_path, "ada")
+    with (
+        start_host(data_dir=tmp_path, GUMCP_AUTH="keys") as host,
+        host.session("workshop", key.session_key) as stream,
+    ):
+        restored = tmp_path / "restored"
+        with closing(sqlite3.connect(in_force)) as database:
+            database.execute("VACUUM INTO ?", (str(restored),))
+        for kept_beside in ("gumcp.sqlite3-wal", "gumcp.sqlite3-shm"):
+            (tmp_path / kept_beside).unlink(missing_ok=True)
+        restored.replace(in_force)
+        revoke(tmp_path, key)
+        other = issue(tmp_path, "bob")
+        stream.wait_closed(TWO_SECONDS)
+        until(lambda: host.request("GET", f"/workshop/{key.session_key}").status == 401, TWO_SECONDS)
+        with host.session("workshop", other.session_key) as others:
+            assert others.call("echo", text="new") == "new"
+
+
+def test_log_says_of_keys_only_what_is_so(start_host: StartHost, tmp_path: Path, migrated_database: Path) -> None:
+    """A database that can be read and not written: keys are checked, and what cannot be noted is said once."""
+    shutil.copy(migrated_database, tmp_path / "gumcp.sqlite3")
+    key = issue(tmp_path, "ada")
+    with (
+        start_host(data_dir=tmp_path, GUMCP_AUTH="keys", GUMCP_LIMIT_FAILED_KEYS="1/hour") as host,
+        host.session("workshop", key.session_key) as stream,
+    ):
+        refuse = "CREATE TRIGGER refuse BEFORE INSERT ON gateway_limithit BEGIN SELECT RAISE(FAIL, 'full'); END"
+        change_row(tmp_path, refuse)
+        end = time.monotonic() + 6
+        while time.monotonic() < end:
+            host.request("GET", "/workshop/ada:mistyped")
+            assert stream.call("echo", text="x") == "x"
+            time.sleep(0.2)
+        assert host.log().count("whom limits refused, cannot be written") == 1
+        assert "cannot be checked" not in host.log()
+        assert "checked again" not in host.log()
+
+
 def test_last_use_is_written(host: HostProcess, data_dir: Path, start_host: StartHost) -> None:
     key = issue(data_dir, "used")
     with start_host(data_dir=data_dir, GUMCP_AUTH="keys") as own, own.session("workshop", key.session_key) as stream:
