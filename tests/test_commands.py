@@ -338,8 +338,18 @@ def test_first_run_of_serve_leaves_a_caller_who_is_called_operator_alone(
 def test_serve_that_checks_keys_says_how_to_make_one_and_where_it_goes(tmp_path: Path) -> None:
     with Served(tmp_path, GUMCP_AUTH="keys") as served:
         text = served.log.read_text()
-        (command,) = re.findall(r"^ +python manage.py (.+)$", text, re.MULTILINE)
-        made = manage(*command.replace("USER", "ada").split(), data_dir=tmp_path)
+        (command,) = re.findall(r"^ +(.* manage.py .+)$", text, re.MULTILINE)
+        # As one would paste it into a shell, whatever that takes for python.
+        made = subprocess.run(
+            command.replace("USER", "ada"),
+            shell=True,
+            cwd=ROOT,
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
         assert made.returncode == 0, made.stderr
         client = json.loads("{" + text.partition("{")[2].rpartition("}")[0] + "}")["mcpServers"]["simple-tools-server"]
         assert f"MCP endpoint  {client['url']}\n" in text

@@ -10,6 +10,7 @@ from django.core.management.base import CommandError
 from django.test import override_settings
 
 from gateway.discovery import RESERVED_NAMES, discover
+from gateway.management.shell import this_python
 from gateway.styles import make
 from tests.conftest import WriteServer
 from tests.e2e.host_process import ROOT, START_SECONDS, environment, manage
@@ -80,8 +81,8 @@ def test_it_says_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture[s
     call_command("startserver", "weather", directory=tmp_path)
     said = capsys.readouterr().out
     assert f"{tmp_path / 'weather' / 'main.py'}" in said
-    assert f"python -m pytest {tmp_path / 'weather'}\n" in said
-    assert f'GUMCP_SERVER_DIRS={tmp_path} python manage.py call weather greet \'{{"name": "Ada"}}\'\n' in said
+    assert f"{this_python()} -m pytest {tmp_path / 'weather'}\n" in said
+    assert f'GUMCP_SERVER_DIRS={tmp_path} {this_python()} manage.py call weather greet \'{{"name": "Ada"}}\'\n' in said
     assert "add it to GUMCP_SERVER_DIRS" in said
 
 
@@ -93,7 +94,7 @@ def test_it_says_nothing_of_directories_that_are_served(
         call_command("startserver", "weather")
     said = capsys.readouterr().out
     assert "GUMCP_SERVER_DIRS" not in said
-    assert "python -m pytest servers/weather\n" in said
+    assert f"{this_python()} -m pytest servers/weather\n" in said
     assert (tmp_path / "servers" / "weather" / "main.py").is_file()
 
 

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from django.core.management.base import CommandError
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 
-_NOT_MIGRATED: Final = (
-    "The database lacks tables. Make them with `python manage.py migrate`; `make run` does so when it starts."
-)
+from gateway.management.shell import this_python
 
 
 @contextmanager
@@ -25,7 +22,10 @@ def needing_tables() -> Iterator[None]:
     except DatabaseError:
         if _is_migrated():
             raise
-        raise CommandError(_NOT_MIGRATED) from None
+        raise CommandError(
+            f"The database lacks tables. Make them with `{this_python()} manage.py migrate`; `make run` does so when it "
+            "starts."
+        ) from None
 
 
 def _is_migrated() -> bool:

@@ -16,6 +16,7 @@ from django.utils import timezone
 from gateway.access.keys import KEY_PATTERN, is_well_formed, key_digest
 from gateway.access.models import ApiKey, AuditEvent
 from gateway.management.commands import create_key
+from gateway.management.shell import this_python
 from tests.e2e.host_process import manage
 
 pytestmark = pytest.mark.django_db
@@ -117,7 +118,7 @@ def test_without_tables_it_is_said_what_to_run(arguments: tuple[str, ...], tmp_p
     assert done.returncode == 1
     assert not done.stdout
     assert "Traceback" not in done.stderr
-    assert "python manage.py migrate" in done.stderr
+    assert f"{this_python()} manage.py migrate" in done.stderr
     assert "make run" in done.stderr
 
 

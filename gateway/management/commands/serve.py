@@ -18,6 +18,7 @@ from django.utils.crypto import get_random_string
 from gateway.access.listening import require_keys_or_loopback
 from gateway.apps import GatewayConfig
 from gateway.conf import conf
+from gateway.management.shell import this_python
 
 
 class Command(BaseCommand):
@@ -97,7 +98,8 @@ class Command(BaseCommand):
             self.stdout.write(f"  metrics       http://{conf.metrics_host}:{conf.metrics_port}/metrics")
         heading = "For your MCP client"
         if checks_keys:
-            self.stdout.write("\nEvery call needs a key. Make one for a user:\n\n    python manage.py create_key USER")
+            command = f"{this_python()} manage.py create_key USER"
+            self.stdout.write(f"\nEvery call needs a key. Make one for a user:\n\n    {command}")
             heading += ", with the key in the place of KEY"
         self.stdout.write(f"\n{heading}:\n\n    {client}\n\nStop with Ctrl-C.\n")
 

@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 import gateway
 from gateway.conf import conf
 from gateway.discovery import RESERVED_NAMES, SERVER_NAME
+from gateway.management.shell import this_python
 
 TEMPLATE: Final = Path(gateway.__file__).parent / "server_template"
 """A server folder that works as it is. Its name stands in its files wherever the new one's has to."""
@@ -50,15 +51,15 @@ class Command(BaseCommand):
 
     def _say_what_is_next(self, name: str, directory: Path, test_name: str) -> None:
         is_served = directory.resolve() in [path.resolve() for path in conf.server_dirs]
-        shown = _short(directory)
+        shown, python = _short(directory), this_python()
         served_with = "" if is_served else f"GUMCP_SERVER_DIRS={directory.resolve()} "
         self.stdout.write(
             f"Made the server {name}:\n"
             f"\n  {shown / name / 'main.py'}  one tool, greet\n  {shown / name / test_name}  its tests\n"
             "\nCall its tool, test it, and serve it with every change in force at once:\n"
-            f'\n  {served_with}python manage.py call {name} greet \'{{"name": "Ada"}}\''
-            f"\n  python -m pytest {shown / name}"
-            f"\n  {served_with}python manage.py serve --reload\n"
+            f'\n  {served_with}{python} manage.py call {name} greet \'{{"name": "Ada"}}\''
+            f"\n  {python} -m pytest {shown / name}"
+            f"\n  {served_with}{python} manage.py serve --reload\n"
         )
         if not is_served:
             self.stdout.write(f"This host does not serve {shown} yet: add it to GUMCP_SERVER_DIRS.")
