@@ -39,6 +39,9 @@ FLUSH_SECONDS: Final = 0.5
 PRUNE_SECONDS: Final = 600.0
 """How often old rows are deleted."""
 
+LONGEST_RETENTION_DAYS: Final = 36_500.0
+"""What longer times are taken for: no date is before the year 1."""
+
 MAX_KEPT_CLOSED_SESSIONS: Final = 50_000
 """How many ended sessions wait for a database that is away; the oldest are dropped beyond it."""
 
@@ -83,7 +86,9 @@ class Recorder:
         self._lock = threading.Lock()
         self._closed: dict[UUID, tuple[Session, datetime]] = {}
         self._written_activity: dict[UUID, float] = {}
+        self._known_offers: dict[str, Offer] = {}
         self._offers: dict[str, Offer] = {}
+        """Those that are not written yet."""
         self._wanted_ends: list[UUID] = []
         self._wanted_reloads: set[str] = set()
         self._reloads_seen_through = self._started_at
@@ -153,7 +158,7 @@ class Recorder:
 
     def _on_offer_learned(self, server_name: str, offer: Offer, **_: Any) -> None:
         with self._lock:
-            self._offers[server_name] = offer
+            self._known_offers[server_name] = self._offers[server_name] = offer
 
     def _run(self) -> None:
         is_stopping = False
@@ -168,6 +173,16 @@ class Recorder:
                 return
             is_stopping = self._stopping.wait(FLUSH_SECONDS)
 
+    def _write_all_anew(self) -> None:
+        """Take nothing for written: the database may be a new one, or others may have marked our sessions as lost."""
+        self._written_activity.clear()
+        # Which they were stays known, so that those which end meanwhile are marked so.
+        self._written_instances = dict.fromkeys(self._written_instances, _UNKNOWN_REQUESTS)
+        self._written_conditions = None
+        self._written_revision = -1
+        with self._lock:
+            self._offers = dict(self._known_offers)
+
     def _note_failure(self, error: Exception) -> None:
         if not self._is_failing:
             # No text: PostgreSQL's has the row's values.
@@ -176,12 +191,7 @@ class Recorder:
                 logger.error("It happened in\n%s", "".join(traceback.format_tb(error.__traceback__)))
         self._is_failing = True
         self.last_error = type(error).__name__
-        # Others may have marked our sessions as lost meanwhile, and the database may be a new one: write all again.
-        self._written_activity.clear()
-        # Which they were stays known, so that those which end meanwhile are marked so.
-        self._written_instances = dict.fromkeys(self._written_instances, _UNKNOWN_REQUESTS)
-        self._written_conditions = None
-        self._written_revision = -1
+        self._write_all_anew()
         self._last_heartbeat = float("-inf")
         connection.close()
 
@@ -217,7 +227,7 @@ class Recorder:
             logger.info("Rows are being written again")
 
     def _write_process(self) -> None:
-        HostProcess.objects.update_or_create(
+        _, is_new = HostProcess.objects.update_or_create(
             id=self._process_id,
             defaults={"last_seen_at": timezone.now()},
             create_defaults={
@@ -227,6 +237,8 @@ class Recorder:
                 "last_seen_at": timezone.now(),
             },
         )
+        if is_new:
+            self._write_all_anew()
 
     def _write_servers(self) -> None:
         loaded, failed = models.Server.Status.LOADED, models.Server.Status.FAILED
@@ -300,19 +312,14 @@ class Recorder:
     def _write_offers(self) -> None:
         with self._lock:
             offers, self._offers = self._offers, {}
-        try:
-            for server_name, offer in offers.items():
-                with self._leaving_out(f"what server {server_name} offers"):
-                    models.Server.objects.filter(name=server_name, status=models.Server.Status.LOADED).update(
-                        version=models.storable(offer.version, 255),
-                        tools=_storable_names(offer.tools),
-                        resources=_storable_names(offer.resources),
-                        prompts=_storable_names(offer.prompts),
-                    )
-        except DatabaseError:
-            with self._lock:
-                self._offers = {**offers, **self._offers}
-            raise
+        for server_name, offer in offers.items():
+            with self._leaving_out(f"what server {server_name} offers"):
+                models.Server.objects.filter(name=server_name, status=models.Server.Status.LOADED).update(
+                    version=models.storable(offer.version, 255),
+                    tools=_storable_names(offer.tools),
+                    resources=_storable_names(offer.resources),
+                    prompts=_storable_names(offer.prompts),
+                )
 
     def _write_sessions(self) -> None:
         # Closed ones first: a session that closes between the two looks is then written as open once more, and as
@@ -454,7 +461,7 @@ class Recorder:
                 process.instances.filter(is_alive).update(ended_at=process.last_seen_at)
 
     def _prune(self) -> None:
-        oldest = timezone.now() - timedelta(days=conf.session_retention_days)
+        oldest = timezone.now() - timedelta(days=min(conf.session_retention_days, LONGEST_RETENTION_DAYS))
         models.Session.objects.filter(closed_at__lt=oldest).delete()
         models.Instance.objects.filter(ended_at__lt=oldest).delete()
         HostProcess.objects.filter(last_seen_at__lt=oldest, sessions=None, instances=None).delete()

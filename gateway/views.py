@@ -15,6 +15,7 @@ from django.views.defaults import server_error
 
 from gateway import health
 from gateway.apps import GatewayConfig
+from gateway.conf import conf
 
 SESSION_SECONDS: Final = 2.0
 """How long the database may take to tell who an operator is."""
@@ -61,13 +62,18 @@ async def _is_operator(request: HttpRequest) -> bool:
 
 
 def page_failed(request: HttpRequest) -> HttpResponseBase:
-    """Answer for a page that raised: 503 if the database was why, for that passes and no call needs it, else 500."""
+    """Answer for a page that raised: 503 if the database was why, for that passes, else 500."""
     error = sys.exc_info()[1]  # Django calls its handler of errors while it handles one.
     if not isinstance(error, (OperationalError, InterfaceError)):
         return server_error(request)
+    calls = (
+        "So do MCP calls where it cannot be read: their keys are checked in it."
+        if conf.auth_mode == "keys"
+        else "MCP calls do not, and go on."
+    )
     return HttpResponse(
-        f"The database cannot be used now ({type(error).__name__}), and this page needs it. MCP calls do not, and go "
-        "on. The log says more, and so does /health_check?full=1.",
+        f"The database cannot be used now ({type(error).__name__}), and this page needs it. {calls} "
+        "The log says more, and so does /health_check?full=1.",
         status=503,
         content_type="text/plain; charset=utf-8",
         headers={"Retry-After": str(RETRY_SECONDS)},

@@ -141,7 +141,9 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{GUMCP_DATA_DIR / 'gumcp.sqlite3'}")}
+DATABASES = {
+    "default": env.db_url_config(env.str("DATABASE_URL", "") or f"sqlite:///{GUMCP_DATA_DIR / 'gumcp.sqlite3'}")
+}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
         # WAL: the recorder's writes do not hold up the admin's reads. IMMEDIATE: a writer waits for the lock
@@ -198,7 +200,7 @@ GUMCP_HIDE_KEYS_FROM_SERVERS = env.bool("GUMCP_HIDE_KEYS_FROM_SERVERS", False)
 # TLS ends in a proxy, on this machine unless told otherwise.
 GUMCP_TRUSTED_PROXIES = env.list("GUMCP_TRUSTED_PROXIES", default=["127.0.0.1", "::1"] if _is_https else [])
 
-GUMCP_LIMITS_STORAGE_URL = env.str("GUMCP_LIMITS_STORAGE_URL", "memory://")
+GUMCP_LIMITS_STORAGE_URL = env.str("GUMCP_LIMITS_STORAGE_URL", "") or "memory://"
 GUMCP_LIMIT_REQUESTS_PER_KEY = _rate("GUMCP_LIMIT_REQUESTS_PER_KEY", "1200/minute")
 GUMCP_LIMIT_REQUESTS_PER_ADDRESS = _rate("GUMCP_LIMIT_REQUESTS_PER_ADDRESS", "6000/minute")
 GUMCP_LIMIT_CALLS_PER_KEY = _rate("GUMCP_LIMIT_CALLS_PER_KEY", "600/minute")

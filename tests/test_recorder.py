@@ -236,6 +236,14 @@ def test_closed_sessions_are_pruned_after_their_time_and_open_ones_never() -> No
     assert not HostProcess.objects.filter(id=process.id).exists()
 
 
+def test_rows_are_kept_for_good_where_the_time_is_longer_than_any() -> None:
+    old = timezone.now() - timedelta(days=9000)
+    kept = open_row(lost_process(last_seen_at=old), state="closed", closed_at=old, opened_at=old)
+    with override_settings(GUMCP_SESSION_RETENTION_DAYS=999_999):
+        Mirror().flush()
+    assert models.Session.objects.filter(id=kept.id).exists()
+
+
 def test_wish_of_an_operator_is_read_for_this_process_only() -> None:
     mirror, other = Mirror(), Mirror()
     session = mirror.open()
@@ -369,6 +377,21 @@ def test_rows_that_a_replaced_database_lacks_are_written_again_and_none_is_left_
     mirror.recorder._note_failure(caught.value)
     mirror.flush()
     assert set(models.Session.objects.values_list("id", flat=True)) == {idle.row_id, active.row_id}
+
+
+def test_database_that_was_replaced_without_an_error_gets_everything_with_the_next_sign_of_life() -> None:
+    mirror = Mirror()
+    session, instance = mirror.open(), mirror.add_instance()
+    mirror.recorder._on_offer_learned("workshop", Offer("1.2", ("echo",), (), ()))
+    mirror.flush()
+    for model in (models.Session, models.Instance, models.Server, HostProcess):
+        model.objects.all().delete()
+    mirror.recorder._last_heartbeat = float("-inf")
+    mirror.flush()
+    assert row(session).state == "open"
+    assert instance_row(instance).ended_at is None
+    server = models.Server.objects.get(name="workshop")
+    assert (server.version, server.tools) == ("1.2", ["echo"])
 
 
 @pytest.mark.parametrize("kind", [DatabaseError, UnicodeError])

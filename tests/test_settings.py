@@ -150,3 +150,9 @@ def test_our_daphne_has_the_same_limits_with_default_settings_as_without_any() -
     # Streams, whose own limit knows which server they belong to, are to be first.
     limits = replace(serving_limits(), slow_reader_seconds=serving_limits().slow_reader_seconds - 2)
     assert limits == ServingLimits()
+
+
+def test_lines_of_the_example_may_be_left_empty(tmp_path: Path) -> None:
+    empty = {"DATABASE_URL": "", "GUMCP_LIMITS_STORAGE_URL": "", "GUMCP_SECRET_KEY": ""}
+    assert value("settings.DATABASES['default']['NAME']", tmp_path, **empty) == str(tmp_path / "gumcp.sqlite3")
+    assert value("settings.GUMCP_LIMITS_STORAGE_URL", tmp_path, **empty) == "memory://"

@@ -93,17 +93,20 @@ class ApiKeyAdmin(ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
         if change:
+            # Only what the form has: the key may have been revoked since it was opened.
+            changed = [name for name in form.changed_data if name != "user"]
+            if not changed:
+                return
             with transaction.atomic():
-                # Only what the form has: the key may have been revoked since it was opened.
-                obj.save(update_fields=[name for name in form.changed_data if name != "user"])
-                audit.record(audit.KEY_CHANGED, str(obj), request=request, detail=obj.shown_scope)
+                obj.save(update_fields=changed)
+                audit.record(audit.KEY_CHANGED, str(obj), request=request, detail=f"{', '.join(changed)}: {obj.terms}")
             transaction.on_commit(send_keys_changed)
             return
         new = make_key()
         obj.public, obj.digest = new.public, new.digest
         with transaction.atomic():
             obj.save()
-            audit.record(audit.KEY_ISSUED, str(obj), request=request, detail=f"{obj.user}: {obj.shown_scope}")
+            audit.record(audit.KEY_ISSUED, str(obj), request=request, detail=f"{obj.user}: {obj.terms}")
         obj.issued = new  # type: ignore[attr-defined]
 
     def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:

@@ -1,6 +1,7 @@
 """Rows of keys, of what operators did, and of who ran into a limit. Never a key: its hash and its public part."""
 
 import json
+from datetime import UTC
 from typing import Any, Final
 
 from django.conf import settings
@@ -90,9 +91,13 @@ class ApiKey(models.Model):
         read_scope(self.scope)
 
     @property
-    def shown_scope(self) -> str:
-        """What the trail says of where it may be used."""
-        return "every server" if self.scope is None else json.dumps(self.scope)
+    def terms(self) -> str:
+        """What the trail says of where it may be used, and until when."""
+        scope = "every server" if self.scope is None else json.dumps(self.scope)
+        if self.expires_at is None:
+            return scope
+        # First, since a long scope is cut.
+        return f"until {self.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, {scope}"
 
     @property
     def state(self) -> str:

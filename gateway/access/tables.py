@@ -22,9 +22,9 @@ def needing_tables() -> Iterator[None]:
     except DatabaseError:
         if _is_migrated():
             raise
+        migrate = f"{this_python()} manage.py migrate"
         raise CommandError(
-            f"The database lacks tables. Make them with `{this_python()} manage.py migrate`; `make run` does so when it "
-            "starts."
+            f"The database lacks tables. Make them with `{migrate}`; `make run` does so when it starts."
         ) from None
 
 

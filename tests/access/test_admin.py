@@ -175,9 +175,21 @@ def test_what_operators_do_is_in_the_trail(client: Client, ada: User) -> None:
         ("operator", "server changed", ""),
     ]
     assert AuditEvent.objects.get(action="key issued").detail == "ada: every server"
-    assert AuditEvent.objects.get(action="key changed").detail == '{"time": null}'
+    assert AuditEvent.objects.get(action="key changed").detail == 'scope: {"time": null}'
     assert AuditEvent.objects.get(action="server changed").detail == "Switched off."
     assert row.public in AuditEvent.objects.get(action="key revoked").target
+
+
+def test_trail_says_how_long_a_key_is_for_and_nothing_where_nothing_was_changed(client: Client, ada: User) -> None:
+    limited = {"expires_at_0": "2100-12-31", "expires_at_1": "18:00:00"}
+    client.post("/admin/gateway/apikey/add/", form(ada, **limited))
+    row = ApiKey.objects.get()
+    for fields in (limited, {}):
+        assert client.post(f"/admin/gateway/apikey/{row.pk}/change/", form(ada, **fields)).status_code == 302
+    assert list(AuditEvent.objects.order_by("id").values_list("action", "detail")) == [
+        ("key issued", "ada: until 2100-12-31 18:00 UTC, every server"),
+        ("key changed", "expires_at: every server"),
+    ]
 
 
 @pytest.mark.parametrize(("model", "page"), [(User, "user"), (Group, "group")])

@@ -72,6 +72,10 @@ def test_logins_that_the_database_failed_are_told_so_and_use_nothing_up(monkeypa
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
             assert "database" in answer.text
             assert "typed" not in answer.text
+            assert "MCP calls do not, and go on." in answer.text
+        with override_settings(GUMCP_AUTH="keys"):
+            answer = client.post("/admin/login/", {"username": "operator", "password": PASSWORD})
+        assert "So do MCP calls where it cannot be read" in answer.text
     assert log_in(client, PASSWORD) == 302
 
 

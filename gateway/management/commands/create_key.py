@@ -48,7 +48,7 @@ class Command(BaseCommand):
                     user.set_unusable_password()
                     user.save()
                 row, new = issue_key(user, label=options["label"], scope=scope, expires_at=expires_at)
-                audit.record(audit.KEY_ISSUED, str(row), command="manage.py create_key", detail=row.shown_scope)
+                audit.record(audit.KEY_ISSUED, str(row), command="manage.py create_key", detail=row.terms)
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from None
         if is_new:
