@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import ClassVar, Final
 
 from gateway.compat.imports import FreshSourceLoader, compat_builtins
-from gateway.process_state import LoadTimeout, limited_load, restored_process_state
+from gateway.process_state import LoadTimeout, current_event_loop, limited_load, restored_process_state
 from gateway.styles import Style, UnusableServer, describe
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ def discover(server_dirs: list[Path], load_timeout_seconds: float = 0) -> Discov
             continue
         project = Project(server_dir, load_timeout_seconds=load_timeout_seconds)
         for folder in server_folders(server_dir):
-            outcome = project.load(folder, taken)
+            with restored_process_state():
+                outcome = project.load(folder, taken)
             if isinstance(outcome, LoadFailure):
                 found.failures.append(outcome)
                 logger.warning("Could not load server %s: %s", outcome.name, outcome.reason)
@@ -132,7 +133,10 @@ class Project:
         ProjectFinder.add(self._root)
 
     def load(self, folder: Path, taken: dict[str, Path]) -> ServerDefinition | LoadFailure:
-        """Load one server folder, whatever its code raises. `taken` has the names that other folders have."""
+        """Load one server folder, whatever its code raises. `taken` has the names that other folders have.
+
+        What it changes in the process is the caller's to put back (`restored_process_state`).
+        """
         try:
             return self._load(folder, taken)
         except BaseException:  # an exception is foreign code as well: its text and its class may raise
@@ -151,7 +155,7 @@ class Project:
 
         started = time.perf_counter()
         try:
-            with restored_process_state(), limited_load(folder, self._load_timeout_seconds):
+            with current_event_loop(), limited_load(folder, self._load_timeout_seconds):
                 before = set(sys.path)
                 try:
                     style = self._execute(folder)

@@ -32,10 +32,13 @@ class LoadTimeout(BaseException):
 
 @contextmanager
 def restored_process_state() -> Iterator[None]:
-    """Undo what modules commonly do to the process when they are imported: `sys.path`, standard output, logging."""
+    """Undo what modules commonly do to the process when they are imported: `sys.path`, standard output, logging.
+
+    Whichever thread does it. One block at a time: of two that overlap, the later would keep what the earlier undoes.
+    """
     path = list(sys.path)
     try:
-        with stdout_on_stderr(), _restored_logging(), _current_event_loop():
+        with stdout_on_stderr(), _restored_logging():
             yield
     finally:
         sys.path[:] = path
@@ -69,7 +72,9 @@ def _restored_logging() -> Iterator[None]:
     All of them and not only the root's: `logging.config.dictConfig` disables loggers that it is not told of.
     """
     manager = logging.root.manager
-    kept = [logging.root, *(found for found in manager.loggerDict.values() if isinstance(found, logging.Logger))]
+    # A copy, which other threads do not change.
+    loggers = list(manager.loggerDict.values())
+    kept = [logging.root, *(found for found in loggers if isinstance(found, logging.Logger))]
     states = [
         (found, list(found.handlers), list(found.filters), found.level, found.disabled, found.propagate)
         for found in kept
@@ -82,12 +87,14 @@ def _restored_logging() -> Iterator[None]:
     try:
         yield
     finally:
+        # Levels only where they have changed: setting one takes logging's lock, which a stuck module may hold.
         for found, handlers, filters, level, is_disabled, propagate in states:
             found.handlers[:], found.filters[:] = handlers, filters
             found.disabled, found.propagate = is_disabled, propagate
             if found.level != level:
                 found.setLevel(level)
-        logging.disable(disabled_level)
+        if manager.disable != disabled_level:
+            logging.disable(disabled_level)
         logging.setLoggerClass(logger_class)
         logging.setLogRecordFactory(record_factory)
 
@@ -101,7 +108,7 @@ class _LoadingLoop(asyncio.SelectorEventLoop):
 
 
 @contextmanager
-def _current_event_loop() -> Iterator[None]:
+def current_event_loop() -> Iterator[None]:
     """Let `asyncio.get_event_loop()` find a loop in every thread, as it does in the main thread."""
     if threading.current_thread() is threading.main_thread():
         yield

@@ -25,6 +25,7 @@ from gateway import metrics
 from gateway.conf import conf
 from gateway.discovery import LoadFailure, Project, ServerDefinition, server_folders
 from gateway.instances import Instances
+from gateway.process_state import restored_process_state
 from gateway.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class Reloader:
     async def update(self, *, names: Iterable[str] = (), changed_paths: Iterable[Path] = ()) -> None:
         """Reload the servers called `names` and those with changed code; take up new folders, let go of removed ones.
 
-        Modules are loaded one at a time: loading puts back what it finds changed in the process.
+        Modules are loaded one at a time, beside those that were given up and still run: after each the process is put
+        back as it was before.
         """
         wanted = set(names)
         # A few look-ups, when somebody has saved a file.
@@ -150,7 +152,8 @@ def _is_gone(path: Path) -> bool:
 async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]) -> LoadFailure | ServerDefinition:
     """Load a folder in a thread that the end of the process does not wait for.
 
-    The thread of a load that takes too long is left behind.
+    The thread of a load that takes too long is left behind. What it has changed in the process until then is put back
+    here: when it ends, others may have changed the same.
     """
     limit_seconds = conf.load_timeout_seconds
     loop = asyncio.get_running_loop()
@@ -165,9 +168,10 @@ async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]
         with contextlib.suppress(RuntimeError):  # the host has ended meanwhile
             loop.call_soon_threadsafe(settle, found)
 
-    threading.Thread(target=load, name=f"load-{folder.name}", daemon=True).start()
-    try:
-        async with asyncio.timeout(limit_seconds or None):
-            return await outcome
-    except TimeoutError:
-        return LoadFailure(folder.name, folder, f"main.py was not loaded after {limit_seconds:g} seconds.")
+    with restored_process_state():
+        threading.Thread(target=load, name=f"load-{folder.name}", daemon=True).start()
+        try:
+            async with asyncio.timeout(limit_seconds or None):
+                return await outcome
+        except TimeoutError:
+            return LoadFailure(folder.name, folder, f"main.py was not loaded after {limit_seconds:g} seconds.")
