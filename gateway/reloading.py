@@ -87,13 +87,14 @@ class Reloader:
                 await asyncio.sleep(GONE_SECONDS)
                 gone = [known for known in gone if _is_gone(known.folder / "main.py")]
             served = {definition.folder for definition in self._registry}
+            freed: set[str] = set()
             for known in gone:
                 logger.info("Server %s is gone", known.name)
                 self._registry.remove(known.folder)
                 if known.folder in served:
                     served.remove(known.folder)
+                    freed.add(known.name)
                     self._on_removed(known.name)
-            freed = {known.name for known in gone}
             for folder, server_dir in found.items():
                 resolved = folder.resolve()
                 is_new = not self._registry.knows(folder) or folder.name in freed

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shutil
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -141,3 +142,26 @@ async def test_load_that_hangs_in_logging_does_not_hold_up_the_host_when_it_is_g
         (directory / "hanging" / "end").touch()
         await asyncio.to_thread(until, lambda: not load.is_alive())
         assert [failure.reason for failure in registry.failures] == ["main.py was not loaded after 0.2 seconds."]
+
+
+async def test_server_does_not_notice_that_a_folder_goes_which_was_refused_for_its_name(
+    write_server: WriteServer,
+) -> None:
+    first, second = write_server("twin", directory="first"), write_server("twin", directory="second")
+    async with reloading(first, second) as (registry, reloader):
+        served = registry.get("twin")
+        shutil.rmtree(second / "twin")
+        await reloader.update()
+        assert not registry.failures
+        assert registry.get("twin") is served
+
+
+async def test_name_of_a_folder_that_goes_is_free_for_the_one_that_was_refused_for_it(
+    write_server: WriteServer,
+) -> None:
+    first, second = write_server("twin", directory="first"), write_server("twin", directory="second")
+    async with reloading(first, second) as (registry, reloader):
+        shutil.rmtree(first / "twin")
+        await reloader.update()
+        assert not registry.failures
+        assert registry.get("twin").folder == second / "twin"
