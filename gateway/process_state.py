@@ -5,6 +5,7 @@ importing (`discovery`).
 """
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -125,7 +126,7 @@ def limited_load(folder: Path, limit_seconds: float) -> Iterator[None]:
     """Report the load of `folder` inside the block while it is slow, and end it after `limit_seconds` (0: never).
 
     It is ended in the main thread only, by a signal, as Ctrl-C would: what waits there is interrupted. A load in
-    another thread is reported and goes on; who has started that thread stops waiting for it.
+    another thread is reported and goes on; who has started that thread stops waiting for it (`give_up_load`).
 
     Raises:
         LoadTimeout
@@ -169,6 +170,14 @@ def limited_load(folder: Path, limit_seconds: float) -> Iterator[None]:
         end.set()
         if previous is not None and signal.getsignal(signal.SIGALRM) is interrupt:
             signal.signal(signal.SIGALRM, previous)
+
+
+def give_up_load(thread: threading.Thread) -> None:
+    """Raise `LoadTimeout` in a thread that is alive, as soon as it runs Python code again. What waits goes on waiting.
+
+    So a load that nobody waits for any more ends before it changes the process once more.
+    """
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(LoadTimeout))
 
 
 _Handler = Callable[[int, FrameType | None], object] | int

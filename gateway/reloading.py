@@ -25,7 +25,7 @@ from gateway import metrics
 from gateway.conf import conf
 from gateway.discovery import LoadFailure, Project, ServerDefinition, server_folders
 from gateway.instances import Instances
-from gateway.process_state import restored_process_state
+from gateway.process_state import LoadTimeout, give_up_load, restored_process_state
 from gateway.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -153,8 +153,8 @@ def _is_gone(path: Path) -> bool:
 async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]) -> LoadFailure | ServerDefinition:
     """Load a folder in a thread that the end of the process does not wait for.
 
-    The thread of a load that takes too long is left behind. What it has changed in the process until then is put back
-    here: when it ends, others may have changed the same.
+    The thread of a load that takes too long is left behind, and ends when what it waits for does. What it has changed
+    in the process is put back here already: others may change the same before it ends.
     """
     limit_seconds = conf.load_timeout_seconds
     loop = asyncio.get_running_loop()
@@ -164,15 +164,26 @@ async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]
         if not outcome.done():
             outcome.set_result(found)
 
-    def load() -> None:
-        found = project.load(folder, taken)
-        with contextlib.suppress(RuntimeError):  # the host has ended meanwhile
-            loop.call_soon_threadsafe(settle, found)
+    leaving = threading.Lock()
+    is_over = False
 
+    def load() -> None:
+        nonlocal is_over
+        with contextlib.suppress(LoadTimeout):  # given up just now
+            found = project.load(folder, taken)
+            with leaving:
+                is_over = True
+            with contextlib.suppress(RuntimeError):  # the host has ended meanwhile
+                loop.call_soon_threadsafe(settle, found)
+
+    thread = threading.Thread(target=load, name=f"load-{folder.name}", daemon=True)
     with restored_process_state():
-        threading.Thread(target=load, name=f"load-{folder.name}", daemon=True).start()
+        thread.start()
         try:
             async with asyncio.timeout(limit_seconds or None):
                 return await outcome
         except TimeoutError:
+            with leaving:
+                if not is_over:
+                    give_up_load(thread)
             return LoadFailure(folder.name, folder, f"main.py was not loaded after {limit_seconds:g} seconds.")

@@ -37,6 +37,11 @@ async def reloading(*server_dirs: Path, load_timeout_seconds: float = 5) -> Asyn
             await asyncio.to_thread(lanes.stop)
 
 
+def loads() -> list[threading.Thread]:
+    """The threads that load `hanging`."""
+    return [thread for thread in threading.enumerate() if thread.name == "load-hanging"]
+
+
 UNREACHABLE = """
     from django.utils.functional import SimpleLazyObject
 
@@ -68,15 +73,15 @@ async def test_reload_ends_with_the_reason_whatever_the_new_code_raises(write_se
         assert registry.get("touchy") is served
 
 
-# It disables the host's loggers, takes standard output, and goes on until it is told to end.
+# It disables the host's loggers before and after it waits.
 HANGING = """
-    import logging.config, os, sys, threading
-    from pathlib import Path
+    import logging.config, sys, time
 
     logging.config.dictConfig({"version": 1})
     sys.path.append("/vandal")
-    while not Path(__file__).with_name("end").exists():
-        threading.Event().wait(0.02)
+    time.sleep(2.5)
+    logging.config.dictConfig({"version": 1})
+    sys.path.append("/vandal")
 """
 
 
@@ -91,12 +96,12 @@ async def test_load_that_is_given_up_has_changed_nothing_and_changes_nothing_whe
 
     directory = write_server("beside")
     async with reloading(directory, load_timeout_seconds=0.5) as (registry, reloader):
-        before = state()
+        before, modules = state(), set(sys.modules)
         write_server("hanging", HANGING)
-        await reloader.update()
-        (load,) = [thread for thread in threading.enumerate() if thread.name == "load-hanging"]
         later = logging.NullHandler()
         try:
+            await reloader.update()
+            (load,) = loads()
             assert [failure.reason for failure in registry.failures] == ["main.py was not loaded after 0.5 seconds."]
             assert state() == before
             first = registry.get("beside")
@@ -104,25 +109,23 @@ async def test_load_that_is_given_up_has_changed_nothing_and_changes_nothing_whe
             assert registry.get("beside") is not first
             assert state() == before
             ours.addHandler(later)
-            (directory / "hanging" / "end").touch()
+            assert load.is_alive()
             await asyncio.to_thread(until, lambda: not load.is_alive())
             assert later in ours.handlers
             assert state() == before
+            left = [str(getattr(sys.modules[name], "__file__", "")) for name in set(sys.modules) - modules]
+            assert not [path for path in left if "hanging" in path]
         finally:
-            (directory / "hanging" / "end").touch()
             ours.removeHandler(later)
             ours.disabled = False
 
 
 # Logging's own lock is held meanwhile, as by a handler that connects to a host which does not answer.
 HANGING_IN_LOGGING = """
-    import logging.config, threading
-    from pathlib import Path
+    import logging.config, time
 
     def connect():
-        for _ in range(200):
-            if not Path(__file__).with_name("end").exists():
-                threading.Event().wait(0.02)
+        time.sleep(2)
         return logging.NullHandler()
 
     logging.config.dictConfig({"version": 1, "handlers": {"slow": {"()": connect}}})
@@ -138,8 +141,7 @@ async def test_load_that_hangs_in_logging_does_not_hold_up_the_host_when_it_is_g
         await reloader.update(names=["hanging"])
         write_server("hanging", HANGING_IN_LOGGING)
         await reloader.update(names=["hanging"])
-        (load,) = [thread for thread in threading.enumerate() if thread.name == "load-hanging"]
-        (directory / "hanging" / "end").touch()
+        (load,) = loads()
         await asyncio.to_thread(until, lambda: not load.is_alive())
         assert [failure.reason for failure in registry.failures] == ["main.py was not loaded after 0.2 seconds."]
 
