@@ -77,12 +77,12 @@ class GatewaySettings:
 
     @property
     def max_sessions_per_key(self) -> int:
-        """How many sessions one key may have open in this process; 0 for no limit."""
+        """How many sessions and listeners one key may have open in this process; 0 for no limit."""
         return settings.GUMCP_MAX_SESSIONS_PER_KEY
 
     @property
     def max_sessions_per_address(self) -> int:
-        """How many sessions of keys one address may have open in this process; 0 for no limit."""
+        """How many sessions and listeners of keys one address may have open in this process; 0 for no limit."""
         return settings.GUMCP_MAX_SESSIONS_PER_ADDRESS
 
     @property
@@ -145,7 +145,7 @@ class GatewaySettings:
 
     @property
     def max_sessions(self) -> int:
-        """How many sessions this process has open at once; beyond it a new one is answered 503."""
+        """How many sessions and listeners this process has open at once; beyond it a new one is answered 503."""
         return cast("int", settings.GUMCP_MAX_SESSIONS)
 
     @property

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import ClassVar, Final
 
 from gateway.compat.imports import FreshSourceLoader, compat_builtins
-from gateway.process_state import LoadTimeout, limited_load, restored_process_state
+from gateway.process_state import LoadTimeout, current_event_loop, limited_load, restored_process_state
 from gateway.styles import Style, UnusableServer, describe
 
 logger = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ class Discovery:
 def discover(server_dirs: list[Path], load_timeout_seconds: float = 0) -> Discovery:
     """Load every folder with a `main.py` in `server_dirs`: the directories in order, the folders by name.
 
-    Nothing that a module does or raises stops the others; `sys.path` and the root logger are put back after each.
-    In the main thread each may take `load_timeout_seconds` (0: for ever).
+    Nothing that a module raises stops the others. After each is put back what it has changed of `sys.path`, standard
+    output and the loggers that there were. In the main thread each may take `load_timeout_seconds` (0: for ever).
     """
     found = Discovery()
     taken: dict[str, Path] = {}
@@ -92,7 +92,8 @@ def discover(server_dirs: list[Path], load_timeout_seconds: float = 0) -> Discov
             continue
         project = Project(server_dir, load_timeout_seconds=load_timeout_seconds)
         for folder in server_folders(server_dir):
-            outcome = project.load(folder, taken)
+            with restored_process_state():
+                outcome = project.load(folder, taken)
             if isinstance(outcome, LoadFailure):
                 found.failures.append(outcome)
                 logger.warning("Could not load server %s: %s", outcome.name, outcome.reason)
@@ -132,7 +133,17 @@ class Project:
         ProjectFinder.add(self._root)
 
     def load(self, folder: Path, taken: dict[str, Path]) -> ServerDefinition | LoadFailure:
-        """Load one server folder. `taken` has the names that other folders have."""
+        """Load one server folder, whatever its code raises. `taken` has the names that other folders have.
+
+        What it changes in the process is the caller's to put back (`restored_process_state`).
+        """
+        try:
+            return self._load(folder, taken)
+        except BaseException:  # an exception is foreign code as well: its text and its class may raise
+            where = "".join(traceback.format_tb(sys.exc_info()[2]))
+            return LoadFailure(folder.name, folder, "Loading main.py failed with what cannot be described.", where)
+
+    def _load(self, folder: Path, taken: dict[str, Path]) -> ServerDefinition | LoadFailure:
         name = folder.name
         if name in RESERVED_NAMES:
             reason = f"The name {name} is reserved for the host's own pages. Rename the folder."
@@ -144,15 +155,17 @@ class Project:
 
         started = time.perf_counter()
         try:
-            with restored_process_state(), limited_load(folder, self._load_timeout_seconds):
+            with current_event_loop(), limited_load(folder, self._load_timeout_seconds):
                 before = set(sys.path)
                 try:
-                    module = self._execute(folder)
+                    style = self._execute(folder)
                 finally:
                     # Its functions may import from there long after it was loaded.
                     for entry in sys.path:
                         if entry not in before:
                             ProjectFinder.add(Path(entry).absolute())
+        except UnusableServer as error:
+            return LoadFailure(name, folder, str(error))
         except LoadTimeout as error:
             return LoadFailure(name, folder, str(error), "".join(traceback.format_exception(error)))
         # Foreign code: SystemExit and the like included, it may cost this server and no other.
@@ -161,18 +174,17 @@ class Project:
             if "main thread" in reason and threading.current_thread() is not threading.main_thread():
                 reason = f"{_MAIN_THREAD_ONLY} {reason}"
             return LoadFailure(name, folder, reason, "".join(traceback.format_exception(error)))
-        seconds = time.perf_counter() - started
+        return ServerDefinition(name, folder, style, time.perf_counter() - started)
 
-        try:
-            style = describe(module)
-        except UnusableServer as error:
-            return LoadFailure(name, folder, str(error))
-        return ServerDefinition(name, folder, style, seconds)
+    def _execute(self, folder: Path) -> Style:
+        """Execute the folder's `main.py` and find out how it makes its servers.
 
-    def _execute(self, folder: Path) -> ModuleType:
-        """Execute the folder's `main.py` as a package of a unique name, so that `from . import …` finds its siblings.
+        It is a package of a unique name, so that `from . import …` finds its siblings. Each load has a name of its own:
+        after a reload, what still runs of the old code keeps its modules.
 
-        Each load has a name of its own: after a reload, what still runs of the old code keeps its modules.
+        Raises:
+            UnusableServer: as `describe`.
+            BaseException: what the module's own code raised.
         """
         digest = sha256(str(folder).encode()).hexdigest()[:12]
         unique_name = f"{_PACKAGE_PREFIX}{digest}_{next(_load_numbers)}"
@@ -191,11 +203,11 @@ class Project:
         sys.modules[unique_name] = module
         try:
             spec.loader.exec_module(module)
+            return describe(module)
         except BaseException:
             forget_modules(unique_name)
             sys.modules.update(siblings)
             raise
-        return module
 
 
 def _take_siblings(folder: Path) -> dict[str, ModuleType]:

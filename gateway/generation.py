@@ -42,7 +42,7 @@ class Surroundings:
 
 
 class Generation:
-    """A `Server` object whose lifespan is open. Used in its lane only, except for `ended`."""
+    """A `Server` object whose lifespan is open. Used in its lane only, except for `ended` and `is_lost`."""
 
     def __init__(
         self, definition: ServerDefinition, identity: Identity, server: Server[Any], options: InitializationOptions

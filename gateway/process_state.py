@@ -5,6 +5,7 @@ importing (`discovery`).
 """
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -32,10 +33,13 @@ class LoadTimeout(BaseException):
 
 @contextmanager
 def restored_process_state() -> Iterator[None]:
-    """Undo what modules commonly do to the process when they are imported: `sys.path`, standard output, logging."""
+    """Undo what modules commonly do to the process when they are imported: `sys.path`, standard output, logging.
+
+    Whichever thread does it. One block at a time: of two that overlap, the later would keep what the earlier undoes.
+    """
     path = list(sys.path)
     try:
-        with stdout_on_stderr(), _restored_logging(), _current_event_loop():
+        with stdout_on_stderr(), _restored_logging():
             yield
     finally:
         sys.path[:] = path
@@ -69,7 +73,9 @@ def _restored_logging() -> Iterator[None]:
     All of them and not only the root's: `logging.config.dictConfig` disables loggers that it is not told of.
     """
     manager = logging.root.manager
-    kept = [logging.root, *(found for found in manager.loggerDict.values() if isinstance(found, logging.Logger))]
+    # A copy, which other threads do not change.
+    loggers = list(manager.loggerDict.values())
+    kept = [logging.root, *(found for found in loggers if isinstance(found, logging.Logger))]
     states = [
         (found, list(found.handlers), list(found.filters), found.level, found.disabled, found.propagate)
         for found in kept
@@ -82,12 +88,14 @@ def _restored_logging() -> Iterator[None]:
     try:
         yield
     finally:
+        # Levels only where they have changed: setting one takes logging's lock, which a stuck module may hold.
         for found, handlers, filters, level, is_disabled, propagate in states:
             found.handlers[:], found.filters[:] = handlers, filters
             found.disabled, found.propagate = is_disabled, propagate
             if found.level != level:
                 found.setLevel(level)
-        logging.disable(disabled_level)
+        if manager.disable != disabled_level:
+            logging.disable(disabled_level)
         logging.setLoggerClass(logger_class)
         logging.setLogRecordFactory(record_factory)
 
@@ -101,7 +109,7 @@ class _LoadingLoop(asyncio.SelectorEventLoop):
 
 
 @contextmanager
-def _current_event_loop() -> Iterator[None]:
+def current_event_loop() -> Iterator[None]:
     """Let `asyncio.get_event_loop()` find a loop in every thread, as it does in the main thread."""
     if threading.current_thread() is threading.main_thread():
         yield
@@ -118,7 +126,7 @@ def limited_load(folder: Path, limit_seconds: float) -> Iterator[None]:
     """Report the load of `folder` inside the block while it is slow, and end it after `limit_seconds` (0: never).
 
     It is ended in the main thread only, by a signal, as Ctrl-C would: what waits there is interrupted. A load in
-    another thread is reported and goes on; who has started that thread stops waiting for it.
+    another thread is reported and goes on; who has started that thread stops waiting for it (`give_up_load`).
 
     Raises:
         LoadTimeout
@@ -162,6 +170,14 @@ def limited_load(folder: Path, limit_seconds: float) -> Iterator[None]:
         end.set()
         if previous is not None and signal.getsignal(signal.SIGALRM) is interrupt:
             signal.signal(signal.SIGALRM, previous)
+
+
+def give_up_load(thread: threading.Thread) -> None:
+    """Raise `LoadTimeout` in a thread that is alive, as soon as it runs Python code again. What waits goes on waiting.
+
+    So a load that nobody waits for any more ends before it changes the process once more.
+    """
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(LoadTimeout))
 
 
 _Handler = Callable[[int, FrameType | None], object] | int

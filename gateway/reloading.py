@@ -25,6 +25,7 @@ from gateway import metrics
 from gateway.conf import conf
 from gateway.discovery import LoadFailure, Project, ServerDefinition, server_folders
 from gateway.instances import Instances
+from gateway.process_state import LoadTimeout, give_up_load, restored_process_state
 from gateway.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class Reloader:
     async def update(self, *, names: Iterable[str] = (), changed_paths: Iterable[Path] = ()) -> None:
         """Reload the servers called `names` and those with changed code; take up new folders, let go of removed ones.
 
-        Modules are loaded one at a time: loading puts back what it finds changed in the process.
+        Modules are loaded one at a time, beside those that were given up and still run: after each the process is put
+        back as it was before.
         """
         wanted = set(names)
         # A few look-ups, when somebody has saved a file.
@@ -85,13 +87,14 @@ class Reloader:
                 await asyncio.sleep(GONE_SECONDS)
                 gone = [known for known in gone if _is_gone(known.folder / "main.py")]
             served = {definition.folder for definition in self._registry}
+            freed: set[str] = set()
             for known in gone:
                 logger.info("Server %s is gone", known.name)
                 self._registry.remove(known.folder)
                 if known.folder in served:
                     served.remove(known.folder)
+                    freed.add(known.name)
                     self._on_removed(known.name)
-            freed = {known.name for known in gone}
             for folder, server_dir in found.items():
                 resolved = folder.resolve()
                 is_new = not self._registry.knows(folder) or folder.name in freed
@@ -150,7 +153,8 @@ def _is_gone(path: Path) -> bool:
 async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]) -> LoadFailure | ServerDefinition:
     """Load a folder in a thread that the end of the process does not wait for.
 
-    The thread of a load that takes too long is left behind.
+    The thread of a load that takes too long is left behind, and ends when what it waits for does. What it has changed
+    in the process is put back here already: others may change the same before it ends.
     """
     limit_seconds = conf.load_timeout_seconds
     loop = asyncio.get_running_loop()
@@ -160,14 +164,26 @@ async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]
         if not outcome.done():
             outcome.set_result(found)
 
-    def load() -> None:
-        found = project.load(folder, taken)
-        with contextlib.suppress(RuntimeError):  # the host has ended meanwhile
-            loop.call_soon_threadsafe(settle, found)
+    leaving = threading.Lock()
+    is_over = False
 
-    threading.Thread(target=load, name=f"load-{folder.name}", daemon=True).start()
-    try:
-        async with asyncio.timeout(limit_seconds or None):
-            return await outcome
-    except TimeoutError:
-        return LoadFailure(folder.name, folder, f"main.py was not loaded after {limit_seconds:g} seconds.")
+    def load() -> None:
+        nonlocal is_over
+        with contextlib.suppress(LoadTimeout):  # given up just now
+            found = project.load(folder, taken)
+            with leaving:
+                is_over = True
+            with contextlib.suppress(RuntimeError):  # the host has ended meanwhile
+                loop.call_soon_threadsafe(settle, found)
+
+    thread = threading.Thread(target=load, name=f"load-{folder.name}", daemon=True)
+    with restored_process_state():
+        thread.start()
+        try:
+            async with asyncio.timeout(limit_seconds or None):
+                return await outcome
+        except TimeoutError:
+            with leaving:
+                if not is_over:
+                    give_up_load(thread)
+            return LoadFailure(folder.name, folder, f"main.py was not loaded after {limit_seconds:g} seconds.")

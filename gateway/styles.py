@@ -50,11 +50,15 @@ class Style:
 
 
 def describe(module: ModuleType) -> Style:
-    """Find out how `module` makes its servers. Calls nothing of it.
+    """Find out how `module` makes its servers.
+
+    Neither of its two functions is called, but looking at what a module has may run its code: its `__getattr__`, the
+    `__class__` of a lazy object, a `__signature__`.
 
     Raises:
         UnusableServer: `server` is no factory that can be called and no server, or the options are missing and the
             object has no version. What a factory makes is judged by `make`.
+        BaseException: what the module's own code raised.
     """
     server = getattr(module, "server", None)
     get_options = getattr(module, "get_initialization_options", None)

@@ -81,6 +81,72 @@ def test_file_that_is_not_utf8_is_a_failure(write_server: WriteServer) -> None:
     assert "SyntaxError" in load_failure(discover([directory]), "latin").reason
 
 
+LAZY_CLIENT = """
+    from django.utils.functional import SimpleLazyObject
+
+    def connect():
+        raise ConnectionError("nobody answers")
+
+    client = SimpleLazyObject(connect)
+"""
+
+FACTORY = """
+    def server(user_id, api_key=None): ...
+"""
+
+UNSIGNED = """
+    class Factory:
+        @property
+        def __signature__(self):
+            raise LookupError("unsigned")
+
+        def __call__(self, user_id): ...
+
+    server = Factory()
+"""
+
+
+# What a module has runs its code when it is looked at.
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (LAZY_CLIENT + FACTORY, "main.py raised ConnectionError when it was loaded: nobody answers"),
+        (LAZY_CLIENT + "\n    server = client", "main.py raised ConnectionError when it was loaded: nobody answers"),
+        ("def __getattr__(name): raise SystemExit(name)", "main.py raised SystemExit when it was loaded: server"),
+        (UNSIGNED, "main.py raised LookupError when it was loaded: unsigned"),
+    ],
+)
+def test_module_that_raises_when_it_is_looked_at_is_a_failure_with_traceback_and_stops_nothing(
+    write_server: WriteServer, source: str, reason: str
+) -> None:
+    write_server("touchy", source)
+    directory = write_server("zzz")
+    before = set(sys.modules)
+    found = discover([directory])
+    assert [definition.name for definition in found.definitions] == ["zzz"]
+    failure = load_failure(found, "touchy")
+    assert failure.reason == reason
+    assert "in describe" in failure.traceback
+    left = [sys.modules[name] for name in set(sys.modules) - before]
+    assert not [module for module in left if "touchy" in str(getattr(module, "__file__", ""))]
+
+
+INDESCRIBABLE = """
+    class Unspeakable(Exception):
+        def __str__(self):
+            raise SystemExit
+
+    raise Unspeakable
+"""
+
+
+def test_exception_that_cannot_be_described_is_a_failure_and_stops_nothing(write_server: WriteServer) -> None:
+    write_server("indescribable", INDESCRIBABLE)
+    found = discover([write_server("zzz")])
+    assert [definition.name for definition in found.definitions] == ["zzz"]
+    assert "cannot be described" in load_failure(found, "indescribable").reason
+
+
 # It goes on trying, as one that waits for a database.
 BLOCKING = """
     import threading
@@ -106,6 +172,28 @@ def test_module_that_blocks_is_given_up_with_the_line_where_it_stands_and_stops_
     assert failure.reason == "main.py was not loaded after 0.2 seconds."
     assert "threading.Event().wait(600)" in failure.traceback
     assert signal.getsignal(signal.SIGALRM) is before
+
+
+LAZY_AND_BLOCKING = """
+    import threading
+    from django.utils.functional import SimpleLazyObject
+
+    client = SimpleLazyObject(lambda: threading.Event().wait(3))
+""" + FACTORY  # fmt: skip
+
+
+def test_module_that_blocks_when_it_is_looked_at_is_given_up(write_server: WriteServer) -> None:
+    found = discover([write_server("lazy", LAZY_AND_BLOCKING)], load_timeout_seconds=0.2)
+    assert load_failure(found, "lazy").reason == "main.py was not loaded after 0.2 seconds."
+
+
+def test_what_runs_when_a_module_is_looked_at_is_undone(write_server: WriteServer) -> None:
+    source = "import sys\ndef __getattr__(name): sys.path.append('/vandal')" + SOUND_SERVER.replace("\n    ", "\n")
+    # Looked at for its options, which it lacks.
+    source = source.partition("def get_initialization_options")[0]
+    before = list(sys.path)
+    discover([write_server("vandal", source)])
+    assert sys.path == before
 
 
 SLOW = """

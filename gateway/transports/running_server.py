@@ -19,7 +19,10 @@ class ToolSchemaCache(Protocol):
 
 @dataclass(slots=True)
 class RunningServer:
-    """One server whose lifespan has been entered in `lane`. A reload changes all but the lane and the context."""
+    """One server whose lifespan has been entered in `lane`.
+
+    New code, and a lifespan in place of one that ended by itself, change its options, its state and its schemas.
+    """
 
     server: Server[Any]
     initialization_options: InitializationOptions
