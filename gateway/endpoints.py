@@ -199,6 +199,7 @@ class SessionEndpoint(_Endpoint):
         send: Send,
     ) -> None:
         """Open a session, and keep it if the server accepts `initialize` and the client is there to hear of it."""
+        definition = self._require_still_open(definition, identity)
         self._require_room_in_host()
         instance = await self._host.instances.acquire(definition, identity)
         try:
@@ -294,11 +295,10 @@ class SessionEndpoint(_Endpoint):
         body = await read_body(scope, receive, conf.max_body_bytes)
         require_named_tool(identity, definition.name, header(scope, b"mcp-method"), header(scope, b"mcp-name"), body)
         message = require_json(body)
+        definition = self._require_still_open(definition, identity)
         async with self._host.instances.use(definition, identity) as instance:
-            # Once more: the body took its time, and so may the factory have.
-            self._host.find_server(definition.name)
-            if identity.is_withdrawn:
-                raise Unauthenticated
+            # Once more: the factory may have taken its time, too.
+            self._require_still_open(definition, identity)
             reply = self._reply(send, ())
             call = StatelessCall(instance.running, definition.name, scope_for_server(scope, identity), message, reply)
 
@@ -333,6 +333,16 @@ class SessionEndpoint(_Endpoint):
             yield
 
     # -- Both --------------------------------------------------------------------------------------------------------
+
+    def _require_still_open(self, definition: ServerDefinition, identity: Identity) -> ServerDefinition:
+        """Check, after something that took its time, that the server and the key may be used; returns its newest code.
+
+        Raises:
+            Unauthenticated, UnknownServer, ServerDisabled
+        """
+        if identity.is_withdrawn:
+            raise Unauthenticated
+        return self._host.find_server(definition.name)
 
     def _require_room_in_host(self) -> None:
         """Check that the host may have one more session or listener. Raises `SessionLimitReached`."""

@@ -9,14 +9,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.discovery import discover
 from gateway.endpoints import SessionEndpoint
 from gateway.exceptions import ServerDisabled
 from gateway.host import DISABLED, SWITCHED_OFF, Host
+from gateway.policies import Policy
 from gateway.registry import Registry
 from tests.conftest import WriteServer
 from tests.e2e.host_process import until
-from tests.e2e.streamable import META, STATELESS
+from tests.e2e.streamable import META, STATELESS, initialize_message
 
 SERVER = """
     import asyncio
@@ -103,6 +106,11 @@ def call_message(tool: str = "call") -> tuple[Any, dict[str, str]]:
     return message, {"MCP-Protocol-Version": STATELESS, "Mcp-Method": "tools/call", "Mcp-Name": tool}
 
 
+HANDSHAKE = (initialize_message(), {})
+
+both_eras = pytest.mark.parametrize("message", [HANDSHAKE, call_message()], ids=["handshake", "stateless"])
+
+
 @asynccontextmanager
 async def new_host(directory: Path) -> AsyncIterator[tuple[Host, dict[str, Any]]]:
     """A host of one server and that server's globals, without database, metrics and upkeep."""
@@ -114,6 +122,19 @@ async def new_host(directory: Path) -> AsyncIterator[tuple[Host, dict[str, Any]]
     finally:
         await host.instances.stop()
         await asyncio.to_thread(host.close)
+
+
+@both_eras
+async def test_request_for_a_server_that_is_switched_off_while_its_body_comes_makes_no_instance(
+    write_server: WriteServer, message: tuple[Any, dict[str, str]]
+) -> None:
+    async with new_host(write_server("patient", SERVER)) as (host, module):
+        exchange = Exchange(host, message[0], headers=message[1])
+        await asyncio.sleep(0.01)
+        host.policies.replace({"patient": Policy(is_enabled=False)})
+        host._end_use("patient", DISABLED, ServerDisabled(SWITCHED_OFF))
+        assert await exchange.finish() == 503
+        assert (module["built"], len(host.instances), len(host.sessions)) == ([], 0, 0)
 
 
 async def test_streamed_call_that_is_ended_counts_as_stuck_until_it_returns(write_server: WriteServer) -> None:
