@@ -82,7 +82,10 @@ class _Endpoint:
                 scope["headers"], client_address(scope), server_name, captured.get("session_key")
             )
             current_identity.set(identity)
-            await self._answer(self._host.find_server(server_name), identity, scope, receive, send)
+            # However long the body takes, the key counts as in use and what is known of it stays fresh. A function of
+            # each request's own: of one that is shared, the first request to end would take the others' mark away.
+            with identity.closing(lambda: None):
+                await self._answer(self._host.find_server(server_name), identity, scope, receive, send)
         except GatewayError as error:
             # Clients show the user what a JSON-RPC error says, and of anything else the status at best.
             await refuse_error(send, error, as_message=self.answers_messages and scope["method"] == "POST")

@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 
+from gateway.access import key_watch
+from gateway.access.authenticator import Authenticator
+from gateway.access.key_watch import KeyWatch
+from gateway.access.limits import RateLimits
 from gateway.discovery import discover
 from gateway.endpoints import SessionEndpoint
 from gateway.exceptions import ServerDisabled
 from gateway.host import DISABLED, SWITCHED_OFF, Host
 from gateway.policies import Policy
 from gateway.registry import Registry
+from tests.access.test_authenticator import Rows
 from tests.conftest import WriteServer
 from tests.e2e.host_process import until
 from tests.e2e.streamable import META, STATELESS, initialize_message
@@ -151,3 +156,26 @@ async def test_streamed_call_that_is_ended_counts_as_stuck_until_it_returns(writ
         finally:
             host.lanes.get("patient").post(module["may_end"].set)
         await asyncio.to_thread(until, lambda: calls.stuck == 0)
+
+
+@both_eras
+async def test_request_whose_key_is_revoked_while_its_body_comes_is_refused_however_long_that_took(
+    write_server: WriteServer, message: tuple[Any, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_watch, "IN_USE_SECONDS", 0.01)
+    rows, limits = Rows(), RateLimits({})
+    key = rows.issue("ada")
+    async with new_host(write_server("patient", SERVER)) as (host, module):
+        authenticator = host.doorkeeper.authenticator = Authenticator("keys", rows, limits)
+        watch = KeyWatch(authenticator, rows, limits, host.doorkeeper._show_out)  # type: ignore[arg-type]
+        slow, quick = (Exchange(host, message[0], f"ada:{key.text}", message[1]) for _ in range(2))
+        assert await quick.finish() == 200
+        begun = (len(module["built"]), len(module["called"]))
+        host.instances.drop("patient")
+        await asyncio.sleep(0.05)
+        rows.change(key, is_active=False)
+        watch.refresh()
+        assert await slow.finish() == 401
+        assert (len(module["built"]), len(module["called"])) == begun
+        grants = authenticator.grants_in_use(0)
+        assert not [grant for grant in grants if grant.is_in_use]
