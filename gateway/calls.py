@@ -128,7 +128,10 @@ class ServerCalls:
 
     @property
     def stuck(self) -> int:
-        """Calls that were given up and have not returned."""
+        """Calls that were given up and have not returned, and jobs that version 1 handlers left in `asyncio.to_thread`.
+
+        Handlers in the lane may take `GIVE_UP_SECONDS` to clean up before they count.
+        """
         return len(self.given_up) + sum(threads.stuck for threads in list(self._holders))
 
     def keep_up(self) -> None:
@@ -244,13 +247,15 @@ class CallMiddleware:
     async def _give_up(self, task: "asyncio.Task[HandlerResult]") -> None:
         """Cancel a handler, and leave it behind if it does not end."""
         task.cancel()
-        # Shielded: SDK and transport cancel with scopes, which would interrupt every wait in here.
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait((task,), timeout=GIVE_UP_SECONDS)
-        if not task.done():
-            self._calls.given_up.add(task)
-            task.add_done_callback(self._calls.given_up.discard)
-        task.add_done_callback(_note_late_end)
+        try:
+            # Shielded: SDK and transport cancel with scopes, which would interrupt every wait in here.
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait((task,), timeout=GIVE_UP_SECONDS)
+        finally:  # a shield does not hold off `Task.cancel`
+            if not task.done():
+                self._calls.given_up.add(task)
+                task.add_done_callback(self._calls.given_up.discard)
+            task.add_done_callback(_note_late_end)
 
     def _too_long(self, what: str) -> str:
         return f"{what} took longer than {self._calls.policy.call_timeout_seconds:g} seconds and was stopped."

@@ -82,7 +82,10 @@ class _Endpoint:
                 scope["headers"], client_address(scope), server_name, captured.get("session_key")
             )
             current_identity.set(identity)
-            await self._answer(self._host.find_server(server_name), identity, scope, receive, send)
+            # However long the body takes, the key counts as in use and what is known of it stays fresh. A function of
+            # each request's own: of one that is shared, the first request to end would take the others' mark away.
+            with identity.closing(lambda: None):
+                await self._answer(self._host.find_server(server_name), identity, scope, receive, send)
         except GatewayError as error:
             # Clients show the user what a JSON-RPC error says, and of anything else the status at best.
             await refuse_error(send, error, as_message=self.answers_messages and scope["method"] == "POST")
@@ -199,6 +202,7 @@ class SessionEndpoint(_Endpoint):
         send: Send,
     ) -> None:
         """Open a session, and keep it if the server accepts `initialize` and the client is there to hear of it."""
+        definition = self._require_still_open(definition, identity)
         self._require_room_in_host()
         instance = await self._host.instances.acquire(definition, identity)
         try:
@@ -294,11 +298,10 @@ class SessionEndpoint(_Endpoint):
         body = await read_body(scope, receive, conf.max_body_bytes)
         require_named_tool(identity, definition.name, header(scope, b"mcp-method"), header(scope, b"mcp-name"), body)
         message = require_json(body)
+        definition = self._require_still_open(definition, identity)
         async with self._host.instances.use(definition, identity) as instance:
-            # Once more: the body took its time, and so may the factory have.
-            self._host.find_server(definition.name)
-            if identity.is_withdrawn:
-                raise Unauthenticated
+            # Once more: the factory may have taken its time, too.
+            self._require_still_open(definition, identity)
             reply = self._reply(send, ())
             call = StatelessCall(instance.running, definition.name, scope_for_server(scope, identity), message, reply)
 
@@ -333,6 +336,16 @@ class SessionEndpoint(_Endpoint):
             yield
 
     # -- Both --------------------------------------------------------------------------------------------------------
+
+    def _require_still_open(self, definition: ServerDefinition, identity: Identity) -> ServerDefinition:
+        """Check, after something that took its time, that the server and the key may be used; returns its newest code.
+
+        Raises:
+            Unauthenticated, UnknownServer, ServerDisabled
+        """
+        if identity.is_withdrawn:
+            raise Unauthenticated
+        return self._host.find_server(definition.name)
 
     def _require_room_in_host(self) -> None:
         """Check that the host may have one more session or listener. Raises `SessionLimitReached`."""

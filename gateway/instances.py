@@ -127,6 +127,9 @@ class Instance:
             self.lane,
             _caller_context(self.server_name, self.identity),
         )
+        # Looked at after `_generation` is set, where `stop` does it the other way round: one of the two sees the other.
+        if self._is_let_go:
+            generation.stop()
 
     async def switch(self, definition: ServerDefinition) -> None:
         """Go over to newer code; what is being handled finishes on the old. Runs in the lane.
@@ -333,6 +336,8 @@ class Instances:
         except TimeoutError:
             name, seconds = instance.server_name, conf.factory_timeout_seconds
             logger.error("Server %s gave no instance within %s seconds", name, seconds)
+            # It may have started all the same, in the moment in which its start was cancelled.
+            instance.stop()
             raise InstanceUnavailable(_TOO_SLOW) from None
 
     def _start_learning(self, instance: Instance) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -59,6 +60,15 @@ def host(start_host: StartHost, request: pytest.FixtureRequest) -> Iterator[Host
     """
     with start_host(**getattr(request.module, "HOST_OPTIONS", {})) as host:
         yield host
+
+
+@pytest.fixture
+def switch_often() -> Iterator[None]:
+    """Let threads take turns as often as they can, so that what goes wrong between two of their steps does so soon."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -423,3 +423,61 @@ async def test_instance_that_is_let_go_while_its_lost_lifespan_is_entered_anew_l
         instances.drop("fragile")
         await asyncio.wrap_future(replacing)
         await asyncio.to_thread(until, lambda: left == ["ada", "ada"])
+
+
+LAGGING = """
+    import asyncio
+    import time
+    from contextlib import asynccontextmanager
+
+    from mcp.server import Server
+
+    steps = []
+
+    def block_after(turns):
+        if turns:
+            asyncio.get_running_loop().call_soon(block_after, turns - 1)
+        else:
+            time.sleep(0.2)
+
+    def server(user_id, api_key=None):
+        @asynccontextmanager
+        async def lifespan(server):
+            if user_id.isdigit():
+                block_after(int(user_id))
+            steps.append("entered")
+            try:
+                yield
+            finally:
+                steps.append("left")
+
+        return Server("lagging", version="1", lifespan=lifespan)
+
+    def get_initialization_options(instance):
+        return instance.create_initialization_options()
+"""
+
+
+async def test_instance_that_starts_in_the_moment_in_which_its_time_is_over_leaves_its_lifespan(
+    write_server: WriteServer,
+) -> None:
+    (definition,) = discover([write_server("lagging", LAGGING)]).definitions
+    steps = definition.style.server.__globals__["steps"]
+    async with new_instances() as instances:
+        with override_settings(GUMCP_FACTORY_TIMEOUT_SECONDS=0.1):
+            # In one of these turns of the lane's loop the start ends, before what cancels it.
+            for turns in range(6):
+                with suppress(InstanceUnavailable):
+                    await use_once(instances, definition, Identity(str(turns)))
+                await instances._lanes.get("lagging").run(asyncio.sleep(0))
+            # Here it has ended, and the host's loop hears of it too late.
+            using = asyncio.create_task(use_once(instances, definition, Identity("host")))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            time.sleep(0.2)
+            with pytest.raises(InstanceUnavailable, match="too long"):
+                await using
+        instances.drop("lagging")
+        assert len(instances) == 0
+        assert "entered" in steps
+        await asyncio.to_thread(until, lambda: steps.count("left") == steps.count("entered"))

@@ -213,10 +213,12 @@ class HandlerThreads:
 
     def _wake_waiters(self) -> None:
         """Let those who wait look again: a thread is free, or no more will be."""
-        while self._waiters:
-            loop, change = self._waiters.popleft()
-            with contextlib.suppress(RuntimeError):  # the loop of that caller was closed
-                loop.call_soon_threadsafe(_set_done, change)
+        # Several threads may be in here: asking whether one is left and taking it would be two steps.
+        with contextlib.suppress(IndexError):
+            while True:
+                loop, change = self._waiters.popleft()
+                with contextlib.suppress(RuntimeError):  # the loop of that caller was closed
+                    loop.call_soon_threadsafe(_set_done, change)
 
     def _no_free_thread(self) -> NoFreeThreadError:
         return NoFreeThreadError(self.name, limit=self.limit, busy=self._busy, stuck=self.stuck)
@@ -278,13 +280,13 @@ class HandlerThreads:
             is_last_call = self._closed
             if is_last_call and thread in self._threads:
                 self._threads.remove(thread)
-        self._wake_waiters()
         if call.given_up_at is not None:
             late_seconds = time.monotonic() - call.given_up_at
             if late_seconds > 1.0:
                 logger.info("A call of %s returned %.0f s after it was given up", self.name, late_seconds)
         else:
             call.settle(result, error)
+        self._wake_waiters()
         call.task = None
         if is_last_call:
             thread.stop()

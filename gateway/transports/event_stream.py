@@ -249,7 +249,9 @@ class EventStream:
     def _wake_writers(self) -> None:
         if self.is_full and not self.is_closed:
             return
-        while self._room_waiters:
-            lane, has_room = self._room_waiters.popleft()
-            with contextlib.suppress(RuntimeError):  # the lane has stopped
-                lane.call_soon_threadsafe(has_room.set)
+        # Several threads may be in here: asking whether one is left and taking it would be two steps.
+        with contextlib.suppress(IndexError):
+            while True:
+                lane, has_room = self._room_waiters.popleft()
+                with contextlib.suppress(RuntimeError):  # the lane has stopped
+                    lane.call_soon_threadsafe(has_room.set)

@@ -90,8 +90,8 @@ def error_body(code: int, message: str, request_id: RequestId | None = None) -> 
 def message_body(message: JSONRPCMessage) -> bytes:
     """A message of the server as it goes over the wire.
 
-    An answer that cannot be written as JSON becomes an error with its id: raised in the message loop, it would end the
-    session.
+    An answer that cannot be written as JSON becomes an error with its id. If it were raised, the SDK (mcp 2.3) would
+    answer for a result with code 0 and the exception's text, and end the session for an error.
 
     Raises:
         ValueError: a request or a notification cannot be written; whoever sends it is told.

@@ -76,6 +76,7 @@ class StatelessCall:
         self._count_out = metrics.messages.labels(server_name, "out")
         self._request_id: RequestId | None = None
         self._task: Future[asyncio.Task[None]] = Future()
+        self._is_cancelled = False
 
     def start(self) -> None:
         """Start to handle the request."""
@@ -84,8 +85,11 @@ class StatelessCall:
     def cancel(self) -> None:
         """Cancel the handler: the client closed the response, which in this protocol means that it cancels.
 
-        Spec 2026-07-28 basic/utilities/cancellation.
+        Spec 2026-07-28 basic/utilities/cancellation. A second call changes nothing: the handler is cleaning up.
         """
+        if self._is_cancelled:
+            return
+        self._is_cancelled = True
         self._task.add_done_callback(lambda task: self._running.lane.post(task.result().cancel))
 
     def end(self, error: GatewayError) -> None:

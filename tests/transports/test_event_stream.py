@@ -237,6 +237,33 @@ async def test_writer_that_waits_is_told_when_the_client_leaves() -> None:
                 await waiting
 
 
+async def test_writers_that_wait_can_be_woken_by_several_threads_at_once(switch_often: None) -> None:
+    stopped_lane = asyncio.new_event_loop()
+    stopped_lane.close()
+    waiter = stopped_lane, asyncio.Event()
+    stream = EventStream(Client().send, buffer_bytes=1000, slow_reader_seconds=5)
+    failures: list[IndexError] = []
+    is_over = threading.Event()
+
+    def wait_and_wake() -> None:
+        try:
+            while not is_over.is_set():
+                stream._room_waiters.extend([waiter] * 3)
+                stream._wake_writers()
+        except IndexError as error:
+            failures.append(error)
+            is_over.set()
+
+    wakers = [threading.Thread(target=wait_and_wake) for _ in range(4)]
+    for waker in wakers:
+        waker.start()
+    is_over.wait(0.5)
+    is_over.set()
+    for waker in wakers:
+        waker.join()
+    assert not failures
+
+
 async def test_failing_send_ends_the_stream_and_leaves_no_task() -> None:
     client = Client()
     stream = EventStream(client.send, buffer_bytes=10, slow_reader_seconds=5)
