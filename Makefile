@@ -44,7 +44,7 @@ matrix: $(BIN)/.dev ## official clients of every era, each in an environment of 
 bench: $(BIN)/.dev ## the host beside what one would use instead
 	$(BIN)/python -m tests.benchmarks
 
-faults: $(BIN)/.dev ## the fault tests in the sizes of docs/reliability.md (a quarter of an hour)
+faults: $(BIN)/.dev ## the fault tests in the sizes of docs/reliability.md (nine minutes)
 	FAULT_TESTS=full $(BIN)/python -m pytest tests/faults --timeout 600
 
 soak: $(BIN)/.dev ## an hour of all kinds of clients at once, and what grows meanwhile; MINUTES=10 for less
