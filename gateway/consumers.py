@@ -40,12 +40,11 @@ class SseConsumer(AsyncConsumer):  # type: ignore[misc]
         """Answer one GET with a stream; returns when it has ended. Raises `GatewayError` before it has begun."""
         name, user_id = self._definition.name, self._identity.user_id
         logger.info("New SSE connection requested for %s with session: %s", name, user_id)
-        authenticator = self._host.doorkeeper.authenticator
-        self._host.sessions.require_room(conf.max_sessions - authenticator.listeners)
+        self._host.require_room()
         async with self._host.instances.use(self._definition, self._identity) as instance:
             # Others took room while the instance was made.
-            self._host.sessions.require_room(conf.max_sessions - authenticator.listeners)
-            authenticator.require_room(self._identity, client_address(scope))
+            self._host.require_room()
+            self._host.doorkeeper.authenticator.require_room(self._identity, client_address(scope))
             stream = EventStream(
                 send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds
             )

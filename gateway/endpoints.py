@@ -203,11 +203,11 @@ class SessionEndpoint(_Endpoint):
     ) -> None:
         """Open a session, and keep it if the server accepts `initialize` and the client is there to hear of it."""
         definition = self._require_still_open(definition, identity)
-        self._require_room_in_host()
+        self._host.require_room()
         instance = await self._host.instances.acquire(definition, identity)
         try:
             # Others took room while the instance was made.
-            self._require_room_in_host()
+            self._host.require_room()
             self._host.doorkeeper.authenticator.require_room(identity, client_address(scope))
         except GatewayError:
             self._host.instances.release(instance)
@@ -329,7 +329,7 @@ class SessionEndpoint(_Endpoint):
         if not call.is_listening:
             yield
             return
-        self._require_room_in_host()
+        self._host.require_room()
         address, authenticator = client_address(scope), self._host.doorkeeper.authenticator
         authenticator.require_room(identity, address)
         with authenticator.listening(identity, address):
@@ -346,10 +346,6 @@ class SessionEndpoint(_Endpoint):
         if identity.is_withdrawn:
             raise Unauthenticated
         return self._host.find_server(definition.name)
-
-    def _require_room_in_host(self) -> None:
-        """Check that the host may have one more session or listener. Raises `SessionLimitReached`."""
-        self._host.sessions.require_room(conf.max_sessions - self._host.doorkeeper.authenticator.listeners)
 
     def _stream(self, send: Send) -> EventStream:
         return EventStream(send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds)

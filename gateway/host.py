@@ -174,6 +174,10 @@ class Host:
             raise ServerDisabled(SWITCHED_OFF)
         return definition
 
+    def require_room(self) -> None:
+        """Check that one more session, or listener, may be opened. Raises `SessionLimitReached`."""
+        self.sessions.require_room(conf.max_sessions - self.doorkeeper.authenticator.listeners)
+
     def _tell_of_new_code(self, server_name: str) -> None:
         """Tell the clients of a server that its lists may have changed."""
         self.redactor.learn(self.registry.names)
