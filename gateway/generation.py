@@ -6,7 +6,6 @@ Lives here: making the object and keeping its lifespan open, in the lane. Not he
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -26,7 +25,7 @@ from gateway.calls import CallMiddleware, ServerCalls
 from gateway.compat.server import CompatServer
 from gateway.discovery import ServerDefinition
 from gateway.identity import Identity
-from gateway.redaction import redact
+from gateway.redaction import traceback_text
 from gateway.styles import make
 from gateway.tool_schemas import ToolSchemas
 
@@ -100,7 +99,7 @@ class Generation:
             if not started.done():
                 started.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
             else:
-                text = redact("".join(traceback.format_exception(error)), self._api_key)
+                text = traceback_text(error, self._api_key)
                 how = "ended by itself, and is entered anew with the next use" if self.is_lost else "failed as it ended"
                 logger.error("The lifespan of an instance of %s %s: %s", self.definition.name, how, text)
         finally:

@@ -11,7 +11,6 @@ import contextlib
 import contextvars
 import logging
 import time
-import traceback
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -41,7 +40,7 @@ from gateway.identity import Identity, current_identity
 from gateway.lanes import Lane, Lanes
 from gateway.offers import Offers, ask_offer
 from gateway.policies import Policies
-from gateway.redaction import redact
+from gateway.redaction import traceback_text
 from gateway.transports.running_server import RunningServer
 
 logger = logging.getLogger(__name__)
@@ -194,8 +193,8 @@ class Instance:
             raise
         # Foreign code may raise anything; here it costs this caller and nobody else.
         except BaseException as error:
-            text = "".join(traceback.format_exception(error))
-            logger.error("Server %s gave no instance: %s", self.server_name, redact(text, self.identity.api_key))
+            text = traceback_text(error, self.identity.api_key)
+            logger.error("Server %s gave no instance: %s", self.server_name, text)
             raise InstanceUnavailable(_UNAVAILABLE) from None
 
     def stop(self) -> None:
@@ -353,7 +352,7 @@ class Instances:
         try:
             offer = await ask_offer(instance.running.server, instance.running.lifespan_state)
         except Exception as error:  # a list handler's own failure
-            text = redact("".join(traceback.format_exception(error)), instance.identity.api_key)
+            text = traceback_text(error, instance.identity.api_key)
             logger.warning("Server %s could not be asked what it offers: %s", name, text)
             return
         self._offers.learn(name, offer)

@@ -123,6 +123,11 @@ def _blank_segment(match: re.Match[str]) -> str:
     return match.group(1) + (segment if _SHOWN_KEY.fullmatch(segment) else REDACTED)
 
 
+def traceback_text(error: BaseException, api_key: str | None) -> str:
+    """An exception as Python prints it, without the key of the caller for whom it was raised."""
+    return redact("".join(traceback.format_exception(error)), api_key)
+
+
 def install_record_redaction(redactor: PathRedactor) -> None:
     """Pass every log record of the process through `redactor`, whoever makes it and whichever handler writes it.
 

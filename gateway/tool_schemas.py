@@ -8,14 +8,13 @@ Spec: 2026-07-28 basic/transports/streamable-http, parameters in headers.
 import asyncio
 import logging
 import time
-import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from mcp.server import Server
 
 from gateway.offers import list_items
-from gateway.redaction import redact
+from gateway.redaction import traceback_text
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +63,6 @@ class ToolSchemas:
             try:
                 self.learn(await list_items(self.server, self._lifespan_state, "tools"), is_complete=True)
             except Exception as error:  # the server's own failure: its call goes on unchecked, as in the SDK
-                text = redact("".join(traceback.format_exception(error)), self._api_key)
+                text = traceback_text(error, self._api_key)
                 logger.warning("A server's tools could not be listed: %s", text)
                 self._listed_at = time.monotonic()
