@@ -82,9 +82,7 @@ class _Endpoint:
                 scope["headers"], client_address(scope), server_name, captured.get("session_key")
             )
             current_identity.set(identity)
-            # However long the body takes, the key counts as in use and what is known of it stays fresh. A function of
-            # each request's own: of one that is shared, the first request to end would take the others' mark away.
-            with identity.closing(lambda: None):
+            with identity.answering():
                 await self._answer(self._host.find_server(server_name), identity, scope, receive, send)
         except GatewayError as error:
             # Clients show the user what a JSON-RPC error says, and of anything else the status at best.

@@ -43,6 +43,10 @@ class Identity:
         """Whether its key is known to be valid no longer."""
         return self.grant is not None and not self.grant.is_valid
 
+    def answering(self) -> AbstractContextManager[None]:
+        """Keep what is known of its key fresh inside the block, however long the request takes."""
+        return nullcontext() if self.grant is None else self.grant.answering()
+
     def closing(self, close: Callable[[], object]) -> AbstractContextManager[None]:
         """Have `close` called, on the host's loop, if the key is withdrawn inside the block."""
         return nullcontext() if self.grant is None else self.grant.closing(close)

@@ -204,11 +204,11 @@ class Authenticator:
     # -- For the watch, in its thread --------------------------------------------------------------------------------
 
     def grants_in_use(self, seconds: float) -> list[Grant]:
-        """The grants that were used in the last `seconds`, or have something open. Any thread."""
+        """The grants that were used in the last `seconds`, or have a request or something else open. Any thread."""
         oldest = time.time() - seconds
         with self._lock:
             grants = list(self._grants.values())
-        return [grant for grant in grants if grant.last_used >= oldest or grant.is_in_use]
+        return [grant for grant in grants if grant.last_used >= oldest or grant.requests or grant.is_in_use]
 
     def forget_unused(self) -> None:
         """Forget keys that were not used for long or are withdrawn. Any thread."""

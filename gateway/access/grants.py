@@ -43,6 +43,7 @@ class Grant:
         "is_hidden",
         "last_used",
         "limits",
+        "requests",
         "sessions",
         "written_use",
     )
@@ -60,6 +61,8 @@ class Grant:
         """What of `last_used` is in the row."""
         self.sessions = 0
         """How many sessions it has open in this process, and listeners of the stateless protocol."""
+        self.requests = 0
+        """How many requests that came with it are being answered."""
         self._closers: set[Callable[[], object]] = set()
 
     @property
@@ -87,6 +90,15 @@ class Grant:
     def is_in_use(self) -> bool:
         """Whether something is open under the key."""
         return bool(self.sessions or self._closers)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Keep what is known of the key fresh inside the block, however long the request takes."""
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
 
     @contextmanager
     def closing(self, close: Callable[[], object]) -> Iterator[None]:
