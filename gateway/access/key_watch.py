@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from django.db import DatabaseError
@@ -37,6 +38,30 @@ STOP_TIMEOUT_SECONDS: Final = 3.0
 """How long the last write may take."""
 
 
+class _Attempts:
+    """Something that is tried again and again with the database, whose failing and recovery are each logged once."""
+
+    def __init__(self, store: KeyStore, on_failure: str, on_recovery: str) -> None:
+        self._store = store
+        self._on_failure = on_failure
+        self._on_recovery = on_recovery
+        self._fails = False
+
+    def attempt(self, work: Callable[[], bool]) -> None:
+        """Do `work`, which returns whether there was anything to do."""
+        try:
+            was_needed = work()
+        except DatabaseError as error:
+            if not self._fails:
+                logger.warning("%s: %s", self._on_failure, type(error).__name__)
+            self._fails = True
+            self._store.disconnect()
+            return
+        if was_needed and self._fails:
+            self._fails = False
+            logger.info(self._on_recovery)
+
+
 class KeyWatch:
     """The thread. `on_withdrawn` is called in it with the grants that are valid no longer and have something open."""
 
@@ -51,7 +76,14 @@ class KeyWatch:
         self._store = store
         self._limits = limits
         self._on_withdrawn = on_withdrawn
-        self._reads_fail = self._writes_fail = False
+        self._reading = _Attempts(
+            store, "Keys cannot be checked, requests are refused until they can", "Keys can be checked again"
+        )
+        self._writing = _Attempts(
+            store,
+            "When keys were used, and whom limits refused, cannot be written",
+            "When keys were used, and whom limits refused, is written again",
+        )
         self._last_use_write = self._last_refusal_write = time.monotonic()
         self._wake = threading.Event()
         self._is_stopping = False
@@ -81,9 +113,9 @@ class KeyWatch:
             try:
                 self._store.renew()
                 if not is_last:
-                    self._read()
+                    self._reading.attempt(self.refresh)
                     self._authenticator.forget_unused()
-                self._write(is_last)
+                self._writing.attempt(partial(self._write, is_last))
             except Exception:  # the thread must live on: without it every request looks its key up
                 logger.exception("Keys could not be read again")
             if is_last:
@@ -91,40 +123,16 @@ class KeyWatch:
                 return
             self._wake.wait(REFRESH_SECONDS)
 
-    def _read(self) -> None:
-        try:
-            has_read = self.refresh()
-        except DatabaseError as error:
-            if not self._reads_fail:
-                logger.warning("Keys cannot be checked, requests are refused until they can: %s", type(error).__name__)
-            self._reads_fail = True
-            self._store.disconnect()
-            return
-        if has_read and self._reads_fail:
-            self._reads_fail = False
-            logger.info("Keys can be checked again")
-
-    def _write(self, is_last: bool) -> None:
+    def _write(self, is_last: bool) -> bool:
         now = time.monotonic()
         has_written = False
-        try:
-            if is_last or now - self._last_use_write >= USE_SECONDS:
-                self._last_use_write = now
-                has_written |= self._write_uses()
-            if is_last or now - self._last_refusal_write >= REFUSAL_SECONDS:
-                self._last_refusal_write = now
-                has_written |= write_refusals(self._limits)
-        except DatabaseError as error:
-            if not self._writes_fail:
-                logger.warning(
-                    "When keys were used, and whom limits refused, cannot be written: %s", type(error).__name__
-                )
-            self._writes_fail = True
-            self._store.disconnect()
-            return
-        if has_written and self._writes_fail:
-            self._writes_fail = False
-            logger.info("When keys were used, and whom limits refused, is written again")
+        if is_last or now - self._last_use_write >= USE_SECONDS:
+            self._last_use_write = now
+            has_written |= self._write_uses()
+        if is_last or now - self._last_refusal_write >= REFUSAL_SECONDS:
+            self._last_refusal_write = now
+            has_written |= write_refusals(self._limits)
+        return has_written
 
     def refresh(self) -> bool:
         """Read the keys in use again, and report those that were withdrawn. Returns whether there were any to read."""
