@@ -93,7 +93,7 @@ class Host:
         self.sessions = Sessions()
         self.streams = Streams()
         self.doorkeeper = Doorkeeper(self.sessions, self.call_soon)
-        self.recorder = Recorder(registry, self.sessions, self.instances)
+        self.recorder = Recorder(registry, self.sessions, self.instances, self.offers)
         self.reloader = Reloader(
             registry, self.instances, on_switched=self._tell_of_new_code, on_removed=self._end_removed
         )

@@ -44,6 +44,10 @@ class Offers:
         """The offer of server `server_name`, or None while nobody has asked it."""
         return self._offers.get(server_name)
 
+    def all(self) -> dict[str, Offer]:
+        """What is known by now: server name -> offer. Any thread."""
+        return dict(self._offers)
+
     def learn(self, server_name: str, offer: Offer) -> None:
         """Keep `offer`."""
         self._offers[server_name] = offer

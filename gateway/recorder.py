@@ -26,7 +26,7 @@ from gateway import models, signals
 from gateway.conf import conf
 from gateway.instances import Instance
 from gateway.models import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, HostProcess
-from gateway.offers import Offer
+from gateway.offers import Offer, Offers
 from gateway.policies import Policy, default_policy
 from gateway.registry import Registry
 from gateway.sessions import Session, Sessions
@@ -77,7 +77,7 @@ _UPDATED_FIELDS: Final = [
 class Recorder:
     """Writes the rows of one process. Receives signals on the host's loop, writes in its own thread."""
 
-    def __init__(self, registry: Registry, sessions: Sessions, instances: Iterable[Instance]) -> None:
+    def __init__(self, registry: Registry, sessions: Sessions, instances: Iterable[Instance], offers: Offers) -> None:
         self._registry = registry
         self._sessions = sessions
         self._instances = instances
@@ -86,9 +86,8 @@ class Recorder:
         self._lock = threading.Lock()
         self._closed: dict[UUID, tuple[Session, datetime]] = {}
         self._written_activity: dict[UUID, float] = {}
-        self._known_offers: dict[str, Offer] = {}
-        self._offers: dict[str, Offer] = {}
-        """Those that are not written yet."""
+        self._offers = offers
+        self._unwritten_offers: dict[str, Offer] = {}
         self._wanted_ends: list[UUID] = []
         self._wanted_reloads: set[str] = set()
         self._reloads_seen_through = self._started_at
@@ -158,7 +157,7 @@ class Recorder:
 
     def _on_offer_learned(self, server_name: str, offer: Offer, **_: Any) -> None:
         with self._lock:
-            self._known_offers[server_name] = self._offers[server_name] = offer
+            self._unwritten_offers[server_name] = offer
 
     def _run(self) -> None:
         is_stopping = False
@@ -181,7 +180,7 @@ class Recorder:
         self._written_conditions = None
         self._written_revision = -1
         with self._lock:
-            self._offers = dict(self._known_offers)
+            self._unwritten_offers = self._offers.all()
 
     def _note_failure(self, error: Exception) -> None:
         if not self._is_failing:
@@ -311,7 +310,7 @@ class Recorder:
 
     def _write_offers(self) -> None:
         with self._lock:
-            offers, self._offers = self._offers, {}
+            offers, self._unwritten_offers = self._unwritten_offers, {}
         for server_name, offer in offers.items():
             with self._leaving_out(f"what server {server_name} offers"):
                 models.Server.objects.filter(name=server_name, status=models.Server.Status.LOADED).update(

@@ -15,7 +15,7 @@ from gateway.discovery import Discovery, LoadFailure
 from gateway.identity import Identity
 from gateway.instances import Instance
 from gateway.models import HostProcess
-from gateway.offers import Offer
+from gateway.offers import Offer, Offers
 from gateway.recorder import Recorder
 from gateway.registry import Registry
 from gateway.sessions import Session, Sessions
@@ -29,8 +29,10 @@ class Mirror:
     def __init__(self, registry: Registry | None = None) -> None:
         self.sessions = Sessions()
         self.instances: list[Instance] = []
+        self.offers = Offers()
         # Not started: it writes when it is told to.
-        self.recorder = Recorder(registry or GatewayConfig.current().registry, self.sessions, self.instances)
+        served = registry or GatewayConfig.current().registry
+        self.recorder = Recorder(served, self.sessions, self.instances, self.offers)
 
     def open(self, user_id: str = "ada") -> Session:
         session = Session("workshop", Identity(user_id, "canary-key"), "sse", "127.0.0.1")
@@ -47,6 +49,10 @@ class Mirror:
     def close(self, session: Session) -> None:
         self.sessions.remove(session)
         self.recorder._on_session_closed(session)
+
+    def learn(self, server_name: str, offer: Offer) -> None:
+        self.offers.learn(server_name, offer)
+        self.recorder._on_offer_learned(server_name, offer)
 
     def flush(self) -> None:
         self.recorder._flush(is_stopping=False)
@@ -124,7 +130,7 @@ def test_what_could_not_be_written_is_written_later(monkeypatch: pytest.MonkeyPa
     mirror.flush()
     closed, opened = mirror.open("closed"), mirror.open("opened")
     mirror.close(closed)
-    mirror.recorder._on_offer_learned("workshop", Offer("9", ("a",)))
+    mirror.learn("workshop", Offer("9", ("a",)))
 
     def fail(*arguments: Any, **options: Any) -> None:
         raise DatabaseError("locked")
@@ -305,7 +311,7 @@ def test_texts_that_no_database_takes_cost_no_row() -> None:
     session = mirror.open(odd)
     session.note_client("client\0", "\udce9", "\0")
     session.address = session.end_reason = odd
-    mirror.recorder._on_offer_learned("workshop", Offer(odd, ("a\0", odd), (odd,), (odd,)))
+    mirror.learn("workshop", Offer(odd, ("a\0", odd), (odd,), (odd,)))
     mirror.recorder.note_conditions({"workshop": odd})
     mirror.flush()
     failed = models.Server.objects.filter(status="failed")
@@ -382,7 +388,7 @@ def test_rows_that_a_replaced_database_lacks_are_written_again_and_none_is_left_
 def test_database_that_was_replaced_without_an_error_gets_everything_with_the_next_sign_of_life() -> None:
     mirror = Mirror()
     session, instance = mirror.open(), mirror.add_instance()
-    mirror.recorder._on_offer_learned("workshop", Offer("1.2", ("echo",), (), ()))
+    mirror.learn("workshop", Offer("1.2", ("echo",), (), ()))
     mirror.flush()
     for model in (models.Session, models.Instance, models.Server, HostProcess):
         model.objects.all().delete()
