@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.e2e.host_process import HostProcess, manage, running_host
 
 StartHost = Callable[..., Any]
 WriteServer = Callable[..., Path]
+InThreads = Callable[[Callable[[], object]], list[Exception]]
 
 SOUND_SERVER = """
     from mcp.server import Server
@@ -63,11 +65,36 @@ def host(start_host: StartHost, request: pytest.FixtureRequest) -> Iterator[Host
 
 
 @pytest.fixture
-def switch_often() -> Iterator[None]:
-    """Let threads take turns as often as they can, so that what goes wrong between two of their steps does so soon."""
+def in_threads_at_once() -> Iterator[InThreads]:
+    """Do something in several threads for half a second, and return what it raised.
+
+    They take turns as often as they can, so that what goes wrong between two of their steps does so soon.
+    """
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
+
+    def do(step: Callable[[], object]) -> list[Exception]:
+        failures: list[Exception] = []
+        is_over = threading.Event()
+
+        def repeat() -> None:
+            try:
+                while not is_over.is_set():
+                    step()
+            except Exception as error:
+                failures.append(error)
+                is_over.set()
+
+        threads = [threading.Thread(target=repeat) for _ in range(4)]
+        sys.setswitchinterval(1e-6)
+        for thread in threads:
+            thread.start()
+        is_over.wait(0.5)
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        return failures
+
+    yield do
     sys.setswitchinterval(interval)
 
 

@@ -17,7 +17,7 @@ from mcp.client.stdio import stdio_client
 from mcp.shared.exceptions import MCPError
 
 from tests.conftest import SOUND_SERVER, StartHost, WriteServer
-from tests.e2e.host_process import PLAIN_SERVERS, ROOT, START_SECONDS, environment, free_port, manage, until
+from tests.e2e.host_process import PLAIN_SERVERS, ROOT, START_SECONDS, environment, free_port, manage, run, until
 from tests.e2e.test_operators import Admin
 
 # -- README ----------------------------------------------------------------------------------------------------------
@@ -340,16 +340,7 @@ def test_serve_that_checks_keys_says_how_to_make_one_and_where_it_goes(tmp_path:
         text = served.log.read_text()
         (command,) = re.findall(r"^ +(.* manage.py .+)$", text, re.MULTILINE)
         # As one would paste it into a shell, whatever that takes for python.
-        made = subprocess.run(
-            command.replace("USER", "ada"),
-            shell=True,
-            cwd=ROOT,
-            env=environment(tmp_path),
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-            check=False,
-        )
+        made = run("sh", "-c", command.replace("USER", "ada"), data_dir=tmp_path)
         assert made.returncode == 0, made.stderr
         client = json.loads("{" + text.partition("{")[2].rpartition("}")[0] + "}")["mcpServers"]["simple-tools-server"]
         assert f"MCP endpoint  {client['url']}\n" in text

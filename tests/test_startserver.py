@@ -13,19 +13,11 @@ from gateway.discovery import RESERVED_NAMES, discover
 from gateway.management.shell import this_python
 from gateway.styles import make
 from tests.conftest import WriteServer
-from tests.e2e.host_process import ROOT, START_SECONDS, environment, manage
+from tests.e2e.host_process import ROOT, manage, run
 
 
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, str(folder)],
-        cwd=ROOT,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-        check=False,
-    )
+    return run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, str(folder), data_dir=folder)
 
 
 def test_new_server_is_served_and_its_tool_can_be_called(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from gateway.compat.workers import (
     HandlerThreadsClosedError,
     NoFreeThreadError,
 )
+from tests.conftest import InThreads
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -257,31 +258,17 @@ async def test_waiting_call_is_refused_as_soon_as_every_thread_is_stuck(
 
 
 async def test_waiting_calls_can_be_woken_by_several_threads_at_once(
-    threads: HandlerThreads, switch_often: None
+    threads: HandlerThreads, in_threads_at_once: InThreads
 ) -> None:
     ended = asyncio.new_event_loop()
     waiter = ended, ended.create_future()
     ended.close()
-    failures: list[IndexError] = []
-    is_over = threading.Event()
 
     def wait_and_wake() -> None:
-        try:
-            while not is_over.is_set():
-                threads._waiters.extend([waiter] * 3)
-                threads._wake_waiters()
-        except IndexError as error:
-            failures.append(error)
-            is_over.set()
+        threads._waiters.extend([waiter] * 3)
+        threads._wake_waiters()
 
-    wakers = [threading.Thread(target=wait_and_wake) for _ in range(4)]
-    for waker in wakers:
-        waker.start()
-    is_over.wait(0.5)
-    is_over.set()
-    for waker in wakers:
-        waker.join()
-    assert not failures
+    assert not in_threads_at_once(wait_and_wake)
 
 
 async def test_raised_limit_lets_a_waiting_call_begin(threads: HandlerThreads, gate: threading.Event) -> None:

@@ -69,8 +69,13 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
 
 def manage(*arguments: str, data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a management command to its end."""
+    return run(sys.executable, "manage.py", *arguments, data_dir=data_dir, **settings)
+
+
+def run(*command: str, data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command at the project's root, in a host's environment, to its end."""
     return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
+        command,
         cwd=ROOT,
         env=environment(data_dir, **settings),
         capture_output=True,

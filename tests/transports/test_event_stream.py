@@ -10,6 +10,7 @@ import pytest
 from gateway.exceptions import StreamClosed
 from gateway.transports import event_stream
 from gateway.transports.event_stream import BATCH_BYTES, COMMENT, EventStream, frame
+from tests.conftest import InThreads
 from tests.e2e.host_process import until
 
 
@@ -237,31 +238,17 @@ async def test_writer_that_waits_is_told_when_the_client_leaves() -> None:
                 await waiting
 
 
-async def test_writers_that_wait_can_be_woken_by_several_threads_at_once(switch_often: None) -> None:
+async def test_writers_that_wait_can_be_woken_by_several_threads_at_once(in_threads_at_once: InThreads) -> None:
     stopped_lane = asyncio.new_event_loop()
     stopped_lane.close()
     waiter = stopped_lane, asyncio.Event()
     stream = EventStream(Client().send, buffer_bytes=1000, slow_reader_seconds=5)
-    failures: list[IndexError] = []
-    is_over = threading.Event()
 
     def wait_and_wake() -> None:
-        try:
-            while not is_over.is_set():
-                stream._room_waiters.extend([waiter] * 3)
-                stream._wake_writers()
-        except IndexError as error:
-            failures.append(error)
-            is_over.set()
+        stream._room_waiters.extend([waiter] * 3)
+        stream._wake_writers()
 
-    wakers = [threading.Thread(target=wait_and_wake) for _ in range(4)]
-    for waker in wakers:
-        waker.start()
-    is_over.wait(0.5)
-    is_over.set()
-    for waker in wakers:
-        waker.join()
-    assert not failures
+    assert not in_threads_at_once(wait_and_wake)
 
 
 async def test_failing_send_ends_the_stream_and_leaves_no_task() -> None:
