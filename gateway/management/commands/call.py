@@ -5,14 +5,14 @@ import json
 from argparse import ArgumentParser
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from mcp import types
 from mcp.client import Client
 
 from gateway.discovery import ServerDefinition
 from gateway.identity import Identity
+from gateway.management.base import LoadingCommand
 from gateway.management.single_server import add_user_argument, containing_server, find
-from gateway.process_state import ending_despite_threads
 from gateway.redaction import redact
 from gateway.styles import make
 
@@ -24,15 +24,10 @@ class UnknownTool(CommandError):
     """The server lists no tool of this name; the message names those that it lists."""
 
 
-class Command(BaseCommand):
+class Command(LoadingCommand):
     """Makes an instance, calls the tool in memory, and prints its text; an error goes to standard error."""
 
     help = "Call one tool of one server. Prints what it answers; exit status 1 if that is an error."
-    requires_system_checks: list[str] = []
-
-    def run_from_argv(self, argv: list[str]) -> None:
-        with ending_despite_threads():
-            super().run_from_argv(argv)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("server", help="the server's name")

@@ -4,21 +4,14 @@ import json
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
 from gateway.apps import GatewayConfig
-from gateway.process_state import ending_despite_threads
+from gateway.management.base import LoadingCommand
 
 
-class Command(BaseCommand):
+class Command(LoadingCommand):
     """Prints every server folder, and exits with 1 if one of them failed to load."""
 
     help = "List the servers that were found, and why others failed to load (exit status 1)."
-    requires_system_checks: list[str] = []
-
-    def run_from_argv(self, argv: list[str]) -> None:
-        with ending_despite_threads():
-            super().run_from_argv(argv)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")

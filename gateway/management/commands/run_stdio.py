@@ -8,25 +8,19 @@ from io import TextIOWrapper
 from typing import Any
 
 import anyio
-from django.core.management.base import BaseCommand
 from mcp.server.stdio import stdio_server
 
 from gateway.discovery import ServerDefinition
 from gateway.identity import Identity
+from gateway.management.base import LoadingCommand
 from gateway.management.single_server import add_user_argument, containing_server, find
-from gateway.process_state import ending_despite_threads
 from gateway.styles import make
 
 
-class Command(BaseCommand):
+class Command(LoadingCommand):
     """Serves one instance of one server until standard input ends. Logs go to standard error."""
 
     help = "Run one server over standard input and output."
-    requires_system_checks: list[str] = []
-
-    def run_from_argv(self, argv: list[str]) -> None:
-        with ending_despite_threads():
-            super().run_from_argv(argv)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--server", required=True, help="the server's name")
