@@ -13,8 +13,8 @@ server's own code. Facts flow out: `sessions` → `signals` → `metrics`, `reco
 * `endpoints`, `consumers`, `routing`, `application`: the doors. `views`, `urls`: Django's pages.
 * `serving`: our Daphne.
 * `host`, `control`, `reloading`, `health`: what runs as long as the process; operators' commands; new code; its state.
-* `sessions`, `signals`, `metrics`, `recorder`, `models`, `admin`, `read_only_admin`: what is open, and what is said
-  about it.
+* `sessions`, `signals`, `metrics`, `recorder`, `models`, `storable`, `admin`, `read_only_admin`: what is open, and what
+  is said about it.
 * `redaction`, `error_reports`, `exceptions`: what is not said about it; what can go wrong, named by meaning.
 * `apps`, `conf`, `checks`, `management`: the Django app, its settings, what is unsafe about them, and its commands.
 

@@ -5,7 +5,6 @@ Written by `recorder` in batches. Never a key, and never a whole session id.
 
 import uuid
 from datetime import datetime
-from functools import cache
 from typing import Final
 
 from django.core.validators import MinValueValidator
@@ -19,40 +18,6 @@ HEARTBEAT_SECONDS: Final = 3.0
 
 DEAD_AFTER_SECONDS: Final = 10.0
 """Silence after which a process counts as dead."""
-
-
-MAX_TEXT_LENGTH: Final = 20_000
-"""Longest reason or traceback: a module that fails to load says what it likes."""
-
-
-def storable(text: str, max_length: int) -> str:
-    """`text` as every database takes it: without NUL and lone surrogates, and without its middle if it is too long.
-
-    Clients, modules and folders may have either in their names; PostgreSQL refuses NUL, and nothing encodes the other.
-    """
-    if not text.isascii() or "\0" in text:
-        # What differs stays different: these texts tell folders apart.
-        text = text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
-    if len(text) <= max_length:
-        return text
-    head = max_length // 2
-    return f"{text[:head]}…{text[len(text) - (max_length - head - 1) :]}"
-
-
-def make_storable(row: models.Model) -> None:
-    """Make all texts of `row` storable."""
-    for name, max_length in _text_columns(type(row)):
-        setattr(row, name, storable(getattr(row, name), max_length))
-
-
-@cache
-def _text_columns(model: type[models.Model]) -> list[tuple[str, int]]:
-    """The names and lengths of a model's text columns."""
-    return [
-        (column.attname, column.max_length or MAX_TEXT_LENGTH)
-        for column in model._meta.concrete_fields
-        if isinstance(column, models.CharField | models.TextField)
-    ]
 
 
 class HostProcess(models.Model):

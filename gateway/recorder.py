@@ -30,6 +30,7 @@ from gateway.offers import Offer, Offers
 from gateway.policies import Policy, default_policy
 from gateway.registry import Registry
 from gateway.sessions import Session, Sessions
+from gateway.storable import make_storable, storable
 
 logger = logging.getLogger(__name__)
 
@@ -273,7 +274,7 @@ class Recorder:
         models.Server.objects.exclude(condition="").exclude(name__in=conditions).update(condition="")
         for server_name, condition in conditions.items():
             with self._leaving_out(f"the condition of server {server_name}"):
-                models.Server.objects.filter(name=server_name).update(condition=models.storable(condition, 500))
+                models.Server.objects.filter(name=server_name).update(condition=storable(condition, 500))
         self._written_conditions = conditions
 
     def _write_instances(self, is_stopping: bool) -> None:
@@ -314,7 +315,7 @@ class Recorder:
         for server_name, offer in offers.items():
             with self._leaving_out(f"what server {server_name} offers"):
                 models.Server.objects.filter(name=server_name, status=models.Server.Status.LOADED).update(
-                    version=models.storable(offer.version, 255),
+                    version=storable(offer.version, 255),
                     tools=_storable_names(offer.tools),
                     resources=_storable_names(offer.resources),
                     prompts=_storable_names(offer.prompts),
@@ -366,7 +367,7 @@ class Recorder:
     def _upsert(self, rows: Sequence[Model], unique_field: str, updated_fields: list[str]) -> None:
         """Write rows of one model in batches; one by one where some row's values do not let its batch be written."""
         for row in rows:
-            models.make_storable(row)
+            make_storable(row)
         if self._unwritable:
             rows = [row for row in rows if getattr(row, unique_field) not in self._unwritable]
         if not rows:
@@ -418,7 +419,7 @@ class Recorder:
 
     def _read_servers(self) -> None:
         """Read what operators want of each server, also of those that are not served: they may come back any moment."""
-        served = {models.storable(str(found.folder), 1024) for found in self._registry}
+        served = {storable(str(found.folder), 1024) for found in self._registry}
         # Of rows with one name the last one stands: that of the folder in use, or the one that was loaded last.
         rows = sorted(models.Server.objects.order_by("loaded_at"), key=lambda row: row.folder in served)
         default = default_policy()
@@ -470,11 +471,11 @@ _Limit = TypeVar("_Limit", int, float)
 
 
 def _hostname() -> str:
-    return models.storable(socket.gethostname(), 255)
+    return storable(socket.gethostname(), 255)
 
 
 def _storable_names(names: Iterable[str]) -> list[str]:
-    return [models.storable(name, MAX_OFFERED_NAME_LENGTH) for name in names]
+    return [storable(name, MAX_OFFERED_NAME_LENGTH) for name in names]
 
 
 def _given(value: _Limit | None, default: _Limit) -> _Limit:

@@ -19,6 +19,7 @@ from gateway.offers import Offer, Offers
 from gateway.recorder import Recorder
 from gateway.registry import Registry
 from gateway.sessions import Session, Sessions
+from gateway.storable import MAX_TEXT_LENGTH
 
 pytestmark = pytest.mark.django_db
 
@@ -322,7 +323,7 @@ def test_texts_that_no_database_takes_cost_no_row() -> None:
     texts += [name for values in rows for kind in ("tools", "resources", "prompts") for name in values.get(kind, [])]
     for text in texts:
         assert "\0" not in text.encode().decode()
-        assert len(text) <= models.MAX_TEXT_LENGTH
+        assert len(text) <= MAX_TEXT_LENGTH
     assert max(len(row(session).user_id), len(row(session).address), len(row(session).end_reason)) == 255
     workshop = models.Server.objects.get(name="workshop")
     assert (workshop.tools[0], len(workshop.version), len(workshop.condition)) == ("a\\x00", 255, 500)

@@ -10,7 +10,7 @@ from typing import Final
 from django.http import HttpRequest
 
 from gateway.access.models import AuditEvent
-from gateway.models import make_storable
+from gateway.storable import make_storable
 
 logger = logging.getLogger(__name__)
 

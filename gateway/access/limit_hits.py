@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from gateway.access.limits import RateLimits, Refusals, Rule
 from gateway.access.models import MAX_SUBJECT_LENGTH, LimitHit
-from gateway.models import storable
+from gateway.storable import storable
 
 KEPT_DAYS: Final = 30
 """How long a row is kept after the last refusal."""

@@ -12,6 +12,7 @@ from django.utils import timezone
 from gateway.access.grants import AllowedTools
 from gateway.exceptions import InvalidSessionKey
 from gateway.identity import parse_user_id
+from gateway.storable import is_storable
 
 RESERVED_USER_ID: Final = "messages"
 """No user of a key may be called so: `/{server_name}/messages` is where clients with a bearer key post."""
@@ -84,7 +85,7 @@ class ApiKey(models.Model):
 
     def clean(self) -> None:
         """Check that the user's name can be a user id, that the scope has its form, and that texts can be stored."""
-        if not _is_text(self.label):
+        if not is_storable(self.label):
             raise ValidationError("The label has characters that cannot be stored.")
         if self.user_id is not None:
             require_usable_name(self.user.get_username())
@@ -180,11 +181,6 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return bool(parts) and (levels == 0 or any(_is_deeper(part, levels - 1) for part in parts))
 
 
-def _is_text(text: str) -> bool:
-    """Whether every database takes it: PostgreSQL refuses NUL, and nothing encodes half of a surrogate pair."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def read_scope(scope: Any) -> AllowedTools | None:
     """The servers and tools that a row's scope names.
 
@@ -200,7 +196,7 @@ def read_scope(scope: Any) -> AllowedTools | None:
     for server_name, tools in scope.items():
         if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, str) for tool in tools)):
             raise ValidationError(message)
-        if not all(_is_text(name) for name in (server_name, *(tools or ()))):
+        if not all(is_storable(name) for name in (server_name, *(tools or ()))):
             raise ValidationError("The scope has characters that cannot be stored.")
         allowed[server_name] = None if tools is None else frozenset(tools)
     return allowed
