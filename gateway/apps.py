@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 from django.apps import AppConfig, apps
 
+from gateway.catalog.discovery import Discovery, discover
+from gateway.catalog.registry import Registry
 from gateway.conf import conf
-from gateway.discovery import Discovery, discover
-from gateway.registry import Registry
 
 if TYPE_CHECKING:
-    from gateway.host import Host
+    from gateway.host.host import Host
 
 SERVING_COMMANDS: Final = frozenset({"serve", "list_servers", "run_stdio", "call"})
 """Management commands that need the servers. Others (`migrate`, `collectstatic` …) must not execute their code."""
@@ -36,7 +36,7 @@ class GatewayConfig(AppConfig):
 
     def ready(self) -> None:
         """Discover and register the servers, and put the system checks in place."""
-        from gateway import checks  # noqa: F401  (imported for its registrations)
+        from gateway.catalog import checks  # noqa: F401  (imported for its registrations)
 
         found = discover(conf.server_dirs, conf.load_timeout_seconds) if _serves(sys.argv) else Discovery()
         self.registry = Registry(found)

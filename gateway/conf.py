@@ -8,7 +8,16 @@ from typing import Literal, cast
 
 from django.conf import settings
 
-from gateway.access.limits import Rule
+Rule = Literal[
+    "requests of a key",
+    "requests of an address",
+    "calls of a key",
+    "sessions of a key",
+    "sessions of an address",
+    "failed keys",
+    "failed logins",
+]
+"""What is limited. Sessions are counted elsewhere (`authenticator`), since they end."""
 
 
 class GatewaySettings:

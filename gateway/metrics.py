@@ -5,7 +5,7 @@ Label values come only from what was discovered, never from a request, so that n
 
 from collections import Counter as Counts
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
@@ -13,7 +13,6 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway import signals
-from gateway.sessions import Session
 
 REFUSAL_REASONS: Final = (
     "authentication_unavailable",
@@ -68,6 +67,15 @@ request_failures = Counter(
 load_failures = Gauge("gumcp_load_failures_servers", "Server folders that failed to load")
 lane_blocks = Counter("gumcp_lane_blocks_total", "Times a server's event loop was blocked", ["server", "tool"])
 slow_readers = Counter("gumcp_slow_readers_total", "Streams closed because their client did not read", ["server"])
+
+
+class _OpenedSession(Protocol):
+    """What is counted of a session that was opened."""
+
+    @property
+    def server_name(self) -> str: ...
+    @property
+    def transport(self) -> str: ...
 
 
 class HostCollector(Collector):
@@ -130,7 +138,7 @@ def connect() -> None:
     signals.request_refused.connect(_on_request_refused)
 
 
-def _on_session_opened(session: Session, **_: Any) -> None:
+def _on_session_opened(session: "_OpenedSession", **_: Any) -> None:
     sessions_opened.labels(session.server_name, session.transport).inc()
 
 

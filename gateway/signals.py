@@ -6,7 +6,7 @@ A receiver must not block and must not fail: signals are sent on the main event 
 from django.dispatch import Signal
 
 session_opened = Signal()
-"""A session exists and is reachable. `session`: the `gateway.sessions.Session`."""
+"""A session exists and is reachable. `session`: the `gateway.transports.sessions.Session`."""
 
 session_closed = Signal()
 """A session has ended; its id answers 404 from now on. `session`."""
@@ -21,4 +21,4 @@ request_refused = Signal()
 """A request was answered with an error by the host itself. `reason`: one of `metrics.REFUSAL_REASONS`."""
 
 offer_learned = Signal()
-"""What a server offers has become known. `server_name`: str, `offer`: the `gateway.offers.Offer`."""
+"""What a server offers has become known. `server_name`: str, `offer`: the `gateway.instances.offers.Offer`."""

@@ -94,6 +94,8 @@ X_FRAME_OPTIONS = "DENY"
 
 INSTALLED_APPS = [
     "gateway",
+    "gateway.access",
+    "gateway.records",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -105,10 +107,10 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "gateway.error_reports.RedactErrorPages",
+    "gateway.endpoints.error_reports.RedactErrorPages",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "gateway.access.page_headers.ContentSecurityPolicy",
+    "gateway.http.page_headers.ContentSecurityPolicy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -120,8 +122,8 @@ MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 
-DEFAULT_EXCEPTION_REPORTER = "gateway.error_reports.RedactingReporter"
-DEFAULT_EXCEPTION_REPORTER_FILTER = "gateway.error_reports.RedactingFilter"
+DEFAULT_EXCEPTION_REPORTER = "gateway.endpoints.error_reports.RedactingReporter"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "gateway.endpoints.error_reports.RedactingFilter"
 
 ROOT_URLCONF = "gumcp_site.urls"
 ASGI_APPLICATION = "gumcp_site.asgi.application"

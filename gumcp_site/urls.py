@@ -1,4 +1,4 @@
-"""The site's Django URLs: the gateway's pages and the admin. MCP routes never come here (`gateway.routing`)."""
+"""The site's Django URLs: the gateway's pages and the admin. MCP routes are in `gateway.endpoints.routing`."""
 
 from django.contrib import admin
 from django.urls import include, path
@@ -9,9 +9,9 @@ admin.site.site_title = "guMCP"
 admin.site.index_title = "Servers and sessions"
 
 urlpatterns = [
-    path("", include("gateway.urls")),
+    path("", include("gateway.endpoints.urls")),
     path("admin", RedirectView.as_view(url="/admin/")),
     path("admin/", admin.site.urls),
 ]
 
-handler500 = "gateway.views.page_failed"
+handler500 = "gateway.endpoints.views.page_failed"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.host_process import HostProcess, manage, running_host
+from tests.support.host_process import HostProcess, manage, running_host
 
 StartHost = Callable[..., Any]
 WriteServer = Callable[..., Path]

@@ -5,11 +5,11 @@ import pytest
 
 import gateway
 from gateway.apps import SERVING_COMMANDS, GatewayConfig, _serves
-from gateway.discovery import Discovery, LoadFailure
+from gateway.catalog.discovery import Discovery, LoadFailure
+from gateway.catalog.registry import Registry
 from gateway.exceptions import UnknownServer
-from gateway.registry import Registry
 from tests.conftest import WriteServer
-from tests.e2e.host_process import manage
+from tests.support.host_process import manage
 
 MARKER = """
     import os, pathlib

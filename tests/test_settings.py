@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.host import serving_limits
+from gateway.host.host import serving_limits
 from gateway.serving import ServingLimits
-from tests.e2e.host_process import ROOT, environment, manage
+from tests.support.host_process import ROOT, environment, manage
 
 PRODUCTION = {"GUMCP_PUBLIC_URL": "https://mcp.example.com"}
 

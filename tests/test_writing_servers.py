@@ -6,8 +6,8 @@ from pathlib import Path
 from mcp.client import Client
 from mcp.types import TextContent
 
-from gateway.discovery import discover
-from gateway.styles import make
+from gateway.catalog.discovery import discover
+from gateway.catalog.styles import make
 from tests.conftest import WriteServer
 
 ROOT = Path(__file__).parents[1]

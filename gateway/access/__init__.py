@@ -2,5 +2,5 @@
 
 `keys` is the format; `grants` what a key allows; `store` the rows; `authenticator` the door; `key_watch` the thread
 that keeps memory and rows together; `limits` the rates; `tool_scope` what of it holds inside a server; `audit` the
-trail of what operators did. Who is calling is carried on as `gateway.identity.Identity`.
+trail of what operators did. Who is calling is carried on as `gateway.access.identity.Identity`.
 """

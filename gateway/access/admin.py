@@ -23,7 +23,7 @@ from gateway.access import audit
 from gateway.access.keys import NewKey, make_key
 from gateway.access.models import ApiKey, AuditEvent, LimitHit, ScopeDecoder, read_scope
 from gateway.access.store import revoke_keys
-from gateway.control import send_keys_changed
+from gateway.operator_commands import send_keys_changed
 from gateway.read_only_admin import ModelAdmin, ReadOnlyAdmin
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ApiKeyAdmin(ModelAdmin):
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         """Whether this operator may revoke keys."""
-        return bool(request.user.has_perm("gateway.revoke_apikey"))
+        return bool(request.user.has_perm("access.revoke_apikey"))
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
         if change:
@@ -119,7 +119,7 @@ class ApiKeyAdmin(ModelAdmin):
             "row": obj,
             "key": issued.text,
         }
-        response = TemplateResponse(request, "gateway/access/key_issued.html", context)
+        response = TemplateResponse(request, "access/key_issued.html", context)
         response.headers["Cache-Control"] = "no-store"
         return response
 

@@ -24,8 +24,10 @@ from django.db import DatabaseError
 
 from gateway import signals
 from gateway.access.grants import Grant, KeyFacts
+from gateway.access.identity import Identity, parse_session_key
 from gateway.access.keys import is_well_formed, key_digest, public_part
 from gateway.access.limits import RateLimits, address_subject
+from gateway.access.owned import OwnedSession
 from gateway.exceptions import (
     AuthenticationUnavailable,
     InvalidSessionKey,
@@ -33,8 +35,6 @@ from gateway.exceptions import (
     TooManyRequests,
     Unauthenticated,
 )
-from gateway.identity import Identity, parse_session_key
-from gateway.sessions import Session
 
 Mode = Literal["open", "keys"]
 
@@ -186,10 +186,10 @@ class Authenticator:
             self.listeners -= 1
             self._count(identity, address, -1)
 
-    def _on_session_opened(self, session: Session, **_: Any) -> None:
+    def _on_session_opened(self, session: OwnedSession, **_: Any) -> None:
         self._count(session.identity, session.address, 1)
 
-    def _on_session_closed(self, session: Session, **_: Any) -> None:
+    def _on_session_closed(self, session: OwnedSession, **_: Any) -> None:
         self._count(session.identity, session.address, -1)
 
     def _count(self, identity: Identity, address: str, change: Literal[1, -1]) -> None:

@@ -7,9 +7,9 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from gateway.access.limits import IN_MEMORY, RateLimits
-from gateway.access.listening import PERMISSION, is_loopback
-from gateway.access.proxies import TrustedProxies
 from gateway.conf import conf
+from gateway.http.listening import PERMISSION, is_loopback
+from gateway.http.proxies import TrustedProxies
 
 _USE_KEYS = "Set GUMCP_AUTH=keys and make keys with `manage.py create_key USER`."
 

@@ -7,12 +7,12 @@ from gateway.access.authenticator import Authenticator
 from gateway.access.grants import Grant
 from gateway.access.key_watch import KeyWatch
 from gateway.access.limits import RateLimits
-from gateway.access.listening import PERMISSION, is_local_request
-from gateway.access.proxies import TrustedProxies
+from gateway.access.owned import OwnedSessions
 from gateway.access.store import KeyStore
 from gateway.conf import conf
 from gateway.exceptions import NotOpenToNetwork
-from gateway.sessions import Sessions
+from gateway.http.listening import PERMISSION, is_local_request
+from gateway.http.proxies import TrustedProxies
 
 WITHDRAWN: Final = "its key was withdrawn"
 """Why sessions ended whose key was revoked, has expired or lost its user."""
@@ -21,7 +21,7 @@ WITHDRAWN: Final = "its key was withdrawn"
 class Doorkeeper:
     """Who is let in, and who is shown out again. Used on the host's loop, except where it says otherwise."""
 
-    def __init__(self, sessions: Sessions, call_soon: Callable[..., None]) -> None:
+    def __init__(self, sessions: OwnedSessions, call_soon: Callable[..., None]) -> None:
         """`call_soon` calls a function on the host's loop, from any thread."""
         limits = RateLimits(conf.rate_limits, conf.limits_storage_url)
         store = KeyStore()

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
-from gateway.identity import Identity
+from gateway.access.identity import Identity
 
 MAX_ENCODINGS: Final = 4
 """How many times over a value is decoded in the search for a key; what is encoded more often is taken for one."""

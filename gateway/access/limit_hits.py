@@ -8,8 +8,9 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from gateway.access.limits import RateLimits, Refusals, Rule
+from gateway.access.limits import RateLimits, Refusals
 from gateway.access.models import MAX_SUBJECT_LENGTH, LimitHit
+from gateway.conf import Rule
 from gateway.storable import storable
 
 KEPT_DAYS: Final = 30

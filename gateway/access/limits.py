@@ -20,24 +20,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final
 
 from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 
-logger = logging.getLogger(__name__)
+from gateway.conf import Rule
 
-Rule = Literal[
-    "requests of a key",
-    "requests of an address",
-    "calls of a key",
-    "sessions of a key",
-    "sessions of an address",
-    "failed keys",
-    "failed logins",
-]
-"""What is limited. Sessions are counted elsewhere (`authenticator`), since they end."""
+logger = logging.getLogger(__name__)
 
 ALLOWANCES: Final = 50
 """In how many parts a limit is drawn."""

@@ -23,8 +23,8 @@ from django.utils.deprecation import MiddlewareMixin
 
 from gateway.access import audit
 from gateway.access.limit_hits import write_refusals
-from gateway.access.limits import RateLimits, Rule, address_subject
-from gateway.conf import conf
+from gateway.access.limits import RateLimits, address_subject
+from gateway.conf import Rule, conf
 
 logger = logging.getLogger(__name__)
 

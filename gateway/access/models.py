@@ -10,8 +10,8 @@ from django.db import models
 from django.utils import timezone
 
 from gateway.access.grants import AllowedTools
+from gateway.access.identity import parse_user_id
 from gateway.exceptions import InvalidSessionKey
-from gateway.identity import parse_user_id
 from gateway.storable import is_storable
 
 RESERVED_USER_ID: Final = "messages"

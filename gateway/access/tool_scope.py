@@ -1,7 +1,7 @@
 """What of a key's permissions holds inside a server: SDK middleware around every request, on every transport.
 
 Lives here: which tools a key may see and call, how often it may call, and that no error says the key. The last holds in
-open mode too. Not here: time limits and counts of the server (`gateway.calls`).
+open mode too. Not here: time limits and counts of the server (`gateway.instances.calls`).
 """
 
 from collections.abc import Collection, Mapping
@@ -13,9 +13,9 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import decode_header_value
 from mcp_types import INVALID_PARAMS, JSONRPCRequest
 
+from gateway.access.identity import Identity, current_identity
+from gateway.access.redaction import redact
 from gateway.exceptions import ToolOutOfScope
-from gateway.identity import Identity, current_identity
-from gateway.redaction import redact
 from gateway.tool_results import error_result
 
 NOT_THIS_TOOL: Final = "This key is not for that tool."

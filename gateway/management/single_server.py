@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 from django.core.management.base import CommandError
 
+from gateway.access.identity import Identity, current_identity, parse_user_id
+from gateway.access.redaction import PathRedactor, install_record_redaction, redact
 from gateway.apps import GatewayConfig
+from gateway.catalog.discovery import ServerDefinition
+from gateway.catalog.process_state import stdout_on_stderr
 from gateway.conf import conf
-from gateway.discovery import ServerDefinition
 from gateway.exceptions import GatewayError
-from gateway.identity import Identity, current_identity, parse_user_id
-from gateway.process_state import stdout_on_stderr
-from gateway.redaction import PathRedactor, install_record_redaction, redact
 
 
 def add_user_argument(parser: ArgumentParser) -> None:

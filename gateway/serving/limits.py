@@ -1,6 +1,6 @@
 """What a connection may cost, and what the server tells the project about.
 
-Plain values, without Django and without Twisted: `gateway.host` fills them from settings, `gateway.serving.server`
+Plain values, without Django and without Twisted: `gateway.host.host` fills them from settings, `gateway.serving.server`
 obeys.
 """
 

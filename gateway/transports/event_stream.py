@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.exceptions import StreamClosed
-from gateway.transports.responses import COMMON_HEADERS, Headers, Receive, Send
+from gateway.http.asgi import Headers, Receive, Send
+from gateway.http.responses import COMMON_HEADERS
 
 COMMENT: Final = b": ping\r\n\r\n"
 """What a silent stream gets, so that clients and proxies with an idle timeout keep it open."""

@@ -18,10 +18,10 @@ from starlette.requests import Request
 
 from gateway import metrics
 from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull, StreamClosed
-from gateway.lanes import Lane
-from gateway.sessions import MAX_FACT_LENGTH, Session
-from gateway.transports.messages import JSONRPCMessage, request_key
-from gateway.transports.responses import Scope
+from gateway.http.asgi import Scope
+from gateway.instances.lanes import Lane
+from gateway.jsonrpc import JSONRPCMessage, request_key
+from gateway.transports.sessions import MAX_FACT_LENGTH, Session
 
 INITIALIZE: Final = "initialize"
 

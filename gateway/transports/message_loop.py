@@ -13,8 +13,8 @@ from typing import Any, Self
 from mcp.server.runner import serve_dual_era_loop, serve_loop
 from mcp.shared.message import SessionMessage
 
+from gateway.instances.running_server import RunningServer
 from gateway.transports.link import Link
-from gateway.transports.running_server import RunningServer
 
 logger = logging.getLogger(__name__)
 

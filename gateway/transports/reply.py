@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.http.asgi import Headers, Receive, Send
+from gateway.http.responses import respond
 from gateway.transports.event_stream import EventStream
-from gateway.transports.responses import Headers, Receive, Send, respond
 
 WATCH_AFTER_SECONDS: Final = 1.0
 """Most answers come sooner; only after this is a task spent on noticing that the client has left."""

@@ -15,14 +15,14 @@ from mcp.shared.message import SessionMessage
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from gateway.exceptions import StreamClosed
-from gateway.sessions import Session
+from gateway.http.asgi import Scope
+from gateway.instances.running_server import RunningServer
+from gateway.jsonrpc import JSONRPCMessage, message_body
 from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.link import Link
 from gateway.transports.message_loop import MessageLoop
-from gateway.transports.messages import JSONRPCMessage, message_body
-from gateway.transports.responses import Scope
-from gateway.transports.running_server import RunningServer
+from gateway.transports.sessions import Session
 
 
 class SseTransport:

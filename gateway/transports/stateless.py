@@ -51,12 +51,14 @@ from starlette.requests import Request
 
 from gateway import metrics
 from gateway.exceptions import GatewayError, StreamClosed
+from gateway.http.asgi import Scope
+from gateway.http.refusals import count_refusal
+from gateway.http.requests import header
+from gateway.instances.running_server import RunningServer
+from gateway.jsonrpc import NOT_WRITABLE, error_body, json_body
 from gateway.transports.announcements import listen_frames
 from gateway.transports.event_stream import frame
-from gateway.transports.messages import NOT_WRITABLE, error_body, json_body
 from gateway.transports.reply import Answer, Reply
-from gateway.transports.responses import Scope, count_refusal, header
-from gateway.transports.running_server import RunningServer
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The stateless requests that are being handled now: whom a reload, an operator or a shutdown has to tell.
 
-Lives here: which there are, by server. Not here: sessions (`gateway.sessions`), what becomes of one (`stateless`).
+Lives here: which there are, by server. Not here: sessions (`sessions`), what becomes of one (`stateless`).
 """
 
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ from django.utils import timezone
 from gateway.access.keys import KEY_PATTERN, key_digest
 from gateway.access.models import ApiKey, AuditEvent, LimitHit
 from gateway.access.store import issue_key
-from gateway.models import Server
+from gateway.records.models import ServerRecord
 
 pytestmark = pytest.mark.django_db
 
@@ -40,7 +40,7 @@ def form(user: User, **fields: Any) -> dict[str, Any]:
 
 
 def test_key_is_shown_once_and_kept_nowhere(client: Client, ada: User) -> None:
-    answer = client.post("/admin/gateway/apikey/add/", form(ada, label="laptop"))
+    answer = client.post("/admin/access/apikey/add/", form(ada, label="laptop"))
     assert answer.status_code == 200
     assert "no-store" in answer.headers["Cache-Control"]
     [text] = set(re.findall(KEY_PATTERN, answer.content.decode()))
@@ -49,9 +49,9 @@ def test_key_is_shown_once_and_kept_nowhere(client: Client, ada: User) -> None:
     assert text.startswith(row.public)
     for page in (
         "/admin/",
-        "/admin/gateway/apikey/",
-        f"/admin/gateway/apikey/{row.pk}/change/",
-        "/admin/gateway/auditevent/",
+        "/admin/access/apikey/",
+        f"/admin/access/apikey/{row.pk}/change/",
+        "/admin/access/auditevent/",
     ):
         shown = client.get(page)
         assert shown.status_code == 200
@@ -74,9 +74,9 @@ def test_scope_of_another_form_is_refused(client: Client, ada: User) -> None:
         "nonsense",
         *unstorable,
     ):
-        answer = client.post("/admin/gateway/apikey/add/", form(ada, scope=scope))
+        answer = client.post("/admin/access/apikey/add/", form(ada, scope=scope))
         assert b"Please correct the error" in answer.content, scope
-    client.post("/admin/gateway/apikey/add/", form(ada, scope='{"time": null, "notes": ["read"]}'))
+    client.post("/admin/access/apikey/add/", form(ada, scope='{"time": null, "notes": ["read"]}'))
     assert ApiKey.objects.get().scope == {"time": None, "notes": ["read"]}
 
 
@@ -86,7 +86,7 @@ def test_scope_that_nests_too_deeply_or_cannot_be_read_is_refused(
     client: Client, ada: User, depth: int, is_new: bool
 ) -> None:
     row, _ = issue_key(ada, scope={"time": None})
-    page = "/admin/gateway/apikey/add/" if is_new else f"/admin/gateway/apikey/{row.pk}/change/"
+    page = "/admin/access/apikey/add/" if is_new else f"/admin/access/apikey/{row.pk}/change/"
     for scope in ("[" * depth + "]" * depth, '{"time":' * depth + "null" + "}" * depth, "1" * depth):
         answer = client.post(page, form(ada, scope=scope))
         assert answer.status_code == 200
@@ -98,10 +98,10 @@ def test_scope_that_nests_too_deeply_or_cannot_be_read_is_refused(
 def test_key_for_every_server_is_issued_and_saved_as_the_form_writes_that(
     client: Client, ada: User, scope: str
 ) -> None:
-    client.post("/admin/gateway/apikey/add/", form(ada, scope=scope))
+    client.post("/admin/access/apikey/add/", form(ada, scope=scope))
     row = ApiKey.objects.get()
     assert row.scope is None
-    page = f"/admin/gateway/apikey/{row.pk}/change/"
+    page = f"/admin/access/apikey/{row.pk}/change/"
     shown = client.get(page).context["adminform"].form["scope"].value()
     assert client.post(page, form(ada, label="again", scope=shown)).status_code == 302
     row.refresh_from_db()
@@ -110,7 +110,7 @@ def test_key_for_every_server_is_issued_and_saved_as_the_form_writes_that(
 
 @pytest.mark.parametrize("name", ["messages", "a..b", "a\x85b"])
 def test_user_whose_name_is_no_user_id_gets_no_key(client: Client, name: str) -> None:
-    answer = client.post("/admin/gateway/apikey/add/", form(User.objects.create_user(name)))
+    answer = client.post("/admin/access/apikey/add/", form(User.objects.create_user(name)))
     assert b"This user cannot have a key" in answer.content
     assert not ApiKey.objects.exists()
 
@@ -118,34 +118,34 @@ def test_user_whose_name_is_no_user_id_gets_no_key(client: Client, name: str) ->
 def test_moment_that_has_passed_is_no_expiry(client: Client, ada: User) -> None:
     past = timezone.now() - timedelta(days=1)
     fields = {"expires_at_0": past.strftime("%Y-%m-%d"), "expires_at_1": "12:00:00"}
-    assert b"has passed" in client.post("/admin/gateway/apikey/add/", form(ada, **fields)).content
+    assert b"has passed" in client.post("/admin/access/apikey/add/", form(ada, **fields)).content
 
 
 def test_change_keeps_the_key_its_owner_and_a_revocation(client: Client, ada: User) -> None:
     row, _ = issue_key(ada)
     bob = User.objects.create_user("bob")
     digest = bytes(row.digest)
-    answer = client.post(f"/admin/gateway/apikey/{row.pk}/change/", form(bob, label="phone", scope='{"time": null}'))
+    answer = client.post(f"/admin/access/apikey/{row.pk}/change/", form(bob, label="phone", scope='{"time": null}'))
     assert answer.status_code == 302
     row.refresh_from_db()
     assert (row.user, row.label, row.scope, bytes(row.digest)) == (ada, "phone", {"time": None}, digest)
     ApiKey.objects.update(revoked_at=timezone.now())
-    assert client.post(f"/admin/gateway/apikey/{row.pk}/change/", form(ada, label="again")).status_code == 403
+    assert client.post(f"/admin/access/apikey/{row.pk}/change/", form(ada, label="again")).status_code == 403
 
 
 def test_revoked_keys_stay_listed_and_cannot_be_deleted(client: Client, ada: User) -> None:
     row, _ = issue_key(ada)
     action = {"action": "revoke", "_selected_action": [row.pk]}
-    assert client.post("/admin/gateway/apikey/", action).status_code == 302
+    assert client.post("/admin/access/apikey/", action).status_code == 302
     row.refresh_from_db()
     revoked_at = row.revoked_at
     assert revoked_at is not None
     assert row.state == "revoked"
-    client.post("/admin/gateway/apikey/", action)
+    client.post("/admin/access/apikey/", action)
     row.refresh_from_db()
     assert row.revoked_at == revoked_at
-    assert client.post(f"/admin/gateway/apikey/{row.pk}/delete/", {"post": "yes"}).status_code == 403
-    assert client.post("/admin/gateway/apikey/", {"action": "delete_selected", "_selected_action": [row.pk]})
+    assert client.post(f"/admin/access/apikey/{row.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert client.post("/admin/access/apikey/", {"action": "delete_selected", "_selected_action": [row.pk]})
     assert ApiKey.objects.filter(pk=row.pk).exists()
 
 
@@ -154,19 +154,19 @@ def test_staff_without_permission_neither_sees_nor_issues_nor_revokes(ada: User)
     row, _ = issue_key(ada)
     client = Client()
     client.force_login(staff)
-    assert client.get("/admin/gateway/apikey/").status_code == 403
-    assert client.post("/admin/gateway/apikey/add/", form(ada)).status_code == 403
-    assert client.post("/admin/gateway/apikey/", {"action": "revoke", "_selected_action": [row.pk]}).status_code == 403
-    assert client.get("/admin/gateway/auditevent/").status_code == 403
+    assert client.get("/admin/access/apikey/").status_code == 403
+    assert client.post("/admin/access/apikey/add/", form(ada)).status_code == 403
+    assert client.post("/admin/access/apikey/", {"action": "revoke", "_selected_action": [row.pk]}).status_code == 403
+    assert client.get("/admin/access/auditevent/").status_code == 403
 
 
 def test_what_operators_do_is_in_the_trail(client: Client, ada: User) -> None:
-    client.post("/admin/gateway/apikey/add/", form(ada, label="laptop"))
+    client.post("/admin/access/apikey/add/", form(ada, label="laptop"))
     row = ApiKey.objects.get()
-    client.post(f"/admin/gateway/apikey/{row.pk}/change/", form(ada, label="laptop", scope='{"time": null}'))
-    client.post("/admin/gateway/apikey/", {"action": "revoke", "_selected_action": [row.pk]})
-    server = Server.objects.create(name="time", folder="/servers/time", status="loaded", loaded_at=timezone.now())
-    client.post("/admin/gateway/server/", {"action": "disable_servers", "_selected_action": [server.pk]})
+    client.post(f"/admin/access/apikey/{row.pk}/change/", form(ada, label="laptop", scope='{"time": null}'))
+    client.post("/admin/access/apikey/", {"action": "revoke", "_selected_action": [row.pk]})
+    server = ServerRecord.objects.create(name="time", folder="/servers/time", status="loaded", loaded_at=timezone.now())
+    client.post("/admin/records/serverrecord/", {"action": "disable_servers", "_selected_action": [server.pk]})
     trail = [(event.actor, event.action, event.address) for event in AuditEvent.objects.order_by("id")]
     assert trail == [
         ("operator", "key issued", "127.0.0.1"),
@@ -182,10 +182,10 @@ def test_what_operators_do_is_in_the_trail(client: Client, ada: User) -> None:
 
 def test_trail_says_how_long_a_key_is_for_and_nothing_where_nothing_was_changed(client: Client, ada: User) -> None:
     limited = {"expires_at_0": "2100-12-31", "expires_at_1": "18:00:00"}
-    client.post("/admin/gateway/apikey/add/", form(ada, **limited))
+    client.post("/admin/access/apikey/add/", form(ada, **limited))
     row = ApiKey.objects.get()
     for fields in (limited, {}):
-        assert client.post(f"/admin/gateway/apikey/{row.pk}/change/", form(ada, **fields)).status_code == 302
+        assert client.post(f"/admin/access/apikey/{row.pk}/change/", form(ada, **fields)).status_code == 302
     assert list(AuditEvent.objects.order_by("id").values_list("action", "detail")) == [
         ("key issued", "ada: until 2100-12-31 18:00 UTC, every server"),
         ("key changed", "expires_at: every server"),
@@ -211,15 +211,15 @@ def test_user_that_is_deleted_alone_is_in_the_trail_once(client: Client, ada: Us
 
 
 def test_trail_is_shown_and_changed_by_nobody(client: Client, ada: User) -> None:
-    client.post("/admin/gateway/apikey/add/", form(ada))
+    client.post("/admin/access/apikey/add/", form(ada))
     event = AuditEvent.objects.get()
-    assert event.target in client.get("/admin/gateway/auditevent/").content.decode()
-    page = f"/admin/gateway/auditevent/{event.pk}"
+    assert event.target in client.get("/admin/access/auditevent/").content.decode()
+    page = f"/admin/access/auditevent/{event.pk}"
     assert client.get(f"{page}/change/").status_code == 200
     assert client.post(f"{page}/change/", {"actor": "nobody"}).status_code == 403
     assert client.post(f"{page}/delete/", {"post": "yes"}).status_code == 403
-    assert client.post("/admin/gateway/auditevent/add/", {}).status_code == 403
-    client.post("/admin/gateway/auditevent/", {"action": "delete_selected", "_selected_action": [event.pk]})
+    assert client.post("/admin/access/auditevent/add/", {}).status_code == 403
+    client.post("/admin/access/auditevent/", {"action": "delete_selected", "_selected_action": [event.pk]})
     assert AuditEvent.objects.get().actor == "operator"
     with pytest.raises(TypeError):
         event.save()
@@ -230,13 +230,13 @@ def test_trail_is_shown_and_changed_by_nobody(client: Client, ada: User) -> None
 def test_refusals_are_shown(client: Client) -> None:
     now = timezone.now()
     LimitHit.objects.create(rule="failed keys", subject="192.0.2.7", count=9970, first_at=now, last_at=now)
-    page = client.get("/admin/gateway/limithit/").content.decode()
+    page = client.get("/admin/access/limithit/").content.decode()
     assert "192.0.2.7" in page
     assert "9970" in page
 
 
 def test_pages_have_a_policy_without_inline_scripts(client: Client) -> None:
-    for page in ("/admin/", "/admin/login/", "/admin/gateway/apikey/", "/admin/gateway/apikey/add/", "/"):
+    for page in ("/admin/", "/admin/login/", "/admin/access/apikey/", "/admin/access/apikey/add/", "/"):
         answer = client.get(page)
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy

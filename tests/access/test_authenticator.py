@@ -14,16 +14,17 @@ from django.db import OperationalError
 from gateway.access import authenticator as module
 from gateway.access.authenticator import CONFIRMED_SECONDS, Authenticator
 from gateway.access.grants import Grant, KeyFacts
+from gateway.access.identity import Identity
 from gateway.access.key_watch import KeyWatch
 from gateway.access.keys import NewKey, make_key
-from gateway.access.limits import RateLimits, Rule
+from gateway.access.limits import RateLimits
+from gateway.conf import Rule
 from gateway.exceptions import (
     AuthenticationUnavailable,
     OutOfScope,
     TooManyRequests,
     Unauthenticated,
 )
-from gateway.identity import Identity
 
 
 class Rows:

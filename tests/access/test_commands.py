@@ -17,7 +17,7 @@ from gateway.access.keys import KEY_PATTERN, is_well_formed, key_digest
 from gateway.access.models import ApiKey, AuditEvent
 from gateway.management.commands import create_key
 from gateway.management.shell import this_python
-from tests.e2e.host_process import manage
+from tests.support.host_process import manage
 
 pytestmark = pytest.mark.django_db
 

@@ -6,9 +6,9 @@ import pytest
 
 from gateway.access.grants import Grant, KeyFacts
 from gateway.access.hiding import scope_for_server
+from gateway.access.identity import Identity
 from gateway.access.keys import make_key
 from gateway.access.limits import RateLimits
-from gateway.identity import Identity
 
 KEY = make_key().text
 ENCODED = "".join(f"%{ord(character):02x}" for character in KEY)

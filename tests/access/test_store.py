@@ -48,4 +48,4 @@ def test_key_whose_scope_was_written_past_the_admin_is_for_nothing(
     assert (found.is_active, found.servers) == (False, {})
     assert "scope" in caplog.text
     client.force_login(admin_user)
-    assert '<td class="field-servers">none</td>' in client.get("/admin/gateway/apikey/").text
+    assert '<td class="field-servers">none</td>' in client.get("/admin/access/apikey/").text

@@ -14,10 +14,10 @@ from mcp.server.context import ServerRequestContext
 from mcp.shared.inbound import encode_header_value
 
 from gateway.access.grants import Grant, KeyFacts
+from gateway.access.identity import Identity, current_identity
 from gateway.access.limits import RateLimits
 from gateway.access.tool_scope import NOT_THIS_TOOL, AccessMiddleware, require_named_tool, require_tool
 from gateway.exceptions import ToolOutOfScope
-from gateway.identity import Identity, current_identity
 
 KEY = "canary-key"
 

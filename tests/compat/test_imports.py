@@ -17,7 +17,7 @@ import pytest
 from gateway.compat.imports import compat_builtins
 from gateway.compat.models import McpError
 from gateway.compat.server import CompatServer
-from tests.compat.projects import SERVERS, importable_project, load_main
+from tests.support.projects import SERVERS, importable_project, load_main
 
 
 @pytest.fixture

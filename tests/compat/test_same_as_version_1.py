@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from gateway.compat.workers import HandlerThreads
 from tests.compat.conversations import CONVERSATIONS, Conversation, Step
-from tests.compat.projects import PROJECT, SERVERS, importable_project, load_main
+from tests.support.projects import PROJECT, SERVERS, importable_project, load_main
 
 VERSION_1 = "1.28"
 ROOT = Path(__file__).parent.parent.parent

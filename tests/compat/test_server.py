@@ -21,7 +21,7 @@ from pydantic import AnyUrl, BaseModel
 from gateway.compat.imports import compat_builtins
 from gateway.compat.server import CompatServer
 from gateway.compat.workers import HandlerThreads
-from tests.compat.projects import SERVERS, importable_project, load_main
+from tests.support.projects import SERVERS, importable_project, load_main
 
 ERAS = pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
 

@@ -16,11 +16,11 @@ from typing import Final
 import pytest
 
 from gateway.access.keys import SECRET_LENGTH, make_key, with_checksum
-from tests.access.issued_keys import IssuedKey, change_row, expire, issue, revoke
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess
-from tests.e2e.streamable import ACCEPT_BOTH, META, STATELESS, Request
-from tests.e2e.wire import JSON, SseStream, request
+from tests.support.host_process import HostProcess
+from tests.support.issued_keys import IssuedKey, change_row, expire, issue, revoke
+from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, Request
+from tests.support.wire import JSON, SseStream, request
 
 pytestmark = pytest.mark.e2e
 

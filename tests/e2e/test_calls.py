@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartHost, WriteServer
-from tests.e2e.host_process import PLAIN_SERVERS, ROOT, HostProcess, until
-from tests.e2e.streamable import HandshakeSession, StatelessClient
-from tests.e2e.wire import tool_call
+from tests.support.host_process import PLAIN_SERVERS, ROOT, HostProcess, until
+from tests.support.streamable import HandshakeSession, StatelessClient
+from tests.support.wire import tool_call
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +30,7 @@ MAX_THREADS = 3
 QUICK_SECONDS = 0.1
 """What no call may take because of another."""
 
-STUCK = "SELECT condition FROM gateway_server WHERE name = ?"
+STUCK = "SELECT condition FROM records_serverrecord WHERE name = ?"
 
 Call = Callable[..., Any]
 """`(tool, **arguments)`: calls a tool and returns the JSON-RPC answer."""

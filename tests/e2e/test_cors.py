@@ -11,10 +11,10 @@ from typing import Final
 
 import pytest
 
-from tests.access.issued_keys import IssuedKey, issue
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess
-from tests.e2e.streamable import (
+from tests.support.host_process import HostProcess
+from tests.support.issued_keys import IssuedKey, issue
+from tests.support.streamable import (
     ACCEPT_BOTH,
     HandshakeSession,
     Request,
@@ -23,7 +23,7 @@ from tests.e2e.streamable import (
     initialize_message,
     post,
 )
-from tests.e2e.wire import JSON, WAIT_SECONDS, Answer, SseStream, request, tool_call
+from tests.support.wire import JSON, WAIT_SECONDS, Answer, SseStream, request, tool_call
 
 pytestmark = pytest.mark.e2e
 

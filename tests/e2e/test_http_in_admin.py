@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import PLAIN_SERVERS, ROOT, HostProcess, manage, until
-from tests.e2e.streamable import HandshakeSession, Request, StatelessClient, initialize_message, post
 from tests.e2e.test_operators import MAKE_USERS, Admin
+from tests.support.host_process import PLAIN_SERVERS, ROOT, HostProcess, manage, until
+from tests.support.streamable import HandshakeSession, Request, StatelessClient, initialize_message, post
 
 pytestmark = pytest.mark.e2e
 
@@ -32,12 +32,12 @@ def open_sessions(host: HostProcess, transport: str, version: str) -> float:
 
 
 def session_row(host: HostProcess, user_id: str) -> dict[str, object]:
-    rows = host.rows("SELECT * FROM gateway_session WHERE user_id = ? ORDER BY opened_at DESC", user_id)
+    rows = host.rows("SELECT * FROM records_sessionrecord WHERE user_id = ? ORDER BY opened_at DESC", user_id)
     return rows[0] if rows else {}
 
 
 def instance_row(host: HostProcess, user_id: str) -> dict[str, object]:
-    rows = host.rows("SELECT * FROM gateway_instance WHERE user_id = ? ORDER BY started_at DESC", user_id)
+    rows = host.rows("SELECT * FROM records_instancerecord WHERE user_id = ? ORDER BY started_at DESC", user_id)
     return rows[0] if rows else {}
 
 
@@ -114,7 +114,7 @@ def test_stateless_traffic_is_activity_of_its_instance(host: HostProcess) -> Non
     assert (row["server_name"], row["calls"]) == ("ledger", 3)
     assert str(row["last_request_at"]) >= str(row["started_at"])
     assert row["ended_at"] is None or row["ended_at"] > row["started_at"]
-    page = Admin(host, "root").get("/admin/gateway/instance/")
+    page = Admin(host, "root").get("/admin/records/instancerecord/")
     assert "stateless-user" in page
     assert "canary-key" not in page
     until(lambda: instance_row(host, "stateless-user")["ended_at"], 5)
@@ -130,19 +130,20 @@ def test_operator_ends_a_streamable_http_session(host: HostProcess) -> None:
     ):
         assert standalone.event() is not None
         rows = until(
-            lambda: host.rows("SELECT id FROM gateway_session WHERE user_id = 'ended' ORDER BY opened_at"), ROW_SECONDS
+            lambda: host.rows("SELECT id FROM records_sessionrecord WHERE user_id = 'ended' ORDER BY opened_at"),
+            ROW_SECONDS,
         )
-        page = admin.get("/admin/gateway/session/?user_id=ended&transport=streamable-http")
+        page = admin.get("/admin/records/sessionrecord/?user_id=ended&transport=streamable-http")
         assert "streamable-http" in page
         fields = {"action": "end_sessions", "_selected_action": str(rows[0]["id"])}
-        admin.post("/admin/gateway/session/", fields)
+        admin.post("/admin/records/sessionrecord/", fields)
         assert standalone.message() is None
         assert call.reply()["error"]["code"] == -32000
         assert session.start("echo", text="x").answer().status == 404
         assert other.call("echo", text="untouched") == "untouched"
         row = until(
             lambda: host.rows(
-                "SELECT * FROM gateway_session WHERE user_id = 'ended' AND state = 'closed' ORDER BY opened_at"
+                "SELECT * FROM records_sessionrecord WHERE user_id = 'ended' AND state = 'closed' ORDER BY opened_at"
             ),
             ROW_SECONDS,
         )[0]

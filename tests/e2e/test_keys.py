@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from mcp.shared.inbound import encode_header_value
 
-from tests.access.issued_keys import IssuedKey, change_row, expire, issue, revoke
 from tests.conftest import StartHost
-from tests.e2e.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, HostProcess, manage, until
-from tests.e2e.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession, Request, StatelessClient, post
-from tests.e2e.wire import JSON, SseStream, request, tool_call
+from tests.support.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, HostProcess, manage, until
+from tests.support.issued_keys import IssuedKey, change_row, expire, issue, revoke
+from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession, Request, StatelessClient, post
+from tests.support.wire import JSON, SseStream, request, tool_call
 
 pytestmark = pytest.mark.e2e
 
@@ -59,7 +59,7 @@ def withdraw(how: str, data_dir: Path, key: IssuedKey) -> None:
     elif how == "user disabled":
         change_row(data_dir, "UPDATE auth_user SET is_active = 0 WHERE username = ?", key.user)
     else:
-        change_row(data_dir, "DELETE FROM gateway_apikey WHERE id = ?", key.id)
+        change_row(data_dir, "DELETE FROM access_apikey WHERE id = ?", key.id)
 
 
 @pytest.mark.parametrize("how", ["revoked", "revoked by the command", "expired", "user disabled", "deleted"])
@@ -175,7 +175,7 @@ def test_changed_scope_holds_for_open_sessions_within_two_seconds(host: HostProc
     key = issue(data_dir, "ada")
     with host.session("workshop", key.session_key) as stream:
         assert stream.call("whoami")
-        change_row(data_dir, "UPDATE gateway_apikey SET scope = ? WHERE id = ?", '{"workshop": ["echo"]}', key.id)
+        change_row(data_dir, "UPDATE access_apikey SET scope = ? WHERE id = ?", '{"workshop": ["echo"]}', key.id)
         until(lambda: "error" in stream.request("tools/call", {"name": "whoami", "arguments": {}}), TWO_SECONDS)
         assert stream.call("echo", text="x") == "x"
 
@@ -252,7 +252,7 @@ def test_requests_of_a_known_key_read_no_rows_and_without_rows_nobody_comes_in(
         closing(sqlite3.connect(data_dir / "gumcp.sqlite3", timeout=10, isolation_level=None)) as database,
     ):
         stream.call("echo", text="x")
-        database.execute("ALTER TABLE gateway_apikey RENAME TO away")
+        database.execute("ALTER TABLE access_apikey RENAME TO away")
         try:
             # Whoever read a row would fail now; what was confirmed a moment ago is served.
             started = time.monotonic()
@@ -267,7 +267,7 @@ def test_requests_of_a_known_key_read_no_rows_and_without_rows_nobody_comes_in(
             assert host.request("GET", "/workshop/ada:mistyped").status == 401
             assert host.request("GET", "/health_check").status == 200
         finally:
-            database.execute("ALTER TABLE away RENAME TO gateway_apikey")
+            database.execute("ALTER TABLE away RENAME TO access_apikey")
         until(lambda: stream.post(b"{}").status == 400)
         assert stream.call("echo", text="back") == "back"
 
@@ -304,7 +304,7 @@ def test_log_says_of_keys_only_what_is_so(start_host: StartHost, tmp_path: Path,
         start_host(data_dir=tmp_path, GUMCP_AUTH="keys", GUMCP_LIMIT_FAILED_KEYS="1/hour") as host,
         host.session("workshop", key.session_key) as stream,
     ):
-        refuse = "CREATE TRIGGER refuse BEFORE INSERT ON gateway_limithit BEGIN SELECT RAISE(FAIL, 'full'); END"
+        refuse = "CREATE TRIGGER refuse BEFORE INSERT ON access_limithit BEGIN SELECT RAISE(FAIL, 'full'); END"
         change_row(tmp_path, refuse)
         end = time.monotonic() + 6
         while time.monotonic() < end:
@@ -320,7 +320,7 @@ def test_last_use_is_written(host: HostProcess, data_dir: Path, start_host: Star
     key = issue(data_dir, "used")
     with start_host(data_dir=data_dir, GUMCP_AUTH="keys") as own, own.session("workshop", key.session_key) as stream:
         stream.call("echo", text="x")
-    [row] = own.rows("SELECT last_used_at FROM gateway_apikey WHERE id = ?", key.id)
+    [row] = own.rows("SELECT last_used_at FROM access_apikey WHERE id = ?", key.id)
     assert row["last_used_at"].endswith(":00")
 
 
@@ -382,8 +382,8 @@ def test_limits_hold_for_the_key_not_for_the_session(start_host: StartHost, data
             assert stream.call("echo", text="free") == "free"
         statuses = [host.request("GET", "/workshop/ada:wrong").status for _ in range(10)]
         assert statuses == [401] * 5 + [429] * 5
-        until(lambda: host.rows("SELECT * FROM gateway_limithit WHERE rule = 'failed keys'"))
-        hits = {row["rule"]: row for row in host.rows("SELECT * FROM gateway_limithit")}
+        until(lambda: host.rows("SELECT * FROM access_limithit WHERE rule = 'failed keys'"))
+        hits = {row["rule"]: row for row in host.rows("SELECT * FROM access_limithit")}
         assert set(hits) >= {"failed keys", "requests of a key", "calls of a key", "sessions of a key"}
         assert hits["failed keys"]["subject"] == "127.0.0.1"
         assert hits["calls of a key"]["subject"] == busy.public
@@ -422,7 +422,7 @@ def test_listeners_count_like_sessions_of_their_key_until_they_leave(start_host:
         listeners.pop().leave()
         until(lambda: _delete_status(host, key) == 200)
         listeners.pop().leave()
-        rows = until(lambda: host.rows("SELECT server_name FROM gateway_session WHERE user_id = 'listening'"))
+        rows = until(lambda: host.rows("SELECT server_name FROM records_sessionrecord WHERE user_id = 'listening'"))
         assert {row["server_name"] for row in rows} == {"workshop"}
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.access.issued_keys import IssuedKey, issue, revoke
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess, until
-from tests.e2e.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession, post
-from tests.e2e.wire import JSON, SseStream, request, tool_call
+from tests.support.host_process import HostProcess, until
+from tests.support.issued_keys import IssuedKey, issue, revoke
+from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession, post
+from tests.support.wire import JSON, SseStream, request, tool_call
 
 pytestmark = pytest.mark.e2e
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from tests.e2e.host_process import HostProcess, until
-from tests.e2e.wire import JSON, tool_call
+from tests.support.host_process import HostProcess, until
+from tests.support.wire import JSON, tool_call
 
 pytestmark = pytest.mark.e2e
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from tests.access.issued_keys import IssuedKey, issue
-from tests.certificates import write_certificate
 from tests.conftest import StartHost
-from tests.e2e.host_process import ROOT, HostProcess, free_port, until
-from tests.e2e.streamable import ACCEPT_BOTH
-from tests.e2e.wire import JSON, WAIT_SECONDS, request
+from tests.support.certificates import write_certificate
+from tests.support.host_process import ROOT, HostProcess, free_port, until
+from tests.support.issued_keys import IssuedKey, issue
+from tests.support.streamable import ACCEPT_BOTH
+from tests.support.wire import JSON, WAIT_SECONDS, request
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 pytestmark = [
@@ -162,7 +162,7 @@ def test_events_and_comments_pass_as_they_come(front: Front) -> None:
         assert front.request("POST", endpoint, body, {**JSON, **front.key.bearer})[0] == 202
         while b'"result"' not in (line := stream.readline()):
             assert line
-    [row] = front.host.rows("SELECT address FROM gateway_session ORDER BY opened_at DESC LIMIT 1")
+    [row] = front.host.rows("SELECT address FROM records_sessionrecord ORDER BY opened_at DESC LIMIT 1")
     assert row["address"] == CLIENT
 
 
@@ -171,7 +171,7 @@ def test_forwarded_headers_of_a_client_change_nothing(front: Front) -> None:
     with front.stream("/workshop", {**front.key.bearer, **lies}) as stream:
         assert stream.status == 200
         assert stream.readline() == b"event: endpoint\r\n"
-        rows = "SELECT address FROM gateway_session WHERE state = 'open' ORDER BY opened_at DESC LIMIT 1"
+        rows = "SELECT address FROM records_sessionrecord WHERE state = 'open' ORDER BY opened_at DESC LIMIT 1"
         assert until(lambda: front.host.rows(rows))[0]["address"] == CLIENT
 
 

@@ -12,7 +12,7 @@ from mcp import ClientSession
 from mcp.client.sse import sse_client
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, HostProcess
+from tests.support.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, HostProcess
 
 pytestmark = pytest.mark.e2e
 

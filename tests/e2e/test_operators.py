@@ -14,8 +14,8 @@ from urllib.request import HTTPCookieProcessor, Request, build_opener
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import PLAIN_SERVERS, HostProcess, manage, until
-from tests.e2e.wire import tool_call
+from tests.support.host_process import PLAIN_SERVERS, HostProcess, manage, until
+from tests.support.wire import tool_call
 
 pytestmark = pytest.mark.e2e
 
@@ -25,7 +25,7 @@ ROW_SECONDS = 2.0
 MAKE_USERS = """
 from django.contrib.auth.models import Permission, User
 User.objects.create_superuser("root", password="root-password")
-for name, codenames in (("viewer", ["view_session", "view_server"]), ("stranger", [])):
+for name, codenames in (("viewer", ["view_sessionrecord", "view_serverrecord"]), ("stranger", [])):
     user = User.objects.create_user(name, password=f"{name}-password", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
 """
@@ -70,7 +70,7 @@ def admin(host: HostProcess) -> Admin:
 
 
 def session_row(host: HostProcess, user_id: str) -> dict[str, object]:
-    rows = host.rows("SELECT * FROM gateway_session WHERE user_id = ? ORDER BY opened_at DESC", user_id)
+    rows = host.rows("SELECT * FROM records_sessionrecord WHERE user_id = ? ORDER BY opened_at DESC", user_id)
     return rows[0] if rows else {}
 
 
@@ -100,7 +100,7 @@ def test_session_shorter_than_a_flush_has_a_row_too(host: HostProcess) -> None:
 
 
 def test_server_rows_tell_what_loaded_and_why_not(host: HostProcess) -> None:
-    rows = {row["name"]: row for row in host.rows("SELECT * FROM gateway_server")}
+    rows = {row["name"]: row for row in host.rows("SELECT * FROM records_serverrecord")}
     assert {name: row["status"] for name, row in rows.items()} == {
         "bystander": "loaded",
         "moody": "loaded",
@@ -114,7 +114,7 @@ def test_server_rows_tell_what_loaded_and_why_not(host: HostProcess) -> None:
 
 def test_what_a_server_offers_is_known_after_its_first_user(host: HostProcess) -> None:
     with host.session("workshop", "offers:key"):
-        query = "SELECT version, tools FROM gateway_server WHERE name = 'workshop'"
+        query = "SELECT version, tools FROM records_serverrecord WHERE name = 'workshop'"
         until(lambda: '"echo"' in host.rows(query)[0]["tools"], ROW_SECONDS)
         assert host.rows(query)[0]["version"] == "7.1"
 
@@ -133,19 +133,19 @@ def test_neither_keys_nor_session_ids_are_in_the_database(host: HostProcess) -> 
 
 
 def test_list_of_servers_can_be_filtered_and_searched(admin: Admin) -> None:
-    page = admin.get("/admin/gateway/server/")
+    page = admin.get("/admin/records/serverrecord/")
     assert all(name in page for name in ("bystander", "workshop", "broken-server"))
-    failed = admin.get("/admin/gateway/server/?status__exact=failed")
+    failed = admin.get("/admin/records/serverrecord/?status__exact=failed")
     assert "broken-server" in failed
     assert "bystander" not in failed
-    found = admin.get("/admin/gateway/server/?q=bystander")
+    found = admin.get("/admin/records/serverrecord/?q=bystander")
     assert "bystander" in found
     assert ">broken-server<" not in found
 
 
 def test_detail_of_a_server_that_failed_shows_reason_and_traceback_escaped(host: HostProcess, admin: Admin) -> None:
-    (row,) = host.rows("SELECT id FROM gateway_server WHERE name = 'broken-server'")
-    page = admin.get(f"/admin/gateway/server/{row['id']}/change/")
+    (row,) = host.rows("SELECT id FROM records_serverrecord WHERE name = 'broken-server'")
+    page = admin.get(f"/admin/records/serverrecord/{row['id']}/change/")
     assert "broken &lt;on&gt; purpose" in page
     assert "broken <on> purpose" not in page
     assert "Traceback" in page
@@ -153,50 +153,50 @@ def test_detail_of_a_server_that_failed_shows_reason_and_traceback_escaped(host:
 
 def test_detail_of_a_server_lists_its_tools(host: HostProcess, admin: Admin) -> None:
     with host.session("workshop", "lists:key"):
-        (row,) = host.rows("SELECT id FROM gateway_server WHERE name = 'workshop'")
-        until(lambda: "<li>echo</li>" in admin.get(f"/admin/gateway/server/{row['id']}/change/"), ROW_SECONDS)
+        (row,) = host.rows("SELECT id FROM records_serverrecord WHERE name = 'workshop'")
+        until(lambda: "<li>echo</li>" in admin.get(f"/admin/records/serverrecord/{row['id']}/change/"), ROW_SECONDS)
 
 
 def test_list_of_sessions_can_be_filtered_and_searched(host: HostProcess, admin: Admin) -> None:
     with host.session("workshop", "listed:key"), host.session("bystander", "other-listed:key"):
         until(lambda: session_row(host, "listed") and session_row(host, "other-listed"), ROW_SECONDS)
         query = "state__exact=open&server_name=bystander"
-        assert "other-listed" in admin.get(f"/admin/gateway/session/?{query}")
-        assert ">listed<" not in admin.get(f"/admin/gateway/session/?{query}")
-        assert "other-listed" in admin.get("/admin/gateway/session/?q=other-listed")
-        assert ">listed<" not in admin.get("/admin/gateway/session/?q=other-listed")
+        assert "other-listed" in admin.get(f"/admin/records/sessionrecord/?{query}")
+        assert ">listed<" not in admin.get(f"/admin/records/sessionrecord/?{query}")
+        assert "other-listed" in admin.get("/admin/records/sessionrecord/?q=other-listed")
+        assert ">listed<" not in admin.get("/admin/records/sessionrecord/?q=other-listed")
 
 
 def test_detail_of_a_session_shows_its_client_escaped(host: HostProcess, admin: Admin) -> None:
     with host.session("workshop", "detailed:key", name="<script>alert(1)</script>"):
         row = until(lambda: session_row(host, "detailed").get("client_name") and session_row(host, "detailed"))
         row_id = re.sub(r"(.{8})(.{4})(.{4})(.{4})(.{12})", r"\1-\2-\3-\4-\5", str(row["id"]))
-        page = admin.get(f"/admin/gateway/session/{row_id}/change/")
+        page = admin.get(f"/admin/records/sessionrecord/{row_id}/change/")
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
         assert "<script>alert(1)" not in page
-        assert "<script>alert(1)" not in admin.get("/admin/gateway/session/")
+        assert "<script>alert(1)" not in admin.get("/admin/records/sessionrecord/")
 
 
 def test_sessions_are_read_only(host: HostProcess, admin: Admin) -> None:
     with host.session("workshop", "readonly:key"):
         row_id = until(lambda: session_row(host, "readonly"), ROW_SECONDS)["id"]
-        assert 'name="_save"' not in admin.get(f"/admin/gateway/session/{row_id}/change/")
-        refused(admin, f"/admin/gateway/session/{row_id}/change/")
-        refused(admin, f"/admin/gateway/session/{row_id}/delete/")
-        refused(admin, "/admin/gateway/session/add/")
-        assert "delete_selected" not in admin.get("/admin/gateway/session/")
+        assert 'name="_save"' not in admin.get(f"/admin/records/sessionrecord/{row_id}/change/")
+        refused(admin, f"/admin/records/sessionrecord/{row_id}/change/")
+        refused(admin, f"/admin/records/sessionrecord/{row_id}/delete/")
+        refused(admin, "/admin/records/sessionrecord/add/")
+        assert "delete_selected" not in admin.get("/admin/records/sessionrecord/")
         assert session_row(host, "readonly")["state"] == "open"
 
 
 def test_what_was_found_of_a_server_is_read_only(host: HostProcess, admin: Admin) -> None:
-    query = "SELECT id, name, folder, status, reason, version FROM gateway_server WHERE name = 'moody'"
+    query = "SELECT id, name, folder, status, reason, version FROM records_serverrecord WHERE name = 'moody'"
     (before,) = host.rows(query)
-    refused(admin, f"/admin/gateway/server/{before['id']}/delete/")
-    refused(admin, "/admin/gateway/server/add/")
-    assert "delete_selected" not in admin.get("/admin/gateway/server/")
+    refused(admin, f"/admin/records/serverrecord/{before['id']}/delete/")
+    refused(admin, "/admin/records/serverrecord/add/")
+    assert "delete_selected" not in admin.get("/admin/records/serverrecord/")
     with suppress(HTTPError):
         changes = {"name": "changed", "folder": "/changed", "status": "failed", "reason": "changed", "version": "0"}
-        admin.post(f"/admin/gateway/server/{before['id']}/change/", {**changes, "is_enabled": "on"})
+        admin.post(f"/admin/records/serverrecord/{before['id']}/change/", {**changes, "is_enabled": "on"})
     assert host.rows(query) == [before]
 
 
@@ -208,16 +208,16 @@ def refused(admin: Admin, path: str) -> None:
 
 def test_staff_without_permission_sees_neither_list(host: HostProcess) -> None:
     stranger = Admin(host, "stranger")
-    for model in ("server", "session"):
+    for model in ("serverrecord", "sessionrecord"):
         with pytest.raises(HTTPError, match="403"):
-            stranger.get(f"/admin/gateway/{model}/")
+            stranger.get(f"/admin/records/{model}/")
 
 
 # -- Ending sessions -------------------------------------------------------------------------------------------------
 
 
 def end_session(admin: Admin, row_id: object) -> str:
-    return admin.post("/admin/gateway/session/", {"action": "end_sessions", "_selected_action": str(row_id)})
+    return admin.post("/admin/records/sessionrecord/", {"action": "end_sessions", "_selected_action": str(row_id)})
 
 
 def test_operator_ends_a_session_and_its_stream_closes_within_two_seconds(host: HostProcess, admin: Admin) -> None:
@@ -250,8 +250,8 @@ def test_command_that_the_channel_layer_lost_is_caught_up(host: HostProcess) -> 
         until(lambda: session_row(host, "lost-command"), ROW_SECONDS)
         # As if another process had written the row and its message had never arrived.
         code = (
-            "from gateway.models import Session;"
-            "Session.objects.filter(user_id='lost-command').update(is_end_wanted=True)"
+            "from gateway.records.models import SessionRecord;"
+            "SessionRecord.objects.filter(user_id='lost-command').update(is_end_wanted=True)"
         )
         assert manage("shell", "--no-imports", "-c", code, data_dir=host.data_dir).returncode == 0
         stream.wait_closed(5)
@@ -269,8 +269,8 @@ def test_staff_without_the_permission_cannot_end_a_session(host: HostProcess) ->
     viewer = Admin(host, "viewer")
     with host.session("workshop", "protected:key") as stream:
         row = until(lambda: session_row(host, "protected"), ROW_SECONDS)
-        assert "protected" in viewer.get("/admin/gateway/session/")
-        assert "end_sessions" not in viewer.get("/admin/gateway/session/")
+        assert "protected" in viewer.get("/admin/records/sessionrecord/")
+        assert "end_sessions" not in viewer.get("/admin/records/sessionrecord/")
         end_session(viewer, row["id"])
         assert not session_row(host, "protected")["is_end_wanted"]
         assert stream.call("echo", text="alive") == "alive"
@@ -279,6 +279,6 @@ def test_staff_without_the_permission_cannot_end_a_session(host: HostProcess) ->
 def test_stranger_who_is_not_logged_in_cannot_end_a_session(host: HostProcess) -> None:
     with host.session("workshop", "anonymous:key") as stream:
         until(lambda: session_row(host, "anonymous"), ROW_SECONDS)
-        answer = host.request("POST", "/admin/gateway/session/", b"action=end_sessions")
+        answer = host.request("POST", "/admin/records/sessionrecord/", b"action=end_sessions")
         assert answer.status in (302, 403)
         assert stream.call("echo", text="alive") == "alive"

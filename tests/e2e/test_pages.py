@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess
+from tests.support.host_process import HostProcess
 
 pytestmark = pytest.mark.e2e
 

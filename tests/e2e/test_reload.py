@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.changing_servers import ChangingServer
-from tests.e2e.host_process import HostProcess, manage, until
-from tests.e2e.streamable import HandshakeSession, StatelessClient
 from tests.e2e.test_operators import MAKE_USERS, Admin
-from tests.e2e.wire import tool_call
+from tests.support.changing_servers import ChangingServer
+from tests.support.host_process import HostProcess, manage, until
+from tests.support.streamable import HandshakeSession, StatelessClient
+from tests.support.wire import tool_call
 
 pytestmark = pytest.mark.e2e
 
@@ -66,7 +66,7 @@ def is_served(host: HostProcess, server: ChangingServer) -> bool:
 
 
 def row(host: HostProcess, server: ChangingServer) -> dict[str, object]:
-    rows = host.rows("SELECT * FROM gateway_server WHERE name = ?", server.name)
+    rows = host.rows("SELECT * FROM records_serverrecord WHERE name = ?", server.name)
     return rows[0] if rows else {}
 
 
@@ -275,7 +275,7 @@ def test_broken_change_keeps_the_old_code_and_its_reason_is_in_the_admin(
         assert stream.call("word") == "one"
         with host.session(changing.name, "new:key") as new:
             assert new.call("word") == "one"
-        page = admin.get(f"/admin/gateway/server/{found['id']}/change/")
+        page = admin.get(f"/admin/records/serverrecord/{found['id']}/change/")
         if broken.startswith("nothing"):
             assert "main.py has no function server" in page
         else:
@@ -376,11 +376,11 @@ def test_operator_reloads_a_server_of_a_host_that_does_not_watch(
             server.write("two")
             beside.write("changed too")
             fields = {"action": "reload_servers", "_selected_action": str(row(host, server)["id"])}
-            assert "1 servers are being reloaded" in admin.post("/admin/gateway/server/", fields)
+            assert "1 servers are being reloaded" in admin.post("/admin/records/serverrecord/", fields)
             until(lambda: stream.call("word") == "two", 5)
             assert neighbour.call("word") == "steady"
             server.write_text("raise RuntimeError('no more')\n")
-            admin.post("/admin/gateway/server/", fields)
+            admin.post("/admin/records/serverrecord/", fields)
             until(lambda: "no more" in str(row(host, server)["traceback"]), 5)
             assert stream.call("word") == "two"
 

@@ -9,9 +9,9 @@ import pytest
 from mcp.client import Client
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import BUNDLED_SERVERS, ROOT, HostProcess, until
-from tests.e2e.streamable import HandshakeSession, Request
-from tests.e2e.wire import NEWEST_HANDSHAKE
+from tests.support.host_process import BUNDLED_SERVERS, ROOT, HostProcess, until
+from tests.support.streamable import HandshakeSession, Request
+from tests.support.wire import NEWEST_HANDSHAKE
 
 pytestmark = pytest.mark.e2e
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess, until
-from tests.e2e.wire import JSON, tool_call
+from tests.support.host_process import HostProcess, until
+from tests.support.wire import JSON, tool_call
 
 pytestmark = pytest.mark.e2e
 
@@ -62,8 +62,8 @@ def provoke(host: HostProcess) -> list[bytes]:
 def test_key_is_in_no_log_metric_row_or_error(host: HostProcess) -> None:
     answered = provoke(host)
     assert not [body for body in answered if CANARY.encode() in body]
-    until(lambda: not host.rows("SELECT * FROM gateway_session WHERE state = 'open'"))
-    assert host.rows("SELECT * FROM gateway_session")
+    until(lambda: not host.rows("SELECT * FROM records_sessionrecord WHERE state = 'open'"))
+    assert host.rows("SELECT * FROM records_sessionrecord")
     rows = b"".join(path.read_bytes() for path in host.data_dir.glob("gumcp.sqlite3*"))
     assert CANARY.encode() not in rows
     assert CANARY not in host.metrics_text()

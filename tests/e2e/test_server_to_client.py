@@ -14,7 +14,7 @@ from mcp.client import Client
 from mcp.client.sse import sse_client
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess
+from tests.support.host_process import HostProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")]
 

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, ROOT, HostProcess, until
-from tests.e2e.streamable import ACCEPT_BOTH, HandshakeSession, Request, StatelessClient, initialize_message, post
-from tests.e2e.wire import request as message
+from tests.support.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, ROOT, HostProcess, until
+from tests.support.streamable import ACCEPT_BOTH, HandshakeSession, Request, StatelessClient, initialize_message, post
+from tests.support.wire import request as message
 
 pytestmark = pytest.mark.e2e
 
@@ -119,7 +119,9 @@ def test_idle_session_is_forgotten_and_its_instance_with_it(quick_host: HostProc
     answer = session.start("echo", text="x").answer()
     assert (answer.status, answer.json["error"]["message"]) == (404, "Session not found or expired")
     until(lambda: quick_host.metric("gumcp_instances") == 0, seconds=4)
-    rows = until(lambda: quick_host.rows("select * from gateway_session where user_id = 'idle' and state = 'closed'"))
+    rows = until(
+        lambda: quick_host.rows("select * from records_sessionrecord where user_id = 'idle' and state = 'closed'")
+    )
     assert (rows[0]["transport"], rows[0]["end_reason"]) == ("streamable-http", "idle")
 
 
@@ -161,7 +163,7 @@ def test_refused_requests_and_gets_leave_nothing_behind(small_host: HostProcess)
             answer = Request(small_host.port, method, "/ledger/nobody", body, {**ACCEPT_BOTH, **headers}).answer()
             assert 400 <= answer.status < 500
     assert (open_sessions(small_host), small_host.metric("gumcp_active_connections")) == before
-    assert "nobody" not in str(small_host.rows("select user_id from gateway_session"))
+    assert "nobody" not in str(small_host.rows("select user_id from records_sessionrecord"))
 
 
 def test_backlog_of_a_session_is_bounded_and_leaves_room_for_answers(start_host: StartHost) -> None:

@@ -15,8 +15,8 @@ import pytest
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess, until
-from tests.e2e.wire import JSON, SseStream, request, request_bytes, tool_call
+from tests.support.host_process import HostProcess, until
+from tests.support.wire import JSON, SseStream, request, request_bytes, tool_call
 
 pytestmark = pytest.mark.e2e
 

@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import BUNDLED_SERVERS, HostProcess
-from tests.e2e.wire import SseStream
+from tests.support.host_process import BUNDLED_SERVERS, HostProcess
+from tests.support.wire import SseStream
 
 pytestmark = pytest.mark.e2e
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, ROOT, HostProcess, until
-from tests.e2e.streamable import META, STATELESS, Request, StatelessClient, initialize_message, post
-from tests.e2e.wire import request as message
+from tests.support.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, ROOT, HostProcess, until
+from tests.support.streamable import META, STATELESS, Request, StatelessClient, initialize_message, post
+from tests.support.wire import request as message
 
 pytestmark = pytest.mark.e2e
 

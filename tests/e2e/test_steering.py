@@ -15,10 +15,10 @@ from urllib.error import HTTPError
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import PLAIN_SERVERS, ROOT, HostProcess, manage, until
-from tests.e2e.streamable import HandshakeSession, StatelessClient
 from tests.e2e.test_operators import Admin
-from tests.e2e.wire import tool_call
+from tests.support.host_process import PLAIN_SERVERS, ROOT, HostProcess, manage, until
+from tests.support.streamable import HandshakeSession, StatelessClient
+from tests.support.wire import tool_call
 
 pytestmark = pytest.mark.e2e
 
@@ -31,10 +31,10 @@ LIMITS: Final = ("call_timeout_seconds", "max_concurrent_calls", "max_concurrent
 MAKE_USERS = """
 from django.contrib.auth.models import Permission, User
 for name, codenames in (
-    ("steerer", ["view_server", "change_server"]),
-    ("changer", ["change_server"]),
-    ("viewer", ["view_server"]),
-    ("stranger", ["view_session", "end_session"]),
+    ("steerer", ["view_serverrecord", "change_serverrecord"]),
+    ("changer", ["change_serverrecord"]),
+    ("viewer", ["view_serverrecord"]),
+    ("stranger", ["view_sessionrecord", "end_session"]),
 ):
     user = User.objects.create_user(name, password=f"{name}-password", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
@@ -62,11 +62,11 @@ def steered(host: HostProcess, admin: Admin) -> Iterator[str]:
 
 
 def row(host: HostProcess, server: str) -> dict[str, Any]:
-    return host.rows("SELECT * FROM gateway_server WHERE name = ?", server)[0]
+    return host.rows("SELECT * FROM records_serverrecord WHERE name = ?", server)[0]
 
 
 def change_path(host: HostProcess, server: str) -> str:
-    return f"/admin/gateway/server/{row(host, server)['id']}/change/"
+    return f"/admin/records/serverrecord/{row(host, server)['id']}/change/"
 
 
 def steer(host: HostProcess, admin: Admin, server: str, *, is_enabled: bool = True, **limits: str) -> str:
@@ -77,7 +77,7 @@ def steer(host: HostProcess, admin: Admin, server: str, *, is_enabled: bool = Tr
 
 def act(host: HostProcess, admin: Admin, action: str, server: str) -> str:
     fields = {"action": action, "_selected_action": str(row(host, server)["id"])}
-    return admin.post("/admin/gateway/server/", fields)
+    return admin.post("/admin/records/serverrecord/", fields)
 
 
 def call(stream: Any, tool: str, **arguments: Any) -> Any:
@@ -137,7 +137,7 @@ def test_server_that_is_switched_off_answers_503_and_its_sessions_close(
 
 
 def sessions_of(host: HostProcess, server: str, user_id: str) -> list[dict[str, Any]]:
-    query = "SELECT * FROM gateway_session WHERE server_name = ? AND user_id = ?"
+    query = "SELECT * FROM records_sessionrecord WHERE server_name = ? AND user_id = ?"
     return host.rows(query, server, user_id)
 
 
@@ -157,7 +157,7 @@ def test_server_that_was_switched_off_stays_so_when_its_host_starts_again(
     with start_host(data_dir=folder) as first:
         made = manage("shell", "--no-imports", "-c", MAKE_USERS, data_dir=folder)
         assert made.returncode == 0, made.stderr
-        until(lambda: first.rows("SELECT * FROM gateway_server WHERE name = 'bystander'"))
+        until(lambda: first.rows("SELECT * FROM records_serverrecord WHERE name = 'bystander'"))
         steer(first, Admin(first, "steerer"), "bystander", is_enabled=False)
     with start_host(data_dir=folder) as second:
         assert second.stream("bystander", "ada:key").refusal().status == 503
@@ -257,7 +257,7 @@ def test_staff_without_the_permission_to_change_servers_cannot_steer(host: HostP
         steer(host, staff, "bystander", is_enabled=False)
     for action in ("disable_servers", "reload_servers"):
         if name == "viewer":
-            assert action not in staff.get("/admin/gateway/server/")
+            assert action not in staff.get("/admin/records/serverrecord/")
             act(host, staff, action, "bystander")
         else:
             with pytest.raises(HTTPError, match="403"):
@@ -266,7 +266,7 @@ def test_staff_without_the_permission_to_change_servers_cannot_steer(host: HostP
 
 
 def test_nobody_can_add_or_delete_a_server(host: HostProcess, admin: Admin) -> None:
-    for path in ("/admin/gateway/server/add/", change_path(host, "bystander").replace("change", "delete")):
+    for path in ("/admin/records/serverrecord/add/", change_path(host, "bystander").replace("change", "delete")):
         with pytest.raises(HTTPError, match="403"):
             admin.post(path, {"post": "yes"})
     assert row(host, "bystander")["status"] == "loaded"
@@ -274,7 +274,7 @@ def test_nobody_can_add_or_delete_a_server(host: HostProcess, admin: Admin) -> N
 
 def test_saving_the_form_does_not_put_back_what_the_host_has_written_meanwhile(host: HostProcess, admin: Admin) -> None:
     """The form saves the fields that were changed and no others: a row has two writers."""
-    query = "SELECT * FROM gateway_server WHERE name = 'workshop'"
+    query = "SELECT * FROM records_serverrecord WHERE name = 'workshop'"
     saved = manage(
         "shell",
         "--no-imports",
@@ -292,12 +292,12 @@ def test_saving_the_form_does_not_put_back_what_the_host_has_written_meanwhile(h
 SAVE_WITH_ANOTHER_WRITER = """
 from django.contrib.admin import site
 from django.http import HttpRequest
-from gateway.models import Server
-stale = Server.objects.get(name="workshop")
-Server.objects.filter(name="workshop").update(condition="written meanwhile")
+from gateway.records.models import ServerRecord
+stale = ServerRecord.objects.get(name="workshop")
+ServerRecord.objects.filter(name="workshop").update(condition="written meanwhile")
 stale.max_concurrent_calls = 5
 form = type("Form", (), {"changed_data": ["max_concurrent_calls"]})()
-site._registry[Server].save_model(HttpRequest(), stale, form, change=True)
+site._registry[ServerRecord].save_model(HttpRequest(), stale, form, change=True)
 """
 
 

@@ -12,8 +12,8 @@ import pytest
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, ROOT, HostProcess, until
-from tests.e2e.streamable import (
+from tests.support.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, ROOT, HostProcess, until
+from tests.support.streamable import (
     ACCEPT_BOTH,
     HandshakeSession,
     Request,
@@ -22,7 +22,7 @@ from tests.e2e.streamable import (
     initialize_message,
     post,
 )
-from tests.e2e.wire import JSON, request, request_bytes, tool_call
+from tests.support.wire import JSON, request, request_bytes, tool_call
 
 pytestmark = pytest.mark.e2e
 

@@ -16,9 +16,8 @@ import pytest
 from mcp import Client
 from mcp.client.sse import sse_client
 
-from gateway.discovery import ProjectFinder, discover
+from gateway.catalog.discovery import ProjectFinder, discover
 from tests.compat.conversations import CONVERSATIONS
-from tests.compat.projects import SERVERS
 from tests.compat.test_same_as_version_1 import (  # noqa: F401  # fixtures
     answers_of_version_1,
     perform,
@@ -27,8 +26,9 @@ from tests.compat.test_same_as_version_1 import (  # noqa: F401  # fixtures
     wanted_here,
 )
 from tests.conftest import StartHost, WriteServer
-from tests.e2e.host_process import ROOT, HostProcess, environment, until
-from tests.e2e.streamable import StatelessClient
+from tests.support.host_process import ROOT, HostProcess, environment, until
+from tests.support.projects import SERVERS
+from tests.support.streamable import StatelessClient
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -220,7 +220,7 @@ def test_what_modules_put_on_the_path_is_not_on_it_afterwards(their_host: HostPr
 def test_modules_that_exit_or_raise_what_cannot_be_printed_cost_only_themselves(their_host: HostProcess) -> None:
     served = their_host.request("GET", "/health_check").json["servers"]
     assert sorted(served) == ["lazy-helper", "lazy-inserted", "lazy-root", "path"]
-    reasons = {row["name"]: row["reason"] for row in their_host.rows("SELECT name, reason FROM gateway_server")}
+    reasons = {row["name"]: row["reason"] for row in their_host.rows("SELECT name, reason FROM records_serverrecord")}
     assert reasons["exits"] == "main.py raised SystemExit when it was loaded: no credentials"
     assert reasons["speechless"] == "main.py raised Odd when it was loaded"
 
@@ -228,7 +228,7 @@ def test_modules_that_exit_or_raise_what_cannot_be_printed_cost_only_themselves(
 def test_nothing_is_patched_for_everybody(tmp_path: Path) -> None:
     program = (
         "import django; django.setup();"
-        "from pathlib import Path; from gateway.discovery import discover;"
+        "from pathlib import Path; from gateway.catalog.discovery import discover;"
         f"found = discover([Path({str(SERVERS)!r})]); assert not found.failures, found.failures;"
         "import mcp.server, mcp.types, builtins;"
         "assert not hasattr(mcp.server.Server('x'), 'call_tool');"

@@ -6,8 +6,8 @@ import asyncio
 import time
 
 from tests.benchmarks.eras import Session
-from tests.e2e.host_process import PLAIN_SERVERS, ROOT, HostProcess
 from tests.evidence.hosts import fresh_host, open_session, percentile
+from tests.support.host_process import PLAIN_SERVERS, ROOT, HostProcess
 
 SLEEP_SECONDS = 5
 MAX_P99_SECONDS = 0.1

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from tests.e2e.host_process import until
 from tests.e2e.test_secrets import BODY_LIMIT, CANARY, provoke
 from tests.evidence.hosts import fresh_host
+from tests.support.host_process import until
 
 
 def run(asgi_server: str) -> bool:
     limits = {"GUMCP_FACTORY_TIMEOUT_SECONDS": "1", "GUMCP_MAX_BODY_BYTES": str(BODY_LIMIT)}
     with fresh_host(asgi_server, **limits) as host:
         answered = provoke(host)
-        until(lambda: not host.rows("SELECT * FROM gateway_session WHERE state = 'open'"))
-        sessions = len(host.rows("SELECT * FROM gateway_session"))
+        until(lambda: not host.rows("SELECT * FROM records_sessionrecord WHERE state = 'open'"))
+        sessions = len(host.rows("SELECT * FROM records_sessionrecord"))
         metrics = host.metrics_text()
         host.terminate()  # so that the last lines and rows are looked at as well
         log = host.log()

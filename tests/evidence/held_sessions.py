@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests.e2e.host_process import HostProcess
 from tests.evidence.hosts import fresh_host, open_session
+from tests.support.host_process import HostProcess
 
 SESSIONS = 2_000
 ROUNDS = 3

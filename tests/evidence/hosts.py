@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.eras import ERAS, Session
-from tests.e2e.host_process import PLAIN_SERVERS, ROOT, HostProcess, manage, running_host
+from tests.support.host_process import PLAIN_SERVERS, ROOT, HostProcess, manage, running_host
 
 CENSUS_SERVERS = ROOT / "tests" / "servers" / "evidence"
 

@@ -9,8 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.e2e.host_process import ROOT, environment
 from tests.evidence.hosts import fresh_host
+from tests.support.host_process import ROOT, environment
 
 MODULES = 60
 TOOLS = 13
@@ -117,7 +117,7 @@ import gc, json, sys, time
 import django; django.setup()
 import psutil
 from pathlib import Path
-from gateway.discovery import discover
+from gateway.catalog.discovery import discover
 process, servers = psutil.Process(), Path(sys.argv[1])
 def kib():
     gc.collect()

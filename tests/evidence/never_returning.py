@@ -6,9 +6,9 @@ import asyncio
 import time
 
 from tests.benchmarks.eras import WrongAnswer
-from tests.e2e.host_process import HostProcess
 from tests.evidence.blocked_user import SERVERS, call_for
 from tests.evidence.hosts import fresh_host, open_session, percentile
+from tests.support.host_process import HostProcess
 
 CALLS = 100
 BOUND = 32

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.benchmarks.eras import ERAS, Session
-from tests.e2e.changing_servers import ChangingServer
-from tests.e2e.host_process import HostProcess
 from tests.evidence.hosts import fresh_host
+from tests.support.changing_servers import ChangingServer
+from tests.support.host_process import HostProcess
 
 RELOADS = 10
 CALLERS = 4
@@ -83,4 +83,4 @@ def _ask_for_reload(host: HostProcess, names: list[str]) -> None:
     with closing(sqlite3.connect(host.data_dir / "gumcp.sqlite3", timeout=10)) as database, database:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
         for name in names:
-            database.execute("UPDATE gateway_server SET reload_wanted_at = ? WHERE name = ?", (now, name))
+            database.execute("UPDATE records_serverrecord SET reload_wanted_at = ? WHERE name = ?", (now, name))

@@ -18,9 +18,9 @@ from http.client import HTTPConnection
 
 import psutil
 
-from tests.e2e.host_process import HostProcess
-from tests.e2e.streamable import ACCEPT_BOTH, HandshakeSession, initialize_message
 from tests.evidence.hosts import fresh_host
+from tests.support.host_process import HostProcess
+from tests.support.streamable import ACCEPT_BOTH, HandshakeSession, initialize_message
 
 LIMIT = 10_000
 BEYOND = 2_000

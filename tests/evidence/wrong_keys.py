@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from gateway.access.keys import make_key
-from tests.access.issued_keys import issue
 from tests.benchmarks.eras import Session
-from tests.e2e.host_process import ROOT, HostProcess, manage, running_host
 from tests.evidence.hosts import open_session, percentile
+from tests.support.host_process import ROOT, HostProcess, manage, running_host
+from tests.support.issued_keys import issue
 
 WRONG_KEYS: Final = 10_000
 CONNECTIONS: Final = 4

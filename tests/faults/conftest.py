@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess
 from tests.faults.figures import Record
+from tests.support.host_process import HostProcess
 
 FIGURES = pytest.StashKey[list[tuple[str, str, str]]]()
 

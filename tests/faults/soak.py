@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.eras import ERAS, SseSession
-from tests.e2e.host_process import HostProcess, manage, running_host
 from tests.faults.figures import Watched, milliseconds
 from tests.faults.test_connections import vanish
+from tests.support.host_process import HostProcess, manage, running_host
 
 READ_SECONDS = 10.0
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.host_process import ASGI_SERVERS, ROOT, START_SECONDS, environment, free_port, until
-from tests.e2e.wire import exchange, request_bytes
 from tests.faults.figures import Record
+from tests.support.host_process import ASGI_SERVERS, ROOT, START_SECONDS, environment, free_port, until
+from tests.support.wire import exchange, request_bytes
 
 pytestmark = pytest.mark.e2e
 

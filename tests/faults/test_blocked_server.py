@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.host_process import HostProcess, until
-from tests.e2e.wire import tool_call
+from tests.support.host_process import HostProcess, until
+from tests.support.wire import tool_call
 
 pytestmark = pytest.mark.e2e
 

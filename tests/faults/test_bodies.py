@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess
 from tests.faults.figures import MIB, Record, Watched
 from tests.serving.test_smuggling import CANARY, READ, REFUSED
+from tests.support.host_process import HostProcess
 
 pytestmark = pytest.mark.e2e
 

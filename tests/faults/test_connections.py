@@ -15,9 +15,9 @@ import pytest
 
 from tests.benchmarks.eras import SseSession
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess, until
-from tests.e2e.wire import request_bytes
 from tests.faults.figures import IS_FULL, Record, Watched, milliseconds, percentile, size
+from tests.support.host_process import HostProcess, until
+from tests.support.wire import request_bytes
 
 pytestmark = pytest.mark.e2e
 
@@ -199,7 +199,7 @@ def test_killed_host_is_back_with_its_clients(
     start_host: StartHost, tmp_path_factory: pytest.TempPathFactory, record: Record
 ) -> None:
     count, data_dir = size(100, 1000), tmp_path_factory.mktemp("killed")
-    states = "SELECT state, count(*) AS sessions FROM gateway_session GROUP BY state ORDER BY state"
+    states = "SELECT state, count(*) AS sessions FROM records_sessionrecord GROUP BY state ORDER BY state"
 
     async def open_all(port: int) -> list[SseSession]:
         sessions = [SseSession(port, "workshop", f"client-{number}:key") for number in range(count)]

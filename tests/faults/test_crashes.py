@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import until
+from tests.support.host_process import until
 
 pytestmark = pytest.mark.e2e
 
@@ -24,7 +24,7 @@ def test_sessions_of_a_killed_host_are_marked_lost_within_fifteen_seconds(
         victim.session("workshop", "doomed:key"),
         survivor.session("workshop", "safe:key") as safe,
     ):
-        query = "SELECT user_id, state FROM gateway_session ORDER BY user_id"
+        query = "SELECT user_id, state FROM records_sessionrecord ORDER BY user_id"
         until(lambda: len(survivor.rows(query)) == 2)
         victim.kill()
         states = [{"user_id": "doomed", "state": "lost"}, {"user_id": "safe", "state": "open"}]
@@ -33,7 +33,7 @@ def test_sessions_of_a_killed_host_are_marked_lost_within_fifteen_seconds(
 
 
 def test_host_that_starts_after_a_crash_marks_what_was_left_open(start_host: StartHost, tmp_path: Path) -> None:
-    query = "SELECT state, closed_at, end_reason FROM gateway_session"
+    query = "SELECT state, closed_at, end_reason FROM records_sessionrecord"
     with start_host(data_dir=tmp_path) as host, host.session("workshop", "doomed:key"):
         until(lambda: host.rows(query))
         host.kill()

@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess, until
-from tests.e2e.wire import SseStream
 from tests.faults.figures import Record, milliseconds, percentile, size
+from tests.support.host_process import HostProcess, until
+from tests.support.wire import SseStream
 
 pytestmark = pytest.mark.e2e
 
@@ -53,7 +53,7 @@ def test_calls_keep_their_latency_while_the_database_is_locked_and_rows_catch_up
     host: HostProcess, record: Record
 ) -> None:
     with host.session("workshop", "steady:key") as stream:
-        until(lambda: host.rows("SELECT * FROM gateway_session WHERE user_id = 'steady'"))
+        until(lambda: host.rows("SELECT * FROM records_sessionrecord WHERE user_id = 'steady'"))
         usual = latencies(stream, 1)
         with locked(host):
             started = time.monotonic()
@@ -68,9 +68,9 @@ def test_calls_keep_their_latency_while_the_database_is_locked_and_rows_catch_up
         record(f"locked for {LOCK_SECONDS} s", f"calls {milliseconds(meanwhile)}; before {milliseconds(usual)}")
         assert statistics.median(meanwhile) < 3 * statistics.median(usual) + 0.005
         assert sorted(meanwhile)[int(len(meanwhile) * 0.99) - 1] < 0.1
-        query = "SELECT calls FROM gateway_session WHERE user_id = 'steady'"
+        query = "SELECT calls FROM records_sessionrecord WHERE user_id = 'steady'"
         until(lambda: host.rows(query)[0]["calls"] == calls, ROW_SECONDS)
-        closed = "SELECT state FROM gateway_session WHERE user_id = 'opened-meanwhile'"
+        closed = "SELECT state FROM records_sessionrecord WHERE user_id = 'opened-meanwhile'"
         until(lambda: host.rows(closed) == [{"state": "closed"}], ROW_SECONDS)
 
 
@@ -88,8 +88,8 @@ def test_host_without_tables_serves_and_writes_once_they_are_there(
             closing(sqlite3.connect(path / "gumcp.sqlite3")) as target,
         ):
             source.backup(target)
-        until(lambda: host.rows("SELECT * FROM gateway_session WHERE user_id = 'early'"), ROW_SECONDS)
-        until(lambda: host.rows("SELECT * FROM gateway_server"), ROW_SECONDS)
+        until(lambda: host.rows("SELECT * FROM records_sessionrecord WHERE user_id = 'early'"), ROW_SECONDS)
+        until(lambda: host.rows("SELECT * FROM records_serverrecord"), ROW_SECONDS)
         assert host.log().count("Rows cannot be written") == 1
 
 
@@ -126,14 +126,14 @@ def what_works(host: HostProcess, record: Record, name: str) -> None:
 def test_full_disk_costs_rows_and_no_call(start_host: StartHost, record: Record) -> None:
     """Full for the database: the host's files may not grow beyond what its database has already."""
     with start_host(GUMCP_LOG_LEVEL="ERROR") as host:
-        until(lambda: host.rows("SELECT * FROM gateway_server"))
+        until(lambda: host.rows("SELECT * FROM records_serverrecord"))
         process = psutil.Process(host.pid)
         _, hard = process.rlimit(resource.RLIMIT_FSIZE)
         largest = max(file.stat().st_size for file in host.data_dir.glob("log-*"))
         process.rlimit(resource.RLIMIT_FSIZE, (largest + 2048, hard))
         what_works(host, record, "full")
         process.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        until(lambda: host.rows("SELECT * FROM gateway_session WHERE user_id = 'full'"), ROW_SECONDS)
+        until(lambda: host.rows("SELECT * FROM records_sessionrecord WHERE user_id = 'full'"), ROW_SECONDS)
         until(lambda: host.request("GET", "/health_check?full=1").json["database"]["status"] == "ok", ROW_SECONDS)
 
 
@@ -151,16 +151,16 @@ def test_read_only_database_costs_rows_and_no_call(start_host: StartHost, record
     with start_host(data_dir=tmp_path, wrapper=wrapper) as host:
         what_works(host, record, "read-only")
         path.chmod(stat.S_IRUSR | stat.S_IWUSR)
-        until(lambda: host.rows("SELECT * FROM gateway_session WHERE user_id = 'read-only'"), ROW_SECONDS)
+        until(lambda: host.rows("SELECT * FROM records_sessionrecord WHERE user_id = 'read-only'"), ROW_SECONDS)
 
 
 def test_database_that_is_taken_away_costs_rows_and_no_call(
     start_host: StartHost, record: Record, migrated_database: Path
 ) -> None:
     with start_host() as host:
-        until(lambda: host.rows("SELECT * FROM gateway_server"))
+        until(lambda: host.rows("SELECT * FROM records_serverrecord"))
         for file in host.data_dir.glob("gumcp.sqlite3*"):
             file.unlink()
         what_works(host, record, "missing")
         shutil.copy(migrated_database, host.data_dir / "gumcp.sqlite3")
-        until(lambda: host.rows("SELECT * FROM gateway_session WHERE user_id = 'missing'"), ROW_SECONDS)
+        until(lambda: host.rows("SELECT * FROM records_sessionrecord WHERE user_id = 'missing'"), ROW_SECONDS)

@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess, until
-from tests.e2e.wire import request_bytes
 from tests.faults.figures import Record
+from tests.support.host_process import HostProcess, until
+from tests.support.wire import request_bytes
 
 pytestmark = [
     pytest.mark.e2e,

@@ -7,8 +7,8 @@ from http.client import IncompleteRead
 
 import pytest
 
-from tests.e2e.host_process import HostProcess, until
 from tests.faults.figures import Record, Watched
+from tests.support.host_process import HostProcess, until
 
 pytestmark = pytest.mark.e2e
 

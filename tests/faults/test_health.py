@@ -18,10 +18,10 @@ import pytest
 
 from tests.benchmarks.client import Job, as_json
 from tests.conftest import StartHost
-from tests.e2e.host_process import BUNDLED_SERVERS, ROOT, HostProcess, manage, until
-from tests.e2e.wire import Answer, request_bytes, tool_call
 from tests.faults.figures import IS_FULL, Record, milliseconds, percentile, size
 from tests.faults.test_database import locked
+from tests.support.host_process import BUNDLED_SERVERS, ROOT, HostProcess, manage, until
+from tests.support.wire import Answer, request_bytes, tool_call
 
 pytestmark = pytest.mark.e2e
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import ROOT, HostProcess, until
-from tests.e2e.streamable import ACCEPT_BOTH, META, STATELESS, Request
-from tests.e2e.wire import SseStream, request_bytes, tool_call
 from tests.faults.figures import Record, size
+from tests.support.host_process import ROOT, HostProcess, until
+from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, Request
+from tests.support.wire import SseStream, request_bytes, tool_call
 
 pytestmark = pytest.mark.e2e
 
@@ -87,7 +87,7 @@ def call(stream: SseStream, tool: str, seconds: float, path: Path) -> None:
 def test_idle_streams_end_in_order_and_the_host_with_them(start: StartEnding, record: Record, asgi_server: str) -> None:
     with start(asgi_server) as host, contextlib.ExitStack() as stack:
         streams = [stack.enter_context(raw_stream(host, f"idle-{number}")) for number in range(20)]
-        query = "SELECT count(*) AS sessions FROM gateway_session WHERE state = ?"
+        query = "SELECT count(*) AS sessions FROM records_sessionrecord WHERE state = ?"
         until(lambda: host.rows(query, "open")[0]["sessions"] == 20)
         started = terminate(host)
         assert all(read_to_end(stream).endswith(b"0\r\n\r\n") for stream in streams)
@@ -155,7 +155,7 @@ def test_handler_that_swallows_cancellation_holds_up_nothing(
         assert "swallowed" in notes(path)
         assert "finally" in notes(path)
         assert seconds < GRACE_SECONDS + 1
-        assert host.rows("SELECT DISTINCT state FROM gateway_session") == [{"state": "closed"}]
+        assert host.rows("SELECT DISTINCT state FROM records_sessionrecord") == [{"state": "closed"}]
 
 
 @pytest.mark.parametrize("asgi_server", SERVERS)
@@ -167,7 +167,7 @@ def test_blocked_lane_holds_up_nothing(start: StartEnding, record: Record, asgi_
         seconds = seconds_to_exit(host, terminate(host))
         record("a blocked lane", f"exit after {seconds:.1f} s")
         assert seconds < GRACE_SECONDS + 1
-        assert host.rows("SELECT state FROM gateway_session") == [{"state": "closed"}]
+        assert host.rows("SELECT state FROM records_sessionrecord") == [{"state": "closed"}]
 
 
 @pytest.mark.parametrize("asgi_server", COMMANDS)

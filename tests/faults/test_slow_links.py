@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess
-from tests.e2e.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession
-from tests.e2e.wire import WAIT_SECONDS, request_bytes, tool_call
 from tests.faults.figures import MIB, Record, size
+from tests.support.host_process import HostProcess
+from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession
+from tests.support.wire import WAIT_SECONDS, request_bytes, tool_call
 
 pytestmark = pytest.mark.e2e
 

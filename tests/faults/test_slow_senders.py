@@ -10,8 +10,8 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from tests.e2e.host_process import HostProcess, until
 from tests.faults.figures import Record, Watched, milliseconds, percentile, size
+from tests.support.host_process import HostProcess, until
 
 pytestmark = pytest.mark.e2e
 

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 import pytest
 
 from tests.conftest import StartHost
-from tests.e2e.host_process import HostProcess, until
-from tests.e2e.wire import JSON, request_bytes, tool_call
 from tests.faults.figures import MIB, Record, Watched, milliseconds, percentile, size
+from tests.support.host_process import HostProcess, until
+from tests.support.wire import JSON, request_bytes, tool_call
 
 pytestmark = pytest.mark.e2e
 

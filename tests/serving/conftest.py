@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.process import Host, running_host
+from tests.support.serving_process import Host, running_host
 
 HURRIED: dict[str, Any] = {
     "limits": {

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.serving.process import ROOT, WAIT_SECONDS, Client, Host, running_host, statuses
+from tests.support.serving_process import ROOT, WAIT_SECONDS, Client, Host, running_host, statuses
 
 MEBIBYTE = 1024 * 1024
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.process import Host, running_host, statuses
+from tests.support.serving_process import Host, running_host, statuses
 
 GRACE_SECONDS = 0.8
 """Of a host that is in a hurry; the other has its twenty seconds, and ends before them when it can."""

@@ -13,7 +13,7 @@ import re
 
 import pytest
 
-from tests.serving.process import Host, statuses
+from tests.support.serving_process import Host, statuses
 
 NUMBERS = itertools.count()
 """Paths are numbered, so that a request which does reach the application is told from those of other tests."""

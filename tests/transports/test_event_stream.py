@@ -11,7 +11,7 @@ from gateway.exceptions import StreamClosed
 from gateway.transports import event_stream
 from gateway.transports.event_stream import BATCH_BYTES, COMMENT, EventStream, frame
 from tests.conftest import InThreads
-from tests.e2e.host_process import until
+from tests.support.host_process import until
 
 
 class Client:

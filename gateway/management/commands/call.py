@@ -9,12 +9,12 @@ from django.core.management.base import CommandError
 from mcp import types
 from mcp.client import Client
 
-from gateway.discovery import ServerDefinition
-from gateway.identity import Identity
+from gateway.access.identity import Identity
+from gateway.access.redaction import redact
+from gateway.catalog.discovery import ServerDefinition
+from gateway.catalog.styles import make
 from gateway.management.base import LoadingCommand
 from gateway.management.single_server import add_user_argument, containing_server, find
-from gateway.redaction import redact
-from gateway.styles import make
 
 _MAX_PAGES: Final = 100
 """Pages of a tool list that are read: a server that never stops listing must not hang the shell."""

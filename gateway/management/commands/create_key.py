@@ -15,7 +15,7 @@ from django.utils.dateparse import parse_datetime
 from gateway.access import audit
 from gateway.access.models import require_usable_name
 from gateway.access.store import issue_key
-from gateway.access.tables import needing_tables
+from gateway.management.tables import needing_tables
 
 
 class Command(BaseCommand):

@@ -9,8 +9,8 @@ from gateway.access import audit
 from gateway.access.keys import public_part
 from gateway.access.models import ApiKey
 from gateway.access.store import revoke_keys
-from gateway.access.tables import needing_tables
-from gateway.control import send_keys_changed
+from gateway.management.tables import needing_tables
+from gateway.operator_commands import send_keys_changed
 
 
 class Command(BaseCommand):

@@ -10,11 +10,11 @@ from typing import Any
 import anyio
 from mcp.server.stdio import stdio_server
 
-from gateway.discovery import ServerDefinition
-from gateway.identity import Identity
+from gateway.access.identity import Identity
+from gateway.catalog.discovery import ServerDefinition
+from gateway.catalog.styles import make
 from gateway.management.base import LoadingCommand
 from gateway.management.single_server import add_user_argument, containing_server, find
-from gateway.styles import make
 
 
 class Command(LoadingCommand):

@@ -15,9 +15,9 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.crypto import get_random_string
 
-from gateway.access.listening import require_keys_or_loopback
 from gateway.apps import GatewayConfig
 from gateway.conf import conf
+from gateway.http.listening import require_keys_or_loopback
 from gateway.management.shell import this_python
 
 
@@ -55,7 +55,7 @@ class Command(BaseCommand):
         from daphne.access import AccessLogGenerator
         from daphne.endpoints import build_endpoint_description_strings
 
-        from gateway.host import serving_hooks, serving_limits
+        from gateway.host.host import serving_hooks, serving_limits
         from gateway.serving.server import Server
         from gumcp_site import asgi
 

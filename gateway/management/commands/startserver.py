@@ -10,8 +10,8 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError
 
 import gateway
+from gateway.catalog.discovery import RESERVED_NAMES, SERVER_NAME
 from gateway.conf import conf
-from gateway.discovery import RESERVED_NAMES, SERVER_NAME
 from gateway.management.shell import this_python
 
 TEMPLATE: Final = Path(gateway.__file__).parent / "server_template"

@@ -1,0 +1,178 @@
+"""The ASGI application of a host: its outermost layer, which every ASGI server calls.
+
+Lives here: scope types, the host's start and stop as the ASGI server tells of them, and the last resort for errors.
+"""
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
+
+from gateway import metrics
+from gateway.catalog.discovery import DJANGO_SEGMENTS
+from gateway.conf import conf
+from gateway.endpoints.health import HealthEndpoint
+from gateway.endpoints.routing import HttpRouter, build_mcp_router
+from gateway.host.host import Host
+from gateway.http.asgi import Headers, Message, Receive, Scope, Send
+from gateway.http.cors import readable_headers
+from gateway.http.responses import respond
+from gateway.serving.shutdown import ShutdownWatch
+
+logger = logging.getLogger(__name__)
+
+EXIT_MARGIN_SECONDS: Final = 0.75
+"""From the end of the grace time to the end of the process, where the ASGI server is not our Daphne."""
+
+
+class Application:
+    """Serves HTTP, follows the lifespan protocol where the ASGI server speaks it, refuses everything else."""
+
+    def __init__(self, host: Host, django: Any) -> None:
+        self.host = host
+        self._http = HttpRouter(HealthEndpoint(host, django), build_mcp_router(host), DJANGO_SEGMENTS)
+        self._requests: set[asyncio.Task[Any]] = set()
+        self._has_lifespan = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection."""
+        if scope["type"] == "http":
+            self.host.ensure_started()
+            # Whoever looks at the request from here on sees the client, not a trusted proxy.
+            scope = self.host.doorkeeper.proxies.client_scope(scope)
+            if self._has_lifespan:
+                await self._serve_cancellable(scope, receive, send)
+            else:
+                await self._serve_http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "websocket":
+            # ASGI 3.0 websocket: closing before accepting is answered 403.
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = _Response(send)
+        try:
+            await self._http(scope, receive, response.send)
+            await response.flush()
+        # The last border: an ASGI server may do anything with an exception (Daphne's checks of its connections end for
+        # good if one leaves after a response has started, server.py:308 of 4.2). Cancellation is none.
+        except Exception:
+            logger.exception("A request failed")
+            metrics.request_failures.labels(response.progress).inc()
+            # Whichever route it was: the 500 says nothing that a page may not read.
+            origin = self.host.origin_policy.allowed_origin(scope)
+            await response.fail(() if origin is None else readable_headers(origin))
+
+    # -- Other ASGI servers than our Daphne ---------------------------------------------------------------------------
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self._has_lifespan = True
+                self.host.ensure_started()
+                self._drain_on_signals()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.host.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _serve_cancellable(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._requests.add(task)
+        try:
+            await self._serve_http(scope, receive, send)
+        finally:
+            self._requests.discard(task)
+
+    def _drain_on_signals(self) -> None:
+        """Begin to drain as soon as the process is told to stop, and see that it ends.
+
+        uvicorn and its kin send `lifespan.shutdown` only after every connection has ended, and event streams do not end
+        by themselves; what does not end at all, they wait for without limit. So their signal handlers, which are in
+        place by now, get a predecessor.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        watch = ShutdownWatch(
+            lambda: self.host.call_soon(self._drain), conf.shutdown_grace_seconds + EXIT_MARGIN_SECONDS
+        )
+        watch.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous = signal.getsignal(number)
+            if callable(previous):
+                signal.signal(number, _announced(watch, previous))
+
+    def _drain(self) -> None:
+        self.host.drain()
+        asyncio.get_running_loop().call_later(conf.shutdown_grace_seconds, self._cancel_requests)
+
+    def _cancel_requests(self) -> None:
+        for task in list(self._requests):
+            task.cancel()
+
+
+class _Response:
+    """What has been sent of one response, and how to end it after an error."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._start: Message | None = None
+        """Kept until the first body message, as ASGI allows: until then an error can still become a 500."""
+        self._is_event_stream = False
+        self.progress = "before_start"
+        """How far it has come: a label of `metrics.request_failures`."""
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on."""
+        if message["type"] == "http.response.start" and self._start is None and self.progress == "before_start":
+            self._start = message
+            return
+        await self.flush()
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.progress = "after_end"
+        await self._send(message)
+
+    async def flush(self) -> None:
+        """Pass on a start that is kept."""
+        if self._start is not None:
+            start, self._start = self._start, None
+            self._is_event_stream = any(
+                name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+                for name, value in start["headers"]
+            )
+            self.progress = "after_start"
+            await self._send(start)
+
+    async def fail(self, headers: Headers) -> None:
+        """End it as well as can be done now. Raises nothing: the connection may be what failed.
+
+        `headers` are for a 500, where there can be one.
+        """
+        try:
+            if self.progress == "before_start":
+                self._start = None
+                await respond(self._send, 500, b'{"error": "Internal server error"}', b"application/json", headers)
+            elif self.progress == "after_start" and self._is_event_stream:
+                await self._send({"type": "http.response.body", "body": b""})
+            # Any other body is left as it is: the server cuts the connection, where an orderly end would tell the
+            # client that half a page is a whole one (RFC 9112 section 8).
+        except Exception:
+            logger.debug("The response of a failed request could not be ended", exc_info=True)
+
+
+def _announced(
+    watch: ShutdownWatch, previous: Callable[[int, FrameType | None], object]
+) -> Callable[[int, FrameType | None], None]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        watch.note(number)
+        previous(number, frame)
+
+    return handle

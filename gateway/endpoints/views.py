@@ -1,0 +1,80 @@
+"""What the host says of itself through Django: read only, asynchronous, of what is in memory.
+
+Lives here: pages for people. Who an operator is takes the database, so that has a time limit. Not here: what probes and
+operators are told, and who of them is answered without Django (`health`).
+"""
+
+import asyncio
+import sys
+from typing import Final
+
+from django.db import DatabaseError, InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.defaults import server_error
+
+from gateway.apps import GatewayConfig
+from gateway.conf import conf
+from gateway.endpoints import health
+
+SESSION_SECONDS: Final = 2.0
+"""How long the database may take to tell who an operator is."""
+
+RETRY_SECONDS: Final = 10
+"""When to try a page again that the database failed."""
+
+
+# Exempt, or a POST would be told of a missing CSRF token instead of the methods there are.
+@csrf_exempt
+async def index(request: HttpRequest) -> HttpResponseBase:
+    """Say what this is and what it serves, with the status that a probe is answered with."""
+    if request.method not in ("GET", "HEAD"):
+        allowed = "GET, HEAD"
+        return JsonResponse({"error": f"This resource answers {allowed}."}, status=405, headers={"Allow": allowed})
+    config = GatewayConfig.current()
+    if config.host is None:  # Django without the ASGI application, as in its test client
+        content, status = {"status": "ok", "servers": config.registry.names}, 200
+    else:
+        content, status = health.liveness(config.host)
+    message = "guMCP server running" if status == 200 else "guMCP server stopping"
+    return JsonResponse({**content, "message": message}, status=status)
+
+
+async def health_check(request: HttpRequest) -> HttpResponseBase:
+    """Give an operator who asks from elsewhere the report. All other questions `health` answers before Django."""
+    if not await _is_operator(request):
+        refusal = "For operators: log in to the admin first, or ask from the host's own machine."
+        return JsonResponse({"error": refusal}, status=403)
+    host = GatewayConfig.current().host
+    assert host is not None
+    content, status = health.report(host)
+    return JsonResponse(content, status=status, headers={"Cache-Control": "no-store"})
+
+
+async def _is_operator(request: HttpRequest) -> bool:
+    """Whether the caller has a staff session. Reads the database, for so long at most: one that is away says no."""
+    try:
+        async with asyncio.timeout(SESSION_SECONDS):
+            user = await request.auser()
+    except (TimeoutError, DatabaseError):
+        return False
+    return user.is_active and user.is_staff
+
+
+def page_failed(request: HttpRequest) -> HttpResponseBase:
+    """Answer for a page that raised: 503 if the database was why, for that passes, else 500."""
+    error = sys.exc_info()[1]  # Django calls its handler of errors while it handles one.
+    if not isinstance(error, (OperationalError, InterfaceError)):
+        return server_error(request)
+    calls = (
+        "So do MCP calls where it cannot be read: their keys are checked in it."
+        if conf.auth_mode == "keys"
+        else "MCP calls do not, and go on."
+    )
+    return HttpResponse(
+        f"The database cannot be used now ({type(error).__name__}), and this page needs it. {calls} "
+        "The log says more, and so does /health_check?full=1.",
+        status=503,
+        content_type="text/plain; charset=utf-8",
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )

@@ -1,0 +1,73 @@
+"""Receives operators' commands for the sessions of this process, from the channel layer.
+
+The commands and how they are sent: `gateway.operator_commands`.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+from uuid import UUID
+
+from channels.layers import get_channel_layer
+
+from gateway.operator_commands import GROUP
+from gateway.transports.sessions import Sessions
+
+logger = logging.getLogger(__name__)
+
+ENDED_BY_OPERATOR: Final = "ended by an operator"
+
+
+class ControlListener:
+    """Receives commands for this process's sessions. Used on the host's loop."""
+
+    def __init__(self, sessions: Sessions, on_keys_changed: Callable[[], object] = lambda: None) -> None:
+        self._sessions = sessions
+        self._on_keys_changed = on_keys_changed
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start to listen."""
+        self._task = asyncio.create_task(self._listen())
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def apply_wanted(self, row_ids: Iterable[UUID]) -> None:
+        """End the sessions whose rows ask for it."""
+        for row_id in row_ids:
+            session = self._sessions.by_row_id(row_id)
+            if session is not None:
+                session.end(ENDED_BY_OPERATOR)
+
+    async def _listen(self) -> None:
+        layer = get_channel_layer()
+        if layer is None:
+            return
+        channel = await layer.new_channel()
+        await layer.group_add(GROUP, channel)
+        try:
+            while True:
+                try:
+                    self._apply(await layer.receive(channel))
+                except asyncio.CancelledError:
+                    raise
+                except Exception:  # the layer's own trouble, such as a lost Redis: wanted states still arrive
+                    logger.exception("The channel layer failed")
+                    await asyncio.sleep(1)
+        finally:
+            with contextlib.suppress(Exception):
+                await layer.group_discard(GROUP, channel)
+
+    def _apply(self, message: dict[str, Any]) -> None:
+        if message.get("type") == "sessions.end":
+            self.apply_wanted(UUID(row_id) for row_id in message["row_ids"])
+        elif message.get("type") == "keys.changed":
+            self._on_keys_changed()

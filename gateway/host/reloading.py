@@ -1,0 +1,189 @@
+"""New code for servers while the host runs: loading a changed folder, and moving everything over to it.
+
+Lives here: which folders changed and what happens then. Not here: loading itself (`discovery`), moving an instance
+(`instances`).
+
+A change is a change of Python sources. Other files are what servers keep beside their code: they write them while they
+are loaded and while they work, and must not lose their users' state by that.
+
+A server keeps its old code until the new has loaded; what is being handled finishes on the old; other servers do not
+notice.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from watchfiles import Change, DefaultFilter, awatch
+
+from gateway import metrics
+from gateway.catalog.discovery import LoadFailure, Project, ServerDefinition, server_folders
+from gateway.catalog.process_state import LoadTimeout, give_up_load, restored_process_state
+from gateway.catalog.registry import Registry
+from gateway.conf import conf
+from gateway.instances.instances import Instances
+
+logger = logging.getLogger(__name__)
+
+GONE_SECONDS: Final = 0.5
+"""How long a `main.py` has to be missing before its server is let go."""
+
+
+class Reloader:
+    """Brings the servers of one host up to date. Used on the host's loop.
+
+    `on_switched` and `on_removed` are called with the name of a server that went over to new code, or is gone.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        instances: Instances,
+        *,
+        on_switched: Callable[[str], None],
+        on_removed: Callable[[str], None],
+    ) -> None:
+        self._registry = registry
+        self._instances = instances
+        self._on_switched = on_switched
+        self._on_removed = on_removed
+        self._lock = asyncio.Lock()
+
+    async def watch(self) -> None:
+        """Reload servers as their files change, until cancelled."""
+        server_dirs = [path for path in conf.server_dirs if path.is_dir()]
+        logger.info("Watching %s for changes", ", ".join(str(path) for path in server_dirs))
+        async with asyncio.TaskGroup() as updates:
+            async for changes in awatch(*server_dirs, watch_filter=_CodeFilter()):
+                # Not waited for: the next change may be another server's, whose lane is not blocked.
+                updates.create_task(self._follow([Path(path) for _, path in changes]))
+
+    async def _follow(self, changed_paths: list[Path]) -> None:
+        try:
+            await self.update(changed_paths=changed_paths)
+        except Exception:  # watching goes on, whatever one change ran into
+            logger.exception("A change of the servers' files could not be followed")
+
+    async def update(self, *, names: Iterable[str] = (), changed_paths: Iterable[Path] = ()) -> None:
+        """Reload the servers called `names` and those with changed code; take up new folders, let go of removed ones.
+
+        Modules are loaded one at a time, beside those that were given up and still run: after each the process is put
+        back as it was before.
+        """
+        wanted = set(names)
+        # A few look-ups, when somebody has saved a file.
+        paths = [path.resolve() for path in changed_paths if _is_code(path)]
+        loaded: list[ServerDefinition] = []
+        async with self._lock:
+            found = {folder: server_dir for server_dir in conf.server_dirs for folder in server_folders(server_dir)}
+            gone = [known for known in [*self._registry, *self._registry.failures] if known.folder not in found]
+            if gone:
+                # Editors and version control replace a file by removing it first.
+                await asyncio.sleep(GONE_SECONDS)
+                gone = [known for known in gone if _is_gone(known.folder / "main.py")]
+            served = {definition.folder for definition in self._registry}
+            freed: set[str] = set()
+            for known in gone:
+                logger.info("Server %s is gone", known.name)
+                self._registry.remove(known.folder)
+                if known.folder in served:
+                    served.remove(known.folder)
+                    freed.add(known.name)
+                    self._on_removed(known.name)
+            for folder, server_dir in found.items():
+                resolved = folder.resolve()
+                is_new = not self._registry.knows(folder) or folder.name in freed
+                if is_new or folder.name in wanted or any(path.is_relative_to(resolved) for path in paths):
+                    definition = await self._load(folder, server_dir)
+                    if definition is not None:
+                        loaded.append(definition)
+            metrics.load_failures.set(len(self._registry.failures))
+        await asyncio.gather(*(self._switch(definition) for definition in loaded))
+
+    async def _load(self, folder: Path, server_dir: Path) -> ServerDefinition | None:
+        taken = {definition.name: definition.folder for definition in self._registry}
+        outcome = await _load_in_thread(Project(server_dir, uses_bytecode=False), folder, taken)
+        if isinstance(outcome, LoadFailure):
+            logger.warning("Could not load server %s: %s", outcome.name, outcome.reason)
+            self._registry.note_failure(outcome)
+            return None
+        self._registry.put(outcome)
+        self._instances.expect(outcome)
+        logger.info("Loaded server: %s", outcome.name)
+        return outcome
+
+    async def _switch(self, definition: ServerDefinition) -> None:
+        failures = await self._instances.switch(definition)
+        if failures:
+            logger.warning("%d instances of %s stayed on its old code", failures, definition.name)
+        self._on_switched(definition.name)
+
+
+class _CodeFilter(DefaultFilter):
+    """Lets changes through that may be changes of code: of sources, and of folders, which come and go as one."""
+
+    def __call__(self, change: Change, path: str) -> bool:
+        if not super().__call__(change, path):
+            return False
+        # What is gone may have been a folder.
+        return path.endswith(".py") or change is Change.deleted or (change is Change.added and os.path.isdir(path))
+
+
+def _is_code(path: Path) -> bool:
+    """Whether `path` is a Python source, there or gone, or a folder of some."""
+    return path.suffix == ".py" or any(path.glob("*.py"))
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether there is no such file; not where nobody can tell."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]) -> LoadFailure | ServerDefinition:
+    """Load a folder in a thread that the end of the process does not wait for.
+
+    The thread of a load that takes too long is left behind, and ends when what it waits for does. What it has changed
+    in the process is put back here already: others may change the same before it ends.
+    """
+    limit_seconds = conf.load_timeout_seconds
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[LoadFailure | ServerDefinition] = loop.create_future()
+
+    def settle(found: LoadFailure | ServerDefinition) -> None:
+        if not outcome.done():
+            outcome.set_result(found)
+
+    leaving = threading.Lock()
+    is_over = False
+
+    def load() -> None:
+        nonlocal is_over
+        with contextlib.suppress(LoadTimeout):  # given up just now
+            found = project.load(folder, taken)
+            with leaving:
+                is_over = True
+            with contextlib.suppress(RuntimeError):  # the host has ended meanwhile
+                loop.call_soon_threadsafe(settle, found)
+
+    thread = threading.Thread(target=load, name=f"load-{folder.name}", daemon=True)
+    with restored_process_state():
+        thread.start()
+        try:
+            async with asyncio.timeout(limit_seconds or None):
+                return await outcome
+        except TimeoutError:
+            with leaving:
+                if not is_over:
+                    give_up_load(thread)
+            return LoadFailure(folder.name, folder, f"main.py was not loaded after {limit_seconds:g} seconds.")

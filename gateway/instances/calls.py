@@ -1,0 +1,290 @@
+"""What the host does around every request that reaches a server's handlers, on every transport: SDK middleware.
+
+Lives here: time limits, concurrency limits, metrics of tool calls, which call is blocking its lane, and containing what
+a handler must not do to its lane. Not here: the threads that version 1 handlers run in (`compat.workers`).
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR
+from mcp_types.methods import SPEC_CLIENT_METHODS
+
+from gateway import metrics
+from gateway.compat.workers import HandlerThreads
+from gateway.instances.offers import Offers
+from gateway.instances.policies import Policies, Policy
+from gateway.instances.tool_schemas import ToolSchemas
+from gateway.tool_results import error_result
+
+logger = logging.getLogger(__name__)
+
+UNLIMITED: Final = frozenset({"initialize", "ping", "subscriptions/listen"})
+"""Methods that are the protocol's own, or last as long as their client listens."""
+
+
+GIVE_UP_SECONDS: Final = 1.0
+"""How long a handler that is cancelled may take to clean up; after that nobody waits for it any more."""
+
+MAX_NAME_LENGTH: Final = 100
+"""Longest tool name that is shown: clients call whatever they like."""
+
+
+class HandlerAborted(Exception):
+    """A handler raised something that would have ended more than its own call."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCall:
+    """One request that is being handled."""
+
+    label: str
+    """The tool's label in metrics, or the method; one of a bounded set."""
+    name: str
+    """What people are told: the tool as it was called, or the method."""
+    started: float
+    """Monotonic seconds."""
+
+
+class ServerCalls:
+    """The calls of one server: how many run, for whom, and in which tasks.
+
+    Calls are noted in the server's lane only; its threads may be asked for and renewed from anywhere.
+    """
+
+    def __init__(self, server_name: str, offers: Offers, policies: Policies) -> None:
+        self.server_name = server_name
+        self._offers = offers
+        self._policies = policies
+        self.by_user: Counter[str] = Counter()
+        self.running: dict[asyncio.Task[Any], RunningCall] = {}
+        self.given_up: set[asyncio.Task[Any]] = set()
+        """Handlers that go on in the lane although they were cancelled."""
+        self._threads_lock = threading.Lock()
+        self._holders: Counter[HandlerThreads] = Counter()
+        """How many generations use which threads; the newest come last, whether or not somebody uses them yet."""
+
+    @property
+    def policy(self) -> Policy:
+        """The limits in force now."""
+        return self._policies.get(self.server_name)
+
+    def tool_label(self, name: object) -> str:
+        """The label of a called tool: its name if the server lists it."""
+        offer = self._offers.get(self.server_name)
+        return name if isinstance(name, str) and offer is not None and name in offer.tools else metrics.OTHER_TOOL
+
+    @contextmanager
+    def noting(self, what: str) -> Iterator[None]:
+        """Make what the current task does inside the block known as `what`, in case that it blocks the lane."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.running[task] = RunningCall(what, what, time.monotonic())
+        try:
+            yield
+        finally:
+            self.running.pop(task, None)
+
+    def hold_threads(self) -> HandlerThreads:
+        """The threads of the newest code, kept open until they are released as often as they were held."""
+        with self._threads_lock:
+            if not self._holders:
+                self._add_threads()
+            threads = next(reversed(self._holders))
+            self._holders[threads] += 1
+            return threads
+
+    def release_threads(self, threads: HandlerThreads) -> None:
+        """Let go of threads. Those of older code end with the last call that is in them."""
+        with self._threads_lock:
+            self._holders[threads] -= 1
+            self._close_unused()
+
+    def renew_threads(self) -> None:
+        """Give the next generation threads of its own. The older ones stay open while a generation holds them."""
+        with self._threads_lock:
+            self._add_threads()
+            self._close_unused()
+
+    def _add_threads(self) -> None:
+        self._holders[HandlerThreads(self.server_name, limit=self.policy.max_threads)] = 0
+
+    def _close_unused(self) -> None:
+        for threads in list(self._holders)[:-1]:
+            if self._holders[threads] <= 0:
+                threads.close()
+                if not threads.busy and not threads.stuck:
+                    del self._holders[threads]
+
+    @property
+    def stuck(self) -> int:
+        """Calls that were given up and have not returned, and jobs that version 1 handlers left in `asyncio.to_thread`.
+
+        Handlers in the lane may take `GIVE_UP_SECONDS` to clean up before they count.
+        """
+        return len(self.given_up) + sum(threads.stuck for threads in list(self._holders))
+
+    def keep_up(self) -> None:
+        """Apply the limit on threads and let idle ones go. Called regularly."""
+        with self._threads_lock:
+            self._close_unused()
+        for threads in list(self._holders):
+            threads.limit = self.policy.max_threads
+            threads.retire_idle()
+
+    def close(self) -> None:
+        """Let all threads go."""
+        for threads in list(self._holders):
+            threads.close()
+
+    def blocking(self, loop: asyncio.AbstractEventLoop) -> RunningCall | None:
+        """The call that runs in `loop` at this moment. Asked from another thread, of a loop that does not answer."""
+        task = asyncio.current_task(loop)
+        call = self.running.get(task) if task is not None else None
+        if call is None and self.running:
+            # It runs in a task that a handler made: the newest call is the likeliest.
+            call = max(list(self.running.values()), key=lambda running: running.started)
+        return call
+
+
+class CallMiddleware:
+    """Runs the requests of one instance within its server's limits."""
+
+    def __init__(self, calls: ServerCalls, user_id: str, schemas: ToolSchemas) -> None:
+        self._calls = calls
+        self._user_id = user_id
+        self._schemas = schemas
+
+    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Handle one message. Raises what the handler raises, `HandlerAborted` for what is no `Exception`."""
+        if ctx.request_id is None or ctx.method in UNLIMITED:
+            return await _contained(ctx, call_next)
+        if ctx.method == "tools/call":
+            return await self._call_tool(ctx, call_next)
+        label = ctx.method if ctx.method in SPEC_CLIENT_METHODS else OTHER_METHOD
+        result = await self._limited(ctx, call_next, RunningCall(label, _shown(ctx.method), time.monotonic()))
+        if result is _TIMED_OUT:
+            raise MCPError(code=INTERNAL_ERROR, message=self._too_long(_shown(ctx.method)))
+        if ctx.method == "tools/list" and isinstance(result, dict) and isinstance(result.get("tools"), list):
+            is_complete = "nextCursor" not in result and "cursor" not in (ctx.params or {})
+            self._schemas.learn(result["tools"], is_complete=is_complete)
+        return result
+
+    async def _call_tool(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        calls, policy = self._calls, self._calls.policy
+        name = (ctx.params or {}).get("name")
+        label, shown = calls.tool_label(name), _shown(name)
+        if (refusal := self._refusal(policy)) is not None:
+            metrics.tool_calls.labels(calls.server_name, label, "refused").inc()
+            return error_result(ctx, refusal)
+        started = time.perf_counter()
+        outcome = "cancelled"
+        calls.by_user[self._user_id] += 1
+        try:
+            result = await self._limited(ctx, call_next, RunningCall(label, shown, time.monotonic()))
+            if result is _TIMED_OUT:
+                outcome = "timeout"
+                return error_result(ctx, self._too_long(f"The call of {shown}"))
+            outcome = "error" if isinstance(result, dict) and result.get("isError") else "ok"
+            return result
+        except Exception:
+            outcome = "exception"
+            raise
+        finally:
+            calls.by_user[self._user_id] -= 1
+            if not calls.by_user[self._user_id]:
+                del calls.by_user[self._user_id]
+            label = calls.tool_label(name)  # what the server offers may not have been known yet when the call began
+            metrics.tool_calls.labels(calls.server_name, label, outcome).inc()
+            metrics.tool_call_seconds.labels(calls.server_name, label).observe(time.perf_counter() - started)
+
+    def _refusal(self, policy: Policy) -> str | None:
+        limit = policy.max_concurrent_calls
+        if limit and self._calls.by_user.total() >= limit:
+            return f"This server is running {limit} calls already, as many as it may. Try again later."
+        limit = policy.max_concurrent_calls_per_user
+        if limit and self._calls.by_user[self._user_id] >= limit:
+            return f"You have {limit} calls of this server running already, as many as you may. Wait for one to end."
+        if len(self._calls.given_up) >= policy.max_threads:
+            return f"{len(self._calls.given_up)} calls of this server are stuck, as many as may be. Tell its operator."
+        return None
+
+    async def _limited(
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext, call: RunningCall
+    ) -> HandlerResult:
+        """The handler's result, or `_TIMED_OUT`.
+
+        The handler has a task of its own: it may raise `CancelledError` without meaning its caller, and one that does
+        not let itself be cancelled would hold up the session and the answer for ever.
+        """
+        running = self._calls.running
+        task = asyncio.get_running_loop().create_task(_contained(ctx, call_next))
+        running[task] = call
+        try:
+            await asyncio.wait((task,), timeout=self._calls.policy.call_timeout_seconds or None)
+            if not task.done():
+                await self._give_up(task)
+                return _TIMED_OUT
+        except asyncio.CancelledError:
+            await self._give_up(task)
+            raise
+        finally:
+            running.pop(task, None)
+        if task.cancelled() or isinstance(task.exception(), GeneratorExit):
+            raise HandlerAborted("The handler ended without an answer.")
+        return task.result()
+
+    async def _give_up(self, task: "asyncio.Task[HandlerResult]") -> None:
+        """Cancel a handler, and leave it behind if it does not end."""
+        task.cancel()
+        try:
+            # Shielded: SDK and transport cancel with scopes, which would interrupt every wait in here.
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait((task,), timeout=GIVE_UP_SECONDS)
+        finally:  # a shield does not hold off `Task.cancel`
+            if not task.done():
+                self._calls.given_up.add(task)
+                task.add_done_callback(self._calls.given_up.discard)
+            task.add_done_callback(_note_late_end)
+
+    def _too_long(self, what: str) -> str:
+        return f"{what} took longer than {self._calls.policy.call_timeout_seconds:g} seconds and was stopped."
+
+
+OTHER_METHOD: Final = "(other)"
+"""The label of a method that the protocol does not know."""
+
+_TIMED_OUT: Final[dict[str, Any]] = {}
+"""Told from results by identity."""
+
+
+def _shown(name: object) -> str:
+    """A name from a request as it may stand in a log line or a sentence."""
+    text = str(name)[:MAX_NAME_LENGTH]
+    return text if text.isprintable() else ascii(text)
+
+
+def _note_late_end(task: "asyncio.Task[HandlerResult]") -> None:
+    """Look at how a handler ended that nobody waits for: asyncio complains of exceptions that nobody saw."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.debug("A handler that was given up ended with %s", type(error).__name__)
+
+
+async def _contained(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    try:
+        return await call_next(ctx)
+    except (Exception, asyncio.CancelledError, GeneratorExit):
+        raise
+    # asyncio lets SystemExit and KeyboardInterrupt out of the loop, and with it would go every session of the lane.
+    except BaseException as error:
+        raise HandlerAborted(f"The handler raised {type(error).__name__}.") from error

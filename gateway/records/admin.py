@@ -1,0 +1,196 @@
+"""What operators see, servers, instances and sessions, and do: switch, limit and reload servers, end sessions.
+
+Not here: keys, audit events and limit hits (`access.admin`).
+"""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+
+from gateway.access import audit
+
+# Django looks for admin classes here.
+from gateway.operator_commands import send_end_sessions
+from gateway.read_only_admin import ReadOnlyAdmin
+from gateway.records.models import InstanceRecord, ServerRecord, SessionRecord
+
+
+@admin.register(ServerRecord)
+class ServerAdmin(ReadOnlyAdmin):
+    """The server folders that were found, and how they are to be run."""
+
+    list_display = ["name", "status", "is_enabled", "condition", "reason", "version", "tool_count", "loaded_at"]
+    list_filter = ["status", "is_enabled"]
+    search_fields = ["name", "folder", "reason"]
+    actions = ["enable_servers", "disable_servers", "reload_servers"]
+    fieldsets = [
+        (None, {"fields": ["name", "status", "condition", "version", "folder", "loaded_at", "load_time"]}),
+        (
+            "How it is run",
+            {
+                "fields": [
+                    "is_enabled",
+                    "call_timeout_seconds",
+                    "max_concurrent_calls",
+                    "max_concurrent_calls_per_user",
+                    "max_threads",
+                ],
+                "description": "In force within five seconds, without a restart.",
+            },
+        ),
+        ("What it offers", {"fields": ["tool_names", "resource_names", "prompt_names"]}),
+        ("Why it, or its newest code, is not served", {"fields": ["reason", "traceback_text"]}),
+    ]
+    readonly_fields = [
+        "name",
+        "status",
+        "condition",
+        "version",
+        "folder",
+        "loaded_at",
+        "load_time",
+        "tool_names",
+        "resource_names",
+        "prompt_names",
+        "reason",
+        "traceback_text",
+    ]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Operators with the permission set how servers are run; what was found stays as it is."""
+        return bool(request.user.has_perm("records.change_serverrecord"))
+
+    def save_model(
+        self, request: HttpRequest, obj: ServerRecord, form: "ModelForm[ServerRecord]", change: bool
+    ) -> None:
+        """Write what was changed and nothing else: the recorder writes to the same row."""
+        obj.save(update_fields=form.changed_data)
+
+    @admin.display(description="Tools")
+    def tool_count(self, server: ServerRecord) -> str:
+        """How many tools there are, once a first user made it known."""
+        return str(len(server.tools)) if server.version or server.tools else "not asked yet"
+
+    @admin.display(description="Load time")
+    def load_time(self, server: ServerRecord) -> str:
+        """How long its module took to load."""
+        return f"{server.load_seconds * 1000:.0f} ms"
+
+    @admin.display(description="Tools")
+    def tool_names(self, server: ServerRecord) -> str:
+        """The tools as a list."""
+        return _as_list(server.tools)
+
+    @admin.display(description="Resources")
+    def resource_names(self, server: ServerRecord) -> str:
+        """The resources as a list."""
+        return _as_list(server.resources)
+
+    @admin.display(description="Prompts")
+    def prompt_names(self, server: ServerRecord) -> str:
+        """The prompts as a list."""
+        return _as_list(server.prompts)
+
+    @admin.display(description="Traceback")
+    def traceback_text(self, server: ServerRecord) -> str:
+        """The traceback as it was printed."""
+        return format_html("<pre>{}</pre>", server.traceback) if server.traceback else "-"
+
+    @admin.action(description="Switch the selected servers on", permissions=["change"])
+    def enable_servers(self, request: HttpRequest, queryset: QuerySet[ServerRecord]) -> None:
+        """Let clients use them again."""
+        self._switch(request, queryset, is_enabled=True)
+
+    @admin.action(description="Switch the selected servers off", permissions=["change"])
+    def disable_servers(self, request: HttpRequest, queryset: QuerySet[ServerRecord]) -> None:
+        """Answer their clients 503 and close their sessions."""
+        self._switch(request, queryset, is_enabled=False)
+
+    def _switch(self, request: HttpRequest, queryset: QuerySet[ServerRecord], *, is_enabled: bool) -> None:
+        changed = list(queryset.exclude(is_enabled=is_enabled))
+        for server in changed:
+            server.is_enabled = is_enabled
+            server.save(update_fields=["is_enabled"])
+            self.log_change(request, server, "Switched on." if is_enabled else "Switched off.")
+        self.message_user(request, f"{len(changed)} servers switched.", messages.SUCCESS)
+
+    @admin.action(description="Reload the selected servers", permissions=["change"])
+    def reload_servers(self, request: HttpRequest, queryset: QuerySet[ServerRecord]) -> None:
+        """Load their code anew; what is being handled finishes on the old."""
+        for server in queryset:
+            server.reload_wanted_at = timezone.now()
+            server.save(update_fields=["reload_wanted_at"])
+            self.log_change(request, server, "Reloaded.")
+        text = f"{queryset.count()} servers are being reloaded. A failure is shown on the server's page."
+        self.message_user(request, text, messages.SUCCESS)
+
+
+@admin.register(InstanceRecord)
+class InstanceAdmin(ReadOnlyAdmin):
+    """The instances, and the traffic that belongs to no session."""
+
+    list_display = ["user_id", "server_name", "started_at", "ended_at", "last_request_at", "requests", "calls"]
+    list_filter = [("ended_at", admin.EmptyFieldListFilter), "server_name"]
+    search_fields = ["user_id", "server_name"]
+
+
+@admin.register(SessionRecord)
+class SessionAdmin(ReadOnlyAdmin):
+    """The sessions, open and ended."""
+
+    list_display = [
+        "user_id",
+        "server_name",
+        "state",
+        "transport",
+        "client",
+        "protocol_version",
+        "address",
+        "opened_at",
+        "last_activity_at",
+        "messages_in",
+        "messages_out",
+        "calls",
+    ]
+    list_filter = ["state", "server_name", "transport", "protocol_version"]
+    search_fields = ["user_id", "server_name", "client_name", "address"]
+    date_hierarchy = "opened_at"
+    actions = ["end_sessions"]
+    fieldsets = [
+        (None, {"fields": ["server_name", "user_id", "state", "end_reason"]}),
+        ("Client", {"fields": ["transport", "client", "protocol_version", "address"]}),
+        ("Time", {"fields": ["opened_at", "last_activity_at", "closed_at"]}),
+        ("Traffic", {"fields": ["messages_in", "messages_out", "calls"]}),
+        ("Where it is", {"fields": ["process", "id"]}),
+    ]
+    readonly_fields = ["client"]
+
+    @admin.display(description="Client", ordering="client_name")
+    def client(self, session: SessionRecord) -> str:
+        return f"{session.client_name} {session.client_version}".strip() or "-"
+
+    def has_end_permission(self, request: HttpRequest) -> bool:
+        """Whether this operator may end sessions."""
+        return bool(request.user.has_perm("records.end_session"))
+
+    @admin.action(description="End the selected sessions", permissions=["end"])
+    def end_sessions(self, request: HttpRequest, queryset: QuerySet[SessionRecord]) -> None:
+        """Close the streams of the selected sessions that are open."""
+        row_ids = list(queryset.filter(state=SessionRecord.State.OPEN).values_list("id", flat=True))
+        # First what lasts, then what is quick: a command that the channel layer loses is found in the row.
+        SessionRecord.objects.filter(id__in=row_ids).update(is_end_wanted=True)
+        send_end_sessions(row_ids)
+        for session in SessionRecord.objects.filter(id__in=row_ids):
+            audit.record(audit.SESSION_ENDED, str(session), request=request)
+        self.message_user(request, f"{len(row_ids)} open sessions are being ended.", messages.SUCCESS)
+
+
+def _as_list(names: list[str]) -> str:
+    if not names:
+        return "-"
+    return format_html("<ul>{}</ul>", format_html_join("", "<li>{}</li>", ((name,) for name in names)))

@@ -1,0 +1,12 @@
+"""The Django app of the rows that operators see: servers, sessions, instances and processes."""
+
+from django.apps import AppConfig
+
+
+class RecordsConfig(AppConfig):
+    """Holds the tables and admin pages of what the host has recorded."""
+
+    name = "gateway.records"
+    label = "records"
+    verbose_name = "MCP servers"
+    default_auto_field = "django.db.models.BigAutoField"

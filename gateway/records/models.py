@@ -1,0 +1,149 @@
+"""The rows that operators see. They mirror what is in memory; nothing on the request path reads them.
+
+Written by `recorder` in batches. Never a key, and never a whole session id.
+"""
+
+import uuid
+from datetime import datetime
+from typing import Final
+
+from django.core.validators import MinValueValidator
+from django.db import models
+
+HEARTBEAT_SECONDS: Final = 3.0
+"""How often a process says that it lives."""
+
+DEAD_AFTER_SECONDS: Final = 10.0
+"""Silence after which a process counts as dead."""
+
+
+class HostProcess(models.Model):
+    """A process that serves, or served."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    hostname = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    started_at = models.DateTimeField()
+    last_seen_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        default_permissions = ("view",)
+        verbose_name_plural = "host processes"
+
+    def __str__(self) -> str:
+        return f"{self.hostname}:{self.pid}"
+
+
+class ServerRecord(models.Model):
+    """A server folder: what it is called, whether it loaded, what it offers."""
+
+    class Status(models.TextChoices):
+        """Whether the server is being served."""
+
+        LOADED = "loaded", "Loaded"
+        FAILED = "failed", "Failed"
+        REMOVED = "removed", "Removed"
+
+    name = models.CharField(max_length=255)
+    folder = models.CharField(max_length=1024)
+    status = models.CharField(max_length=10, choices=Status.choices)
+    reason = models.TextField(blank=True, help_text="Why it cannot be served.")
+    traceback = models.TextField(blank=True)
+    version = models.CharField(max_length=255, blank=True, help_text="Known once it has had its first user.")
+    tools = models.JSONField(default=list, blank=True, help_text="Known once it has had its first user.")
+    resources = models.JSONField(default=list, blank=True)
+    prompts = models.JSONField(default=list, blank=True)
+    load_seconds = models.FloatField(default=0.0)
+    loaded_at = models.DateTimeField()
+    condition = models.CharField(max_length=500, blank=True, help_text="What is wrong with it at the moment.")
+    is_enabled = models.BooleanField("enabled", default=True, help_text="Off: clients get 503, sessions are closed.")
+    call_timeout_seconds = models.FloatField(
+        null=True, blank=True, validators=[MinValueValidator(0)], help_text="0: no limit. Empty: the setting's value."
+    )
+    max_concurrent_calls = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Tool calls at once. 0: no limit. Empty: the setting's value."
+    )
+    max_concurrent_calls_per_user = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Tool calls at once of one user. 0: no limit. Empty: the setting's value."
+    )
+    max_threads = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Threads for handlers of version 1 modules. Empty: the setting's value.",
+    )
+    reload_wanted_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
+        null=True, blank=True, editable=False
+    )
+
+    class Meta:
+        verbose_name = "server"
+        default_permissions = ("view", "change")
+        constraints = [models.UniqueConstraint(fields=["folder"], name="one_row_per_folder")]
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SessionRecord(models.Model):
+    """One MCP session, open or ended."""
+
+    class State(models.TextChoices):
+        """Where the session is in its life."""
+
+        OPEN = "open", "Open"
+        CLOSED = "closed", "Closed"
+        LOST = "lost", "Lost (its process died)"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    process = models.ForeignKey(HostProcess, on_delete=models.CASCADE, related_name="sessions")
+    server_name = models.CharField("server", max_length=255, db_index=True)
+    user_id = models.CharField(max_length=255, db_index=True)
+    transport = models.CharField(max_length=20)
+    client_name = models.CharField(max_length=200, blank=True)
+    client_version = models.CharField(max_length=200, blank=True)
+    protocol_version = models.CharField(max_length=200, blank=True)
+    address = models.CharField(max_length=200, blank=True)
+    opened_at = models.DateTimeField(db_index=True)
+    last_activity_at = models.DateTimeField()
+    closed_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(null=True, blank=True)
+    messages_in = models.PositiveBigIntegerField(default=0)
+    messages_out = models.PositiveBigIntegerField(default=0)
+    calls = models.PositiveBigIntegerField("tool calls", default=0)
+    state = models.CharField(max_length=10, choices=State.choices, db_index=True)
+    end_reason = models.CharField(max_length=200, blank=True)
+    is_end_wanted = models.BooleanField(default=False, help_text="An operator asked for it to end.")
+
+    class Meta:
+        verbose_name = "session"
+        default_permissions = ("view",)
+        permissions = [("end_session", "Can end a session")]
+        ordering = ["-opened_at"]
+
+    def __str__(self) -> str:
+        return f"{self.server_name} · {self.user_id} · {self.opened_at:%Y-%m-%d %H:%M:%S}"
+
+
+class InstanceRecord(models.Model):
+    """One identity's instance of a server, with what has no session: its requests of the stateless protocol."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    process = models.ForeignKey(HostProcess, on_delete=models.CASCADE, related_name="instances")
+    server_name = models.CharField("server", max_length=255, db_index=True)
+    user_id = models.CharField(max_length=255, db_index=True)
+    started_at = models.DateTimeField()
+    last_request_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
+        "last stateless request", null=True, blank=True
+    )
+    ended_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(null=True, blank=True)
+    requests = models.PositiveBigIntegerField("stateless requests", default=0)
+    calls = models.PositiveBigIntegerField("stateless tool calls", default=0)
+
+    class Meta:
+        verbose_name = "instance"
+        default_permissions = ("view",)
+        ordering = ["-started_at"]
+
+    def __str__(self) -> str:
+        return f"{self.server_name} · {self.user_id}"

@@ -1,0 +1,415 @@
+import logging
+import signal
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.catalog import process_state
+from gateway.catalog.discovery import DJANGO_SEGMENTS, RESERVED_NAMES, Discovery, discover
+from tests.conftest import SOUND_SERVER, WriteServer
+
+
+def load_failure(found: Discovery, name: str) -> Any:
+    (failure,) = (failure for failure in found.failures if failure.name == name)
+    return failure
+
+
+def test_every_folder_with_a_main_is_found_in_a_stable_order(write_server: WriteServer) -> None:
+    for name in ("zebra", "alpha", "middle"):
+        directory = write_server(name)
+    (directory / "no-main").mkdir()
+    (directory / "file.py").write_text("")
+    (directory / "main.py").write_text("raise RuntimeError('not a server')")
+    found = discover([directory])
+    assert [definition.name for definition in found.definitions] == ["alpha", "middle", "zebra"]
+    assert not found.failures
+
+
+def test_directories_are_searched_in_the_order_given(write_server: WriteServer) -> None:
+    first, second = write_server("late", directory="b"), write_server("early", directory="a")
+    assert [definition.name for definition in discover([first, second]).definitions] == ["late", "early"]
+
+
+def test_folder_names_need_not_be_importable(write_server: WriteServer) -> None:
+    directory = write_server("2nd-server.v3")
+    assert [definition.name for definition in discover([directory]).definitions] == ["2nd-server.v3"]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason", "traceback"),
+    [
+        ("def server(:\n", "SyntaxError", "main.py"),
+        ("raise SystemExit(3)", "SystemExit", "raise SystemExit(3)"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt", "raise KeyboardInterrupt"),
+        ("import no_such_module_anywhere", "ModuleNotFoundError", "no_such_module_anywhere"),
+        ("1 / 0", "ZeroDivisionError", "1 / 0"),
+        ("class Rude(BaseException): pass\nraise Rude('rude')", "Rude", "raise Rude"),
+        ("def get_initialization_options(instance): ...", "no function server", ""),
+        ("def server(user_id, api_key=None): ...", "no function get_initialization_options", ""),
+        ("server = 1\ndef get_initialization_options(instance): ...", "no function server", ""),
+        ("", "no function server", ""),
+        ("\x00", "SyntaxError", ""),
+    ],
+)
+def test_folder_that_cannot_be_served_is_kept_with_reason_and_traceback_and_stops_nothing(
+    write_server: WriteServer, caplog: pytest.LogCaptureFixture, source: str, reason: str, traceback: str
+) -> None:
+    write_server("aaa")
+    write_server("broken", source)
+    directory = write_server("zzz")
+    with caplog.at_level(logging.INFO, logger="gateway"):
+        found = discover([directory])
+    assert [definition.name for definition in found.definitions] == ["aaa", "zzz"]
+    failure = load_failure(found, "broken")
+    assert failure.folder == directory / "broken"
+    assert reason in failure.reason
+    assert traceback in failure.traceback
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [reason in record.getMessage() and "broken" in record.getMessage() for record in warnings] == [True]
+
+
+def test_file_that_is_not_utf8_is_a_failure(write_server: WriteServer) -> None:
+    directory = write_server("latin")
+    (directory / "latin" / "main.py").write_bytes(b"WORD = 'caf\xe9'\n")
+    assert "SyntaxError" in load_failure(discover([directory]), "latin").reason
+
+
+LAZY_CLIENT = """
+    from django.utils.functional import SimpleLazyObject
+
+    def connect():
+        raise ConnectionError("nobody answers")
+
+    client = SimpleLazyObject(connect)
+"""
+
+FACTORY = """
+    def server(user_id, api_key=None): ...
+"""
+
+UNSIGNED = """
+    class Factory:
+        @property
+        def __signature__(self):
+            raise LookupError("unsigned")
+
+        def __call__(self, user_id): ...
+
+    server = Factory()
+"""
+
+
+# What a module has runs its code when it is looked at.
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (LAZY_CLIENT + FACTORY, "main.py raised ConnectionError when it was loaded: nobody answers"),
+        (LAZY_CLIENT + "\n    server = client", "main.py raised ConnectionError when it was loaded: nobody answers"),
+        ("def __getattr__(name): raise SystemExit(name)", "main.py raised SystemExit when it was loaded: server"),
+        (UNSIGNED, "main.py raised LookupError when it was loaded: unsigned"),
+    ],
+)
+def test_module_that_raises_when_it_is_looked_at_is_a_failure_with_traceback_and_stops_nothing(
+    write_server: WriteServer, source: str, reason: str
+) -> None:
+    write_server("touchy", source)
+    directory = write_server("zzz")
+    before = set(sys.modules)
+    found = discover([directory])
+    assert [definition.name for definition in found.definitions] == ["zzz"]
+    failure = load_failure(found, "touchy")
+    assert failure.reason == reason
+    assert "in describe" in failure.traceback
+    left = [sys.modules[name] for name in set(sys.modules) - before]
+    assert not [module for module in left if "touchy" in str(getattr(module, "__file__", ""))]
+
+
+INDESCRIBABLE = """
+    class Unspeakable(Exception):
+        def __str__(self):
+            raise SystemExit
+
+    raise Unspeakable
+"""
+
+
+def test_exception_that_cannot_be_described_is_a_failure_and_stops_nothing(write_server: WriteServer) -> None:
+    write_server("indescribable", INDESCRIBABLE)
+    found = discover([write_server("zzz")])
+    assert [definition.name for definition in found.definitions] == ["zzz"]
+    assert "cannot be described" in load_failure(found, "indescribable").reason
+
+
+# It goes on trying, as one that waits for a database.
+BLOCKING = """
+    import threading
+
+    while True:
+        try:
+            threading.Event().wait(600)
+        except Exception:
+            pass
+"""
+
+
+def test_module_that_blocks_is_given_up_with_the_line_where_it_stands_and_stops_nothing(
+    write_server: WriteServer,
+) -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    write_server("aaa")
+    write_server("blocking", BLOCKING)
+    directory = write_server("zzz")
+    found = discover([directory], load_timeout_seconds=0.2)
+    assert [definition.name for definition in found.definitions] == ["aaa", "zzz"]
+    failure = load_failure(found, "blocking")
+    assert failure.reason == "main.py was not loaded after 0.2 seconds."
+    assert "threading.Event().wait(600)" in failure.traceback
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+LAZY_AND_BLOCKING = """
+    import threading
+    from django.utils.functional import SimpleLazyObject
+
+    client = SimpleLazyObject(lambda: threading.Event().wait(3))
+""" + FACTORY  # fmt: skip
+
+
+def test_module_that_blocks_when_it_is_looked_at_is_given_up(write_server: WriteServer) -> None:
+    found = discover([write_server("lazy", LAZY_AND_BLOCKING)], load_timeout_seconds=0.2)
+    assert load_failure(found, "lazy").reason == "main.py was not loaded after 0.2 seconds."
+
+
+def test_what_runs_when_a_module_is_looked_at_is_undone(write_server: WriteServer) -> None:
+    source = "import sys\ndef __getattr__(name): sys.path.append('/vandal')" + SOUND_SERVER.replace("\n    ", "\n")
+    # Looked at for its options, which it lacks.
+    source = source.partition("def get_initialization_options")[0]
+    before = list(sys.path)
+    discover([write_server("vandal", source)])
+    assert sys.path == before
+
+
+SLOW = """
+    import threading
+    threading.Event().wait(0.7)
+""" + SOUND_SERVER  # fmt: skip
+
+
+@pytest.mark.parametrize("is_main_thread", [True, False])
+def test_module_that_loads_slowly_is_named_in_the_log_meanwhile_and_served(
+    write_server: WriteServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_main_thread: bool,
+) -> None:
+    monkeypatch.setattr(process_state, "SLOW_LOAD_SECONDS", 0.1)
+    directory = write_server("slow", SLOW)
+    outcomes: list[Discovery] = []
+    limit_seconds = 30 if is_main_thread else 0.1
+    load = threading.Thread(target=lambda: outcomes.append(discover([directory], limit_seconds)))
+    if is_main_thread:
+        load.run()
+    else:
+        load.start()
+        load.join(30)
+    assert [definition.name for definition in outcomes[0].definitions] == ["slow"]
+    reports = [record.getMessage() for record in caplog.records if "still being loaded" in record.getMessage()]
+    # After 0.1, 0.2 and 0.4 seconds.
+    assert 1 <= len(reports) <= 3
+    assert reports[0].startswith("Server slow is still being loaded after 0 s, in line 3 of main.py")
+
+
+def discover_in_thread(directory: Path) -> Discovery:
+    """Load as a reload does."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(discover, [directory]).result(30)
+
+
+def test_module_that_sets_signal_handlers_fails_in_a_reload_with_a_reason_that_says_why(
+    write_server: WriteServer,
+) -> None:
+    source = "import signal\nsignal.signal(signal.SIGUSR2, signal.SIG_IGN)" + SOUND_SERVER.replace("\n    ", "\n")
+    directory = write_server("signals", source)
+    before = signal.getsignal(signal.SIGUSR2)
+    try:
+        assert not discover([directory]).failures
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    failure = load_failure(discover_in_thread(directory), "signals")
+    assert failure.reason.startswith("This code loads only in the main thread, where no reload is done: restart")
+    assert "ValueError" in failure.reason
+
+
+def test_module_that_asks_for_the_event_loop_loads_in_a_reload_too(write_server: WriteServer) -> None:
+    source = """
+        import asyncio
+        LOOP = asyncio.get_event_loop()
+        ANSWER = LOOP.run_until_complete(asyncio.sleep(0, "asked"))
+    """
+    found = discover_in_thread(write_server("loop", textwrap.dedent(source) + textwrap.dedent(SOUND_SERVER)))
+    assert not found.failures
+    loop = found.definitions[0].style.server.__globals__["LOOP"]
+    # It is the module's to keep.
+    assert not loop.is_closed()
+    loop.close()
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
+def test_reserved_name_is_refused_without_executing_the_module(write_server: WriteServer, name: str) -> None:
+    directory = write_server(name, "raise AssertionError('executed')")
+    failure = load_failure(discover([directory]), name)
+    assert "reserved" in failure.reason
+    assert not failure.traceback
+
+
+def test_names_of_the_hosts_own_pages_are_reserved() -> None:
+    assert {"admin", "health_check", "metrics", "static"} <= RESERVED_NAMES
+    assert DJANGO_SEGMENTS <= RESERVED_NAMES
+
+
+@pytest.mark.parametrize("name", ["with space", "-dash", ".hidden", "ümlaut", "a:b", "x" * 101])
+def test_name_that_cannot_stand_in_a_url_is_refused(write_server: WriteServer, name: str) -> None:
+    assert "name" in load_failure(discover([write_server(name)]), name).reason
+
+
+def test_repeated_name_is_served_from_the_first_directory(write_server: WriteServer) -> None:
+    first = write_server("twin", directory="first")
+    second = write_server("twin", "raise AssertionError('executed')", directory="second")
+    found = discover([first, second])
+    assert [definition.folder for definition in found.definitions] == [first / "twin"]
+    failure = load_failure(found, "twin")
+    assert failure.folder == second / "twin"
+    assert str(first / "twin") in failure.reason
+
+
+def test_name_of_a_folder_that_failed_is_free_for_the_next_directory(write_server: WriteServer) -> None:
+    first, second = write_server("twin", "1 / 0", directory="first"), write_server("twin", directory="second")
+    found = discover([first, second])
+    assert [definition.folder for definition in found.definitions] == [second / "twin"]
+    assert len(found.failures) == 1
+
+
+def test_missing_directory_is_logged_and_stops_nothing(
+    write_server: WriteServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = discover([tmp_path / "nowhere", write_server("sound")])
+    assert [definition.name for definition in found.definitions] == ["sound"]
+    assert "nowhere" in caplog.text
+
+
+def test_server_directory_that_cannot_be_listed_stops_nothing(write_server: WriteServer, tmp_path: Path) -> None:
+    loop = tmp_path / "odd" / "loop"
+    loop.mkdir(parents=True)
+    (loop / "main.py").symlink_to(loop / "main.py")
+    assert [definition.name for definition in discover([loop.parent, write_server("sound")]).definitions] == ["sound"]
+
+
+def test_modules_of_equal_folder_names_do_not_see_each_other(write_server: WriteServer) -> None:
+    source = SOUND_SERVER + "\n    WHERE = __file__\n"
+    one, two = write_server("a-b", source), write_server("a_b", source)
+    assert one == two
+    modules = {sys.modules[definition.style.server.__module__] for definition in discover([one]).definitions}
+    assert {Path(str(module.WHERE)).parent.name for module in modules} == {"a-b", "a_b"}
+
+
+def test_module_may_import_its_siblings_relatively(write_server: WriteServer) -> None:
+    directory = write_server("split", "from .words import WORD\n" + "\n".join(SOUND_SERVER.split("\n    ")))
+    (directory / "split" / "words.py").write_text("WORD = 'found'")
+    assert [definition.name for definition in discover([directory]).definitions] == ["split"]
+
+
+def test_module_that_failed_leaves_no_half_module_behind(write_server: WriteServer) -> None:
+    before = set(sys.modules)
+    discover([write_server("broken", "1 / 0")])
+    assert not [name for name in set(sys.modules) - before if "broken" in name]
+
+
+def test_loading_leaves_sys_path_as_it_was(write_server: WriteServer) -> None:
+    before = list(sys.path)
+    directory = write_server("adds", "import sys\nsys.path.insert(0, '/vandal')" + SOUND_SERVER.replace("\n    ", "\n"))
+    write_server("rebinds", "import sys\nsys.path = ['/vandal', *sys.path]" + SOUND_SERVER.replace("\n    ", "\n"))
+    write_server("fails", "import sys\nsys.path.append('/vandal')\n1 / 0")
+    found = discover([directory])
+    assert sys.path == before
+    assert len(found.definitions) == 2
+
+
+@contextmanager
+def undisturbed_logging() -> Iterator[None]:
+    """Keep what a failing test does to logging from the tests after it."""
+    root = logging.getLogger()
+    state = (list(root.handlers), root.level, root.manager.disable, logging.getLoggerClass())
+    factory = logging.getLogRecordFactory()
+    ours = logging.getLogger("gateway.catalog.discovery")
+    try:
+        yield
+    finally:
+        root.handlers[:] = state[0]
+        root.setLevel(state[1])
+        logging.disable(state[2])
+        logging.setLoggerClass(state[3])
+        logging.setLogRecordFactory(factory)
+        ours.disabled, ours.propagate, ours.handlers[:] = False, True, []
+        ours.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    "vandalism",
+    [
+        "logging.basicConfig(level=logging.DEBUG, force=True)",
+        "logging.getLogger().addHandler(logging.NullHandler())",
+        "logging.getLogger().setLevel(logging.CRITICAL)",
+        "logging.getLogger().handlers = []",
+        "logging.disable(logging.CRITICAL)",
+        "logging.getLogger('gateway.catalog.discovery').setLevel(logging.CRITICAL)",
+        "logging.getLogger('gateway.catalog.discovery').addHandler(logging.NullHandler())",
+        "logging.getLogger('gateway.catalog.discovery').propagate = False",
+        "import logging.config; logging.config.dictConfig({'version': 1})",
+        "logging.setLoggerClass(type('Mine', (logging.Logger,), {}))",
+        "logging.setLogRecordFactory(lambda *a, **k: logging.LogRecord(*a, **k))",
+        "logging.getLogger().addFilter(lambda record: False)",
+    ],
+)
+def test_loading_leaves_logging_as_it_was(write_server: WriteServer, vandalism: str) -> None:
+    root, ours = logging.getLogger(), logging.getLogger("gateway.catalog.discovery")
+
+    def state() -> tuple[Any, ...]:
+        return (
+            list(root.handlers),
+            root.level,
+            list(root.filters),
+            root.manager.disable,
+            logging.getLoggerClass(),
+            logging.getLogRecordFactory(),
+            *(ours.disabled, ours.level, ours.propagate, list(ours.handlers)),
+        )
+
+    directory = write_server("vandal", f"import logging\n{vandalism}\n" + SOUND_SERVER.replace("\n    ", "\n"))
+    with undisturbed_logging():
+        before = state()
+        assert len(discover([directory]).definitions) == 1
+        assert state() == before
+
+
+def test_what_a_module_prints_stays_out_of_standard_output(
+    write_server: WriteServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    discover([write_server("chatty", "print('hello from import')" + SOUND_SERVER.replace("\n    ", "\n"))])
+    captured = capsys.readouterr()
+    assert "hello from import" not in captured.out
+    assert "hello from import" in captured.err
+
+
+def test_log_lines_of_the_ancestor_are_kept(write_server: WriteServer, caplog: pytest.LogCaptureFixture) -> None:
+    write_server("broken", "1 / 0")
+    with caplog.at_level(logging.INFO, logger="gateway"):
+        discover([write_server("sound")])
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert messages == ["Loaded server: sound", "Discovered 1 servers"]

@@ -1,0 +1,416 @@
+"""The recorder's writes, one flush at a time, without its thread. Real hosts: `e2e/test_operators`, `faults`."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, IntegrityError, OperationalError
+from django.test import override_settings
+from django.utils import timezone
+
+from gateway.access.identity import Identity
+from gateway.apps import GatewayConfig
+from gateway.catalog.discovery import Discovery, LoadFailure
+from gateway.catalog.registry import Registry
+from gateway.instances.instances import Instance
+from gateway.instances.offers import Offer, Offers
+from gateway.records import models
+from gateway.records.models import HostProcess
+from gateway.records.recorder import Recorder
+from gateway.storable import MAX_TEXT_LENGTH
+from gateway.transports.sessions import Session, Sessions
+
+pytestmark = pytest.mark.django_db
+
+
+class Mirror:
+    """Sessions and instances in memory, and their recorder."""
+
+    def __init__(self, registry: Registry | None = None) -> None:
+        self.sessions = Sessions()
+        self.instances: list[Instance] = []
+        self.offers = Offers()
+        # Not started: it writes when it is told to.
+        served = registry or GatewayConfig.current().registry
+        self.recorder = Recorder(served, self.sessions, self.instances, self.offers)
+
+    def open(self, user_id: str = "ada") -> Session:
+        session = Session("workshop", Identity(user_id, "canary-key"), "sse", "127.0.0.1")
+        self.sessions.add(session)
+        return session
+
+    def add_instance(self) -> Instance:
+        definition = GatewayConfig.current().registry.get("workshop")
+        nothing: Any = None  # what it would need to run
+        instance = Instance(definition, Identity("ada", "canary-key"), nothing, nothing)
+        self.instances.append(instance)
+        return instance
+
+    def close(self, session: Session) -> None:
+        self.sessions.remove(session)
+        self.recorder._on_session_closed(session)
+
+    def learn(self, server_name: str, offer: Offer) -> None:
+        self.offers.learn(server_name, offer)
+        self.recorder._on_offer_learned(server_name, offer)
+
+    def flush(self) -> None:
+        self.recorder._flush(is_stopping=False)
+
+
+def row(session: Session) -> models.SessionRecord:
+    return models.SessionRecord.objects.get(id=session.row_id)
+
+
+def instance_row(instance: Instance) -> models.InstanceRecord:
+    return models.InstanceRecord.objects.get(id=instance.row_id)
+
+
+def lost_process(**facts: Any) -> HostProcess:
+    now = timezone.now()
+    facts = {"hostname": "elsewhere", "pid": 1, "started_at": now, "last_seen_at": now, **facts}
+    return HostProcess.objects.create(**facts)
+
+
+def open_row(process: HostProcess, **facts: Any) -> models.SessionRecord:
+    now = timezone.now()
+    times = {"opened_at": now, "last_activity_at": now}
+    return models.SessionRecord.objects.create(
+        **{"process": process, "server_name": "workshop", "user_id": "x", "state": "open", **times, **facts}
+    )
+
+
+def test_row_follows_its_session() -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.flush()
+    assert (row(session).state, row(session).user_id, row(session).messages_in) == ("open", "ada", 0)
+    session.note_incoming()
+    session.note_client("client", "1.0", "2025-11-25")
+    mirror.flush()
+    assert (row(session).messages_in, row(session).client_name) == (1, "client")
+    session.end_reason = "because"
+    mirror.close(session)
+    mirror.flush()
+    assert (row(session).state, row(session).end_reason) == ("closed", "because")
+    assert row(session).closed_at is not None
+
+
+def test_session_that_came_and_went_between_two_flushes_has_a_row() -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.close(session)
+    mirror.flush()
+    assert row(session).state == "closed"
+
+
+def test_no_row_holds_the_key_or_the_session_id() -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.flush()
+    content = " ".join(str(value) for value in models.SessionRecord.objects.values().get().values())
+    assert "canary-key" not in content
+    assert session.id not in content
+
+
+def test_thousand_sessions_are_written_in_a_few_statements(django_assert_max_num_queries: Any) -> None:
+    mirror = Mirror()
+    mirror.flush()
+    for number in range(1000):
+        mirror.open(f"user-{number}")
+    with django_assert_max_num_queries(40):
+        mirror.flush()
+    assert models.SessionRecord.objects.count() == 1000
+    with django_assert_max_num_queries(12):
+        mirror.flush()
+
+
+def test_what_could_not_be_written_is_written_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = Mirror()
+    mirror.flush()
+    closed, opened = mirror.open("closed"), mirror.open("opened")
+    mirror.close(closed)
+    mirror.learn("workshop", Offer("9", ("a",)))
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise DatabaseError("locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(models.SessionRecord.objects, "bulk_create", fail)
+        for _ in range(3):
+            with pytest.raises(DatabaseError):
+                mirror.flush()
+    mirror.flush()
+    assert row(closed).state == "closed"
+    assert row(opened).state == "open"
+    assert models.ServerRecord.objects.get(name="workshop").version == "9"
+
+
+def test_servers_are_mirrored_with_their_reasons() -> None:
+    failure = LoadFailure("broken", Path("/srv/broken"), "main.py raised it", "Traceback …")
+    Mirror(Registry(Discovery(list(GatewayConfig.current().registry), [failure]))).flush()
+    broken = models.ServerRecord.objects.get(name="broken")
+    assert (broken.status, broken.reason, broken.traceback) == ("failed", "main.py raised it", "Traceback …")
+    assert models.ServerRecord.objects.filter(status="loaded").count() == 3
+
+
+def test_server_that_is_gone_or_mended_shows_so_after_a_restart() -> None:
+    found = list(GatewayConfig.current().registry)
+    failure = LoadFailure("mended", found[0].folder, "was broken", "Traceback …")
+    Mirror(Registry(Discovery(found[1:], [failure]))).flush()
+    Mirror(Registry(Discovery(found[:1], []))).flush()
+    mended = models.ServerRecord.objects.get(folder=str(found[0].folder))
+    assert (mended.name, mended.status, mended.reason, mended.traceback) == (found[0].name, "loaded", "", "")
+    assert set(models.ServerRecord.objects.filter(status="removed").values_list("name", flat=True)) == {
+        definition.name for definition in found[1:]
+    }
+
+
+def test_session_of_a_silent_process_is_marked_lost_and_others_are_not() -> None:
+    long_ago = timezone.now() - timedelta(seconds=11)
+    dead = open_row(lost_process(last_seen_at=long_ago))
+    alive = open_row(lost_process())
+    mirror = Mirror()
+    own = mirror.open()
+    mirror.flush()
+    dead.refresh_from_db()
+    alive.refresh_from_db()
+    assert (dead.state, dead.closed_at, alive.state) == ("lost", long_ago, "open")
+    assert row(own).state == "open"
+
+
+def test_instance_that_ends_while_the_database_is_away_has_its_end_written_later() -> None:
+    mirror = Mirror()
+    ended, alive = mirror.add_instance(), mirror.add_instance()
+    mirror.flush()
+    mirror.recorder._note_failure(OperationalError("the database is away"))
+    mirror.instances.remove(ended)
+    mirror.flush()
+    assert instance_row(ended).ended_at is not None
+    assert instance_row(alive).ended_at is None
+
+
+def test_instance_marked_ended_by_mistake_is_alive_again_once_its_process_writes() -> None:
+    mirror = Mirror()
+    instance = mirror.add_instance()
+    mirror.flush()
+    models.InstanceRecord.objects.update(ended_at=timezone.now())
+    mirror.recorder._note_failure(OperationalError("the database was away"))
+    mirror.flush()
+    assert instance_row(instance).ended_at is None
+
+
+def test_instances_of_a_dead_process_without_sessions_end_and_are_pruned_with_it() -> None:
+    long_ago = timezone.now() - timedelta(days=8)
+    dead, alive = lost_process(last_seen_at=long_ago), lost_process()
+    for process in (dead, alive):
+        models.InstanceRecord.objects.create(process=process, server_name="workshop", user_id="x", started_at=long_ago)
+    with override_settings(GUMCP_SESSION_RETENTION_DAYS=30):
+        Mirror().flush()
+    assert (dead.instances.get().ended_at, alive.instances.get().ended_at) == (long_ago, None)
+    Mirror().flush()
+    assert not HostProcess.objects.filter(id=dead.id).exists()
+    assert alive.instances.count() == 1
+
+
+def test_session_marked_lost_by_mistake_is_open_again_once_its_process_writes() -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.flush()
+    models.SessionRecord.objects.update(state="lost", closed_at=timezone.now())
+    mirror.recorder._note_failure(DatabaseError("the database was away"))
+    mirror.flush()
+    assert (row(session).state, row(session).closed_at) == ("open", None)
+
+
+def test_closed_sessions_are_pruned_after_their_time_and_open_ones_never() -> None:
+    process = lost_process(last_seen_at=timezone.now() - timedelta(days=8))
+    old = timezone.now() - timedelta(days=7, minutes=1)
+    pruned = open_row(process, state="closed", closed_at=old, opened_at=old)
+    young = timezone.now() - timedelta(days=6)
+    kept = open_row(process, state="closed", closed_at=young, opened_at=old)
+    mirror = Mirror()
+    still_open = mirror.open()
+    mirror.flush()
+    ids = set(models.SessionRecord.objects.values_list("id", flat=True))
+    assert ids == {kept.id, still_open.row_id}
+    assert pruned.id not in ids
+    with override_settings(GUMCP_SESSION_RETENTION_DAYS=5):
+        Mirror().flush()
+    assert not models.SessionRecord.objects.filter(id=kept.id).exists()
+    Mirror().flush()
+    assert not HostProcess.objects.filter(id=process.id).exists()
+
+
+def test_rows_are_kept_for_good_where_the_time_is_longer_than_any() -> None:
+    old = timezone.now() - timedelta(days=9000)
+    kept = open_row(lost_process(last_seen_at=old), state="closed", closed_at=old, opened_at=old)
+    with override_settings(GUMCP_SESSION_RETENTION_DAYS=999_999):
+        Mirror().flush()
+    assert models.SessionRecord.objects.filter(id=kept.id).exists()
+
+
+def test_wish_of_an_operator_is_read_for_this_process_only() -> None:
+    mirror, other = Mirror(), Mirror()
+    session = mirror.open()
+    mirror.flush()
+    other.flush()
+    models.SessionRecord.objects.update(is_end_wanted=True)
+    mirror.flush()
+    other.flush()
+    assert mirror.recorder.take_wanted_ends() == [session.row_id]
+    assert mirror.recorder.take_wanted_ends() == []
+    assert other.recorder.take_wanted_ends() == []
+
+
+@pytest.mark.parametrize("status", ["failed", "removed"])
+def test_policy_of_a_server_that_is_not_served_is_known_before_it_comes_back(status: str) -> None:
+    models.ServerRecord.objects.create(
+        name="back", folder="/srv/back", status=status, loaded_at=timezone.now(), is_enabled=False, max_threads=3
+    )
+    mirror = Mirror()
+    mirror.flush()
+    policies = mirror.recorder.take_policies()
+    assert policies is not None
+    assert (policies["back"].is_enabled, policies["back"].max_threads) == (False, 3)
+
+
+def test_policy_of_a_repeated_name_is_that_of_the_folder_in_use() -> None:
+    for day, folder in enumerate(("/srv/one/workshop", "/srv/two/workshop")):
+        models.ServerRecord.objects.create(
+            name="workshop",
+            folder=folder,
+            status="removed",
+            loaded_at=timezone.now() + timedelta(days=day),
+            is_enabled=False,
+        )
+    mirror = Mirror()
+    mirror.flush()
+    assert not (mirror.recorder.take_policies() or {})["workshop"].is_enabled
+    mirror.flush()
+    assert (mirror.recorder.take_policies() or {})["workshop"].is_enabled
+
+
+def test_write_of_a_row_does_not_take_back_an_operators_wish() -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.flush()
+    models.SessionRecord.objects.update(is_end_wanted=True)
+    session.note_incoming()
+    mirror.flush()
+    assert row(session).is_end_wanted
+
+
+# -- What cannot be written ------------------------------------------------------------------------------------------
+
+
+def test_texts_that_no_database_takes_cost_no_row() -> None:
+    odd = "caf\udce9\0" + "x" * 30_000
+    failures = [LoadFailure(f"{name}", Path(f"/srv/{name}"), odd, odd) for name in ("\udce9", "\udcea")]
+    mirror = Mirror(Registry(Discovery(list(GatewayConfig.current().registry), failures)))
+    session = mirror.open(odd)
+    session.note_client("client\0", "\udce9", "\0")
+    session.address = session.end_reason = odd
+    mirror.learn("workshop", Offer(odd, ("a\0", odd), (odd,), (odd,)))
+    mirror.recorder.note_conditions({"workshop": odd})
+    mirror.flush()
+    failed = models.ServerRecord.objects.filter(status="failed")
+    assert {server.folder for server in failed} == {"/srv/\\udce9", "/srv/\\udcea"}
+    assert row(session).client_name == "client\\x00"
+    rows = [*models.ServerRecord.objects.values(), *models.SessionRecord.objects.values()]
+    texts = [text for values in rows for text in values.values() if isinstance(text, str)]
+    texts += [name for values in rows for kind in ("tools", "resources", "prompts") for name in values.get(kind, [])]
+    for text in texts:
+        assert "\0" not in text.encode().decode()
+        assert len(text) <= MAX_TEXT_LENGTH
+    assert max(len(row(session).user_id), len(row(session).address), len(row(session).end_reason)) == 255
+    workshop = models.ServerRecord.objects.get(name="workshop")
+    assert (workshop.tools[0], len(workshop.version), len(workshop.condition)) == ("a\\x00", 255, 500)
+
+
+def test_what_operators_want_is_read_while_rows_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = Mirror()
+    session = mirror.open()
+    mirror.flush()
+    mirror.recorder.take_policies()
+    models.SessionRecord.objects.update(is_end_wanted=True)
+    models.ServerRecord.objects.filter(name="workshop").update(is_enabled=False, reload_wanted_at=timezone.now())
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OperationalError("locked")
+
+    for manager in (models.HostProcess.objects, models.ServerRecord.objects, models.SessionRecord.objects):
+        monkeypatch.setattr(manager, "bulk_create", fail)
+        monkeypatch.setattr(manager, "update_or_create", fail)
+    session.note_incoming()
+    mirror.recorder._last_heartbeat = float("-inf")
+    with pytest.raises(OperationalError):
+        mirror.flush()
+    assert mirror.recorder.take_wanted_ends() == [session.row_id]
+    assert mirror.recorder.take_wanted_reloads() == {"workshop"}
+    policies = mirror.recorder.take_policies()
+    assert policies is not None
+    assert not policies["workshop"].is_enabled
+
+
+@pytest.mark.django_db(transaction=True)
+def test_row_that_no_database_takes_is_left_out_alone_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    mirror = Mirror()
+    mirror.flush()
+    before, odd, after = mirror.open("before"), mirror.open("odd"), mirror.open("after")
+    odd.messages_in = 2**70
+    mirror.flush()
+    odd.note_incoming()
+    after.note_incoming()
+    mirror.flush()
+    assert set(models.SessionRecord.objects.values_list("id", flat=True)) == {before.row_id, after.row_id}
+    assert row(after).messages_in == 1
+    mirror.close(odd)
+    mirror.flush()
+    assert caplog.messages == [f"The row of session {odd.row_id} is left out, it cannot be written: OverflowError"]
+    assert mirror.recorder.last_error == ""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rows_that_a_replaced_database_lacks_are_written_again_and_none_is_left_out() -> None:
+    mirror = Mirror()
+    idle, active = mirror.open("idle"), mirror.open("active")
+    mirror.flush()
+    HostProcess.objects.all().delete()
+    active.note_incoming()
+    with pytest.raises(IntegrityError) as caught:
+        mirror.flush()
+    mirror.recorder._note_failure(caught.value)
+    mirror.flush()
+    assert set(models.SessionRecord.objects.values_list("id", flat=True)) == {idle.row_id, active.row_id}
+
+
+def test_database_that_was_replaced_without_an_error_gets_everything_with_the_next_sign_of_life() -> None:
+    mirror = Mirror()
+    session, instance = mirror.open(), mirror.add_instance()
+    mirror.learn("workshop", Offer("1.2", ("echo",), (), ()))
+    mirror.flush()
+    for model in (models.SessionRecord, models.InstanceRecord, models.ServerRecord, HostProcess):
+        model.objects.all().delete()
+    mirror.recorder._last_heartbeat = float("-inf")
+    mirror.flush()
+    assert row(session).state == "open"
+    assert instance_row(instance).ended_at is None
+    server = models.ServerRecord.objects.get(name="workshop")
+    assert (server.version, server.tools) == ("1.2", ["echo"])
+
+
+@pytest.mark.parametrize("kind", [DatabaseError, UnicodeError])
+def test_failure_is_logged_once_and_without_its_text(kind: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
+    mirror = Mirror()
+    text = "-".join(["canary", "row"])
+    for _ in range(3):
+        try:
+            raise kind(text)
+        except kind as error:
+            mirror.recorder._note_failure(error)
+    assert caplog.text.count("Rows cannot be written") == 1
+    assert kind.__name__ in caplog.text
+    assert text not in caplog.text
+    assert mirror.recorder.last_error == kind.__name__

@@ -1,0 +1,119 @@
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway import signals
+from gateway.access.identity import Identity
+from gateway.transports.sessions import MAX_FACT_LENGTH, Session, Sessions
+
+ADA, BOB = Identity("ada", "key"), Identity("bob", "key")
+
+
+@pytest.fixture
+def told() -> Iterator[list[tuple[str, Session]]]:
+    """The signals about sessions, in order."""
+    told: list[tuple[str, Session]] = []
+
+    def on_opened(session: Session, **_: Any) -> None:
+        told.append(("opened", session))
+
+    def on_closed(session: Session, **_: Any) -> None:
+        told.append(("closed", session))
+
+    signals.session_opened.connect(on_opened)
+    signals.session_closed.connect(on_closed)
+    yield told
+    signals.session_opened.disconnect(on_opened)
+    signals.session_closed.disconnect(on_closed)
+
+
+def new_session(identity: Identity = ADA, **facts: Any) -> Session:
+    return Session(**{"server_name": "workshop", "identity": identity, "transport": "sse", "address": "", **facts})
+
+
+def test_open_session_is_found_by_its_owner_only() -> None:
+    sessions, session = Sessions(), new_session()
+    with sessions.open(session):
+        assert sessions.find(session.id, "workshop", ADA, "sse") is session
+        assert sessions.find(session.id, "workshop", BOB, "sse") is None
+        assert sessions.find(session.id, "workshop", Identity("ada"), "sse") is None
+        assert sessions.find(session.id, "workshop", Identity("ada", "other"), "sse") is None
+        assert sessions.find(session.id, "bystander", ADA, "sse") is None
+        assert sessions.find(session.id, "workshop", ADA, "streamable-http") is None
+        assert sessions.find("", "workshop", ADA, "sse") is None
+    assert sessions.find(session.id, "workshop", ADA, "sse") is None
+    assert len(sessions) == 0
+
+
+def test_both_ends_of_a_session_are_told_also_when_its_block_fails(told: list[tuple[str, Session]]) -> None:
+    sessions, session = Sessions(), new_session()
+    with pytest.raises(RuntimeError), sessions.open(session):
+        raise RuntimeError
+    sessions.remove(session)
+    assert told == [("opened", session), ("closed", session)]
+
+
+def test_receiver_that_fails_does_not_keep_a_session_from_opening_and_closing() -> None:
+    def fail(**_: Any) -> None:
+        raise RuntimeError("a receiver failed")
+
+    signals.session_opened.connect(fail)
+    signals.session_closed.connect(fail)
+    try:
+        sessions, session = Sessions(), new_session()
+        with sessions.open(session):
+            assert len(sessions) == 1
+        assert len(sessions) == 0
+    finally:
+        signals.session_opened.disconnect(fail)
+        signals.session_closed.disconnect(fail)
+
+
+def test_session_is_ended_once_and_the_first_reason_stands() -> None:
+    session, ends = new_session(), []
+    session.on_end(lambda: ends.append("ended"))
+    session.end("first")
+    session.end("second")
+    assert (ends, session.end_reason) == (["ended"], "first")
+
+
+def test_session_is_found_by_its_row() -> None:
+    sessions, one, two = Sessions(), new_session(), new_session(BOB)
+    with sessions.open(one), sessions.open(two):
+        assert sessions.by_row_id(two.row_id) is two
+    assert sessions.by_row_id(two.row_id) is None
+
+
+def test_ids_cannot_be_guessed_and_say_nothing() -> None:
+    sessions = [new_session() for _ in range(100)]
+    assert len({session.id for session in sessions}) == 100
+    assert all(len(session.id) == 32 for session in sessions)
+    assert all(session.id not in repr(session) and "key" not in repr(session) for session in sessions)
+    assert all(session.id != session.row_id.hex for session in sessions)
+
+
+@pytest.mark.parametrize("step_seconds", [-7200, 7200])
+def test_clock_that_is_set_expires_nothing_and_keeps_nothing(
+    monkeypatch: pytest.MonkeyPatch, step_seconds: float
+) -> None:
+    sessions, session = Sessions(), new_session(transport="streamable-http")
+    session.wire = SimpleNamespace()
+    now, monotonic = time.time(), time.monotonic()
+    with sessions.open(session):
+        session.touch()
+        monkeypatch.setattr(time, "time", lambda: now + step_seconds)
+        assert sessions.expire(1800) == 0
+        monkeypatch.setattr(time, "monotonic", lambda: monotonic + 1801)
+        assert sessions.expire(1800) == 1
+
+
+@pytest.mark.parametrize("value", [None, "", {"a": 1}, ["x"], 5, "x" * 10_000])
+def test_what_a_client_says_of_itself_is_kept_as_text_of_bounded_length(value: object) -> None:
+    session = new_session()
+    session.note_client(value, value, value)
+    for fact in (session.client_name, session.client_version, session.protocol_version):
+        assert isinstance(fact, str)
+        assert len(fact) <= MAX_FACT_LENGTH
