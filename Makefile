@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types check conformance matrix bench faults soak clean
+.PHONY: help run test lint types contracts check conformance matrix bench faults soak clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,7 +33,10 @@ types: $(BIN)/.dev ## mypy
 	$(BIN)/mypy
 	$(BIN)/mypy --exclude '' servers/simple-tools-server/main.py
 
-check: lint types test ## all of the above
+contracts: $(BIN)/.dev ## which package may import which (import-linter)
+	$(BIN)/lint-imports
+
+check: lint types contracts test ## all of the above
 
 conformance: $(BIN)/.dev ## the MCP conformance tool, both revisions, against a real Daphne (needs npm)
 	$(BIN)/python tests/conformance/run.py

@@ -1,22 +1,26 @@
 """The gateway: MCP servers from folders, served to many users at once.
 
-How a request travels: `application` (every ASGI server calls it) → `routing` → a door (`endpoints`, `consumers`) →
-`instances` (one for each server and identity, alive in its server's `lanes` thread) → a transport (`transports`) → the
-server's own code. Facts flow out: `sessions` → `signals` → `metrics`, `recorder` → `models` → `admin`.
+How a request travels: an ASGI server calls `endpoints.application`, which passes it to `endpoints.routing` and from there
+to the endpoint of its transport. The endpoint asks `access` who is calling, takes the caller's instance of the server from
+`instances`, and hands the message to a transport in `transports`, which runs the server's own code in its lane.
 
-* `discovery`, `process_state`, `styles`, `compat`, `registry`: folders become definitions; what an import must not
-  change; the shapes a module may have; version 1 of the SDK; what is served.
-* `identity`, `access`: who is calling; keys, scopes, limits.
-* `lanes`, `instances`, `generation`, `calls`, `policies`: event-loop threads; what lives in them; what calls may do.
-* `offers`, `tool_schemas`, `tool_results`: what a server and an instance have listed; what the host answers for a tool.
-* `transports`: HTTP+SSE, Streamable HTTP, the stateless protocol, and what they share.
-* `endpoints`, `consumers`, `routing`, `application`: the doors. `views`, `urls`: Django's pages.
-* `serving`: our Daphne.
-* `host`, `control`, `reloading`, `health`: what runs as long as the process; operators' commands; new code; its state.
-* `sessions`, `signals`, `metrics`, `recorder`, `models`, `storable`, `admin`, `read_only_admin`: what is open, and what
-  is said about it.
-* `redaction`, `error_reports`, `exceptions`: what is not said about it; what can go wrong, named by meaning.
-* `apps`, `conf`, `checks`, `management`: the Django app, its settings, what is unsafe about them, and its commands.
+Facts flow out: `transports` sends `signals`; `metrics` and `records` receive them. Operators' wishes flow in: rows and
+`operator_commands`, which `host` carries out.
 
-Dependencies point one way: doors → instances → transports → sessions → registry → discovery.
+Packages, from the top down. A module imports from its own package and from those below it, never from one above; CI
+enforces this (the contracts are in pyproject.toml).
+
+* `management`: the commands of `manage.py`. `server_template`: the server that `startserver` copies.
+* `endpoints`: the application, its routing, the MCP endpoints, health, and Django's pages.
+* `apps`: the Django app, which discovers servers when Django starts.
+* `host`: the running host. It makes what lives as long as the process, and starts and stops it.
+* `records`: rows that operators see, who writes and reads them, and their admin pages.
+* `transports`: sessions and how their messages travel: HTTP+SSE, Streamable HTTP, the stateless protocol.
+* `instances`: one server object for each caller, and the lane (a thread with an event loop) that runs it.
+* `catalog`: folders become server definitions. `access`: who is calling, and what their key allows.
+* `compat`: servers written for version 1 of the MCP SDK. `serving`: our Daphne.
+* `http`: what all endpoints share: requests, responses, refusals, origins, proxies, addresses.
+
+The ground, imported by many and importing little: `conf` (settings), `exceptions`, `signals`, `metrics`, `jsonrpc`,
+`operator_commands`, `tool_results`, `storable` (texts that databases take), `read_only_admin`.
 """

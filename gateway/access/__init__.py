@@ -1,6 +1,5 @@
-"""Who may call: keys, their owners, scopes and limits, and what is written down about them.
+"""Who is calling, and what they may do: session keys, API keys, scopes, limits, the audit log.
 
-`keys` is the format; `grants` what a key allows; `store` the rows; `authenticator` the door; `key_watch` the thread
-that keeps memory and rows together; `limits` the rates; `tool_scope` what of it holds inside a server; `audit` the
-trail of what operators did. Who is calling is carried on as `gateway.access.identity.Identity`.
+A Django app of its own. Imports `http` and the ground. Does not import sessions, instances or endpoints: what it needs of
+a session is in `owned`.
 """
