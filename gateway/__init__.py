@@ -1,8 +1,9 @@
 """The gateway: MCP servers from folders, served to many users at once.
 
-How a request travels: an ASGI server calls `endpoints.application`, which passes it to `endpoints.routing` and from there
-to the endpoint of its transport. The endpoint asks `access` who is calling, takes the caller's instance of the server from
-`instances`, and hands the message to a transport in `transports`, which runs the server's own code in its lane.
+How a request travels: an ASGI server calls `endpoints.application`, which passes it to `endpoints.routing` and from
+there to the endpoint of its transport. The endpoint asks `access` who is calling, takes the caller's instance of the
+server from `instances`, and hands the message to a transport in `transports`, which runs the server's own code in its
+lane.
 
 Facts flow out: `transports` sends `signals`; `metrics` and `records` receive them. Operators' wishes flow in: rows and
 `operator_commands`, which `host` carries out.
