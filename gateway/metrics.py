@@ -4,7 +4,7 @@ Label values come only from what was discovered, never from a request, so that n
 """
 
 from collections import Counter as Counts
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
@@ -78,20 +78,58 @@ class _OpenedSession(Protocol):
     def transport(self) -> str: ...
 
 
-class HostCollector(Collector):
-    """Figures that are read off the running host when Prometheus asks, instead of being kept up to date."""
+class _Lane(Protocol):
+    """What is read of a lane: the thread and event loop of one server."""
 
-    def __init__(self, host: Any) -> None:
-        self._host = host
+    @property
+    def name(self) -> str: ...
+    @property
+    def lag_seconds(self) -> float: ...
+
+
+class _Calls(Protocol):
+    """What is read of a server's calls."""
+
+    @property
+    def server_name(self) -> str: ...
+    @property
+    def stuck(self) -> int: ...
+
+
+class _Instances(Protocol):
+    """What is read of the instances."""
+
+    def count_by_server(self) -> Mapping[str, int]: ...
+    @property
+    def calls(self) -> Iterable[_Calls]: ...
+
+
+class _Session(_OpenedSession, Protocol):
+    """What is read of an open session."""
+
+    @property
+    def protocol_version(self) -> str: ...
+
+
+class HostCollector(Collector):
+    """Figures that are read from the running host when Prometheus asks, instead of being kept up to date.
+
+    Threads: `collect` runs in the threads of the metrics port, so everything it reads must allow any thread.
+    """
+
+    def __init__(self, lanes: Iterable[_Lane], instances: _Instances, sessions: Iterable[_Session]) -> None:
+        self._lanes = lanes
+        self._instances = instances
+        self._sessions = sessions
 
     def collect(self) -> Iterator[Metric]:
         """Yield lane lag, instances, sessions and stuck calls by server."""
         lag = GaugeMetricFamily("gumcp_lane_lag_seconds", "How late each server's event loop is", labels=["server"])
-        for lane in self._host.lanes:
+        for lane in self._lanes:
             lag.add_metric([lane.name], lane.lag_seconds)
         yield lag
         instances = GaugeMetricFamily("gumcp_instances", "Server instances kept in memory", labels=["server"])
-        for server_name, count in self._host.instances.count_by_server().items():
+        for server_name, count in self._instances.count_by_server().items():
             instances.add_metric([server_name], count)
         yield instances
         sessions = GaugeMetricFamily(
@@ -99,7 +137,7 @@ class HostCollector(Collector):
         )
         open_sessions = Counts(
             (session.server_name, session.transport, _version_label(session.protocol_version))
-            for session in self._host.sessions
+            for session in self._sessions
         )
         for labels, count in open_sessions.items():
             sessions.add_metric(labels, count)
@@ -107,7 +145,7 @@ class HostCollector(Collector):
         stuck = GaugeMetricFamily(
             "gumcp_stuck_calls", "Calls that were given up and have not returned", labels=["server"]
         )
-        for calls in self._host.instances.calls:
+        for calls in self._instances.calls:
             stuck.add_metric([calls.server_name], calls.stuck)
         yield stuck
 

@@ -10,7 +10,8 @@ django_application = get_asgi_application()
 # Only after Django is set up: these import models.
 from gateway.apps import GatewayConfig  # noqa: E402
 from gateway.endpoints.application import Application  # noqa: E402
-from gateway.host.host import Host, serving_hooks, serving_limits  # noqa: E402
+from gateway.host.host import Host  # noqa: E402
+from gateway.host.serving import serving_hooks, serving_limits  # noqa: E402
 from gateway.http.listening import listening_addresses, require_keys_or_loopback  # noqa: E402
 from gateway.serving import install_if_daphne  # noqa: E402
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.host.host import serving_limits
+from gateway.host.serving import serving_limits
 from gateway.serving import ServingLimits
 from tests.support.host_process import ROOT, environment, manage
 

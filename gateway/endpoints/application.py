@@ -102,7 +102,7 @@ class Application:
         if threading.current_thread() is not threading.main_thread():
             return
         watch = ShutdownWatch(
-            lambda: self.host.call_soon(self._drain), conf.shutdown_grace_seconds + EXIT_MARGIN_SECONDS
+            lambda: self.host.loop.call_soon(self._drain), conf.shutdown_grace_seconds + EXIT_MARGIN_SECONDS
         )
         watch.start()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -111,7 +111,7 @@ class Application:
                 signal.signal(number, _announced(watch, previous))
 
     def _drain(self) -> None:
-        self.host.drain()
+        self.host.drain.begin()
         asyncio.get_running_loop().call_later(conf.shutdown_grace_seconds, self._cancel_requests)
 
     def _cancel_requests(self) -> None:

@@ -63,7 +63,7 @@ class HealthEndpoint:
 
 def liveness(host: "Host") -> tuple[dict[str, Any], int]:
     """The answer to a probe and its status: 200, or 503 once the process has been told to stop."""
-    if host.is_draining:
+    if host.drain.is_begun:
         return {"status": "draining", "servers": host.registry.names}, 503
     return {"status": "ok", "servers": host.registry.names}, 200
 
@@ -77,7 +77,7 @@ def report(host: "Host") -> tuple[dict[str, Any], int]:
     recorder = host.recorder
     age = None if recorder.last_flush is None else now - recorder.last_flush
     is_database_late = age is None or age > DATABASE_LATE_SECONDS or bool(recorder.last_error)
-    blocked = host.blocked_servers
+    blocked = host.lane_watch.blocked_servers
     liveness_content, status = liveness(host)
     is_degraded = is_database_late or bool(blocked) or bool(host.registry.failures)
     return {
@@ -94,8 +94,8 @@ def report(host: "Host") -> tuple[dict[str, Any], int]:
             "error": recorder.last_error,
         },
         "drain": {
-            "is_draining": host.is_draining,
-            "seconds_left": max(0.0, round(host.drain_ends_at - now, 1)) if host.is_draining else None,
+            "is_draining": host.drain.is_begun,
+            "seconds_left": max(0.0, round(host.drain.seconds_left, 1)) if host.drain.is_begun else None,
         },
         "sessions": len(host.sessions),
         "streams": len(host.streams),

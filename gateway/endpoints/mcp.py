@@ -71,7 +71,7 @@ class _Endpoint:
             )
             current_identity.set(identity)
             with identity.answering():
-                await self._answer(self._host.find_server(server_name), identity, scope, receive, send)
+                await self._answer(self._host.availability.find(server_name), identity, scope, receive, send)
         except GatewayError as error:
             # Clients show the user what a JSON-RPC error says, and of anything else the status at best.
             await refuse_error(send, error, as_message=self.answers_messages and scope["method"] == "POST")
@@ -217,7 +217,7 @@ class SessionEndpoint(_Endpoint):
         self._host.sessions.add(session)
         is_answered = False
         try:
-            transport.start(on_end=lambda: self._host.call_soon(session.end, "its message loop ended"))
+            transport.start(on_end=lambda: self._host.loop.call_soon(session.end, "its message loop ended"))
             with _request_of(session):
                 reply = self._reply(send, _session_headers(session))
                 transport.call(message, scope_for_server(scope, identity), reply)
@@ -299,7 +299,7 @@ class SessionEndpoint(_Endpoint):
                 instance.activity.note(header(scope, b"mcp-method") == "tools/call")
                 metrics.note_stateless_request(definition.name, header(scope, VERSION) or "")
                 call.start()
-                if call.is_listening and self._host.is_draining:
+                if call.is_listening and self._host.drain.is_begun:
                     call.stop_listening()
                 try:
                     is_complete = await self._run(reply, definition.name, receive)
@@ -331,7 +331,7 @@ class SessionEndpoint(_Endpoint):
         """
         if identity.is_withdrawn:
             raise Unauthenticated
-        return self._host.find_server(definition.name)
+        return self._host.availability.find(definition.name)
 
     def _stream(self, send: Send) -> EventStream:
         return EventStream(send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds)

@@ -1,7 +1,7 @@
 """What a connection may cost, and what the server tells the project about.
 
-Plain values, without Django and without Twisted: `gateway.host.host` fills them from settings, `gateway.serving.server`
-obeys.
+Plain values, without Django and without Twisted. `gateway.host.serving` fills them from the settings;
+`gateway.serving.server` obeys them.
 """
 
 from __future__ import annotations

@@ -18,8 +18,7 @@ from gateway.access.limits import RateLimits
 from gateway.catalog.discovery import discover
 from gateway.catalog.registry import Registry
 from gateway.endpoints.mcp import SessionEndpoint
-from gateway.exceptions import ServerDisabled
-from gateway.host.host import DISABLED, SWITCHED_OFF, Host
+from gateway.host.host import Host
 from gateway.instances.policies import Policy
 from tests.access.test_authenticator import Rows
 from tests.conftest import WriteServer
@@ -121,7 +120,7 @@ async def new_host(directory: Path) -> AsyncIterator[tuple[Host, dict[str, Any]]
     """A host of one server and that server's globals, without database, metrics and upkeep."""
     found = discover([directory])
     host = Host(Registry(found))
-    host._loop = asyncio.get_running_loop()
+    host.loop.bind()
     try:
         yield host, found.definitions[0].style.server.__globals__
     finally:
@@ -137,7 +136,7 @@ async def test_request_for_a_server_that_is_switched_off_while_its_body_comes_ma
         exchange = Exchange(host, message[0], headers=message[1])
         await asyncio.sleep(0.01)
         host.policies.replace({"patient": Policy(is_enabled=False)})
-        host._end_use("patient", DISABLED, ServerDisabled(SWITCHED_OFF))
+        host.availability.end_disabled("patient")
         assert await exchange.finish() == 503
         assert (module["built"], len(host.instances), len(host.sessions)) == ([], 0, 0)
 
@@ -148,7 +147,7 @@ async def test_streamed_call_that_is_ended_counts_as_stuck_until_it_returns(writ
         exchange = Exchange(host, message, headers=headers)
         exchange.send_body()
         await asyncio.to_thread(until, lambda: b"progress" in b"".join(part.get("body", b"") for part in exchange.sent))
-        host._end_use("patient", DISABLED, ServerDisabled(SWITCHED_OFF))
+        host.availability.end_disabled("patient")
         await asyncio.wait_for(exchange.answering, 5)
         (calls,) = host.instances.calls
         try:

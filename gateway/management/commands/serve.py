@@ -55,7 +55,7 @@ class Command(BaseCommand):
         from daphne.access import AccessLogGenerator
         from daphne.endpoints import build_endpoint_description_strings
 
-        from gateway.host.host import serving_hooks, serving_limits
+        from gateway.host.serving import serving_hooks, serving_limits
         from gateway.serving.server import Server
         from gumcp_site import asgi
 

@@ -1,0 +1,53 @@
+"""Carries out what operators ask for in rows: other limits, servers on or off, sessions ended, servers reloaded.
+
+The recorder reads the rows in its own thread. Commands that arrive by the channel layer: `host.control`.
+"""
+
+import logging
+
+from gateway.host.availability import Availability
+from gateway.host.control import ControlListener
+from gateway.host.reloading import Reloader
+from gateway.host.serving_loop import ServingLoop
+from gateway.instances.policies import Policies
+from gateway.records.recorder import Recorder
+
+logger = logging.getLogger(__name__)
+
+
+class OperatorWishes:
+    """Carries out operators' wishes. Used on the host's loop."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        policies: Policies,
+        availability: Availability,
+        control: ControlListener,
+        reloader: Reloader,
+        loop: ServingLoop,
+    ) -> None:
+        self._recorder = recorder
+        self._policies = policies
+        self._availability = availability
+        self._control = control
+        self._reloader = reloader
+        self._loop = loop
+
+    def wait_for_policies(self, timeout_seconds: float) -> None:
+        """Put the servers' policies in force before the first request. Blocks for at most `timeout_seconds`."""
+        self._recorder.has_tried.wait(timeout_seconds)
+        self._policies.replace(self._recorder.take_policies() or {})
+
+    def carry_out(self) -> None:
+        """Carry out what the recorder has read since the last call. Call it regularly."""
+        self._control.apply_wanted(self._recorder.take_wanted_ends())
+        policies = self._recorder.take_policies()
+        if policies is not None:
+            for server_name in self._policies.replace(policies):
+                logger.info("Server %s was switched off", server_name)
+                self._availability.end_disabled(server_name)
+        self._availability.end_unavailable_sessions()
+        reloads = self._recorder.take_wanted_reloads()
+        if reloads:
+            self._loop.start_task(self._reloader.update(names=reloads))
