@@ -154,7 +154,7 @@ class Authenticator:
         """Check that `identity` may open one more session, or listener. To be called in the step that opens it.
 
         Raises:
-            Unauthenticated: the key was withdrawn meanwhile.
+            Unauthenticated: the key was revoked in the meantime.
             TooManyRequests: the key or the address has as many as it may.
         """
         grant = identity.grant
@@ -211,7 +211,7 @@ class Authenticator:
         return [grant for grant in grants if grant.last_used >= oldest or grant.requests or grant.is_in_use]
 
     def forget_unused(self) -> None:
-        """Forget keys that were not used for long or are withdrawn. Any thread."""
+        """Forget keys that were revoked or not used for long. May be called from any thread."""
         oldest = time.time() - FORGET_SECONDS
         with self._lock:
             for digest, grant in list(self._remembered.items()):

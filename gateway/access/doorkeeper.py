@@ -14,8 +14,8 @@ from gateway.exceptions import NotOpenToNetwork
 from gateway.http.listening import PERMISSION, is_local_request
 from gateway.http.proxies import TrustedProxies
 
-WITHDRAWN: Final = "its key was withdrawn"
-"""Why sessions ended whose key was revoked, has expired or lost its user."""
+KEY_REVOKED: Final = "its key is no longer valid"
+"""The end reason of sessions whose key was revoked or has expired, or whose user was disabled."""
 
 
 class Doorkeeper:
@@ -36,7 +36,7 @@ class Doorkeeper:
         self.proxies = TrustedProxies(conf.trusted_proxies)
         self._sessions = sessions
         self._is_local_only = conf.auth_mode == "open" and not conf.allows_network_without_keys
-        self._watch = KeyWatch(self.authenticator, store, limits, lambda grants: call_soon(self._show_out, grants))
+        self._watch = KeyWatch(self.authenticator, store, limits, lambda grants: call_soon(self._end_revoked, grants))
 
     def start(self) -> None:
         """Start to watch the keys, where they are checked."""
@@ -65,9 +65,9 @@ class Doorkeeper:
                 f"This host has no keys and answers local requests only. See GUMCP_AUTH and {PERMISSION}."
             )
 
-    def _show_out(self, grants: list[Grant]) -> None:
+    def _end_revoked(self, grants: list[Grant]) -> None:
         for session in self._sessions:
             if session.identity.grant in grants:
-                session.end(WITHDRAWN)
+                session.end(KEY_REVOKED)
         for grant in grants:
             grant.close_all()

@@ -102,7 +102,7 @@ class Grant:
 
     @contextmanager
     def closing(self, close: Callable[[], object]) -> Iterator[None]:
-        """Have `close` called, on the host's loop, if the key is withdrawn inside the block."""
+        """Have `close` called, on the host's loop, if the key is revoked inside the block."""
         self._closers.add(close)
         try:
             yield

@@ -39,8 +39,8 @@ class Identity:
         return None if self.grant is not None and self.grant.is_hidden else self.api_key
 
     @property
-    def is_withdrawn(self) -> bool:
-        """Whether its key is known to be valid no longer."""
+    def is_revoked(self) -> bool:
+        """Whether its key is known to be no longer valid: revoked, expired, or of a disabled user."""
         return self.grant is not None and not self.grant.is_valid
 
     def answering(self) -> AbstractContextManager[None]:
@@ -48,7 +48,7 @@ class Identity:
         return nullcontext() if self.grant is None else self.grant.answering()
 
     def closing(self, close: Callable[[], object]) -> AbstractContextManager[None]:
-        """Have `close` called, on the host's loop, if the key is withdrawn inside the block."""
+        """Have `close` called, on the host's loop, if the key is revoked inside the block."""
         return nullcontext() if self.grant is None else self.grant.closing(close)
 
 

@@ -291,11 +291,11 @@ class SessionEndpoint(_Endpoint):
             reply = self._reply(send, ())
             call = StatelessCall(instance.running, definition.name, scope_for_server(scope, identity), message, reply)
 
-            def withdraw() -> None:
+            def end_revoked() -> None:
                 call.end(Unauthenticated())
 
             room = self._room_of(call, identity, scope)
-            with room, self._host.stateless_calls.open(call), identity.closing(withdraw):
+            with room, self._host.stateless_calls.open(call), identity.closing(end_revoked):
                 instance.activity.note(header(scope, b"mcp-method") == "tools/call")
                 metrics.note_stateless_request(definition.name, header(scope, VERSION) or "")
                 call.start()
@@ -329,7 +329,7 @@ class SessionEndpoint(_Endpoint):
         Raises:
             Unauthenticated, UnknownServer, ServerDisabled
         """
-        if identity.is_withdrawn:
+        if identity.is_revoked:
             raise Unauthenticated
         return self._host.availability.find(definition.name)
 

@@ -37,17 +37,17 @@ class OperatorWishes:
     def wait_for_policies(self, timeout_seconds: float) -> None:
         """Put the servers' policies in force before the first request. Blocks for at most `timeout_seconds`."""
         self._recorder.has_tried.wait(timeout_seconds)
-        self._policies.replace(self._recorder.take_policies() or {})
+        self._policies.replace(self._recorder.operator_requests.take_policies() or {})
 
     def carry_out(self) -> None:
         """Carry out what the recorder has read since the last call. Call it regularly."""
-        self._control.apply_wanted(self._recorder.take_wanted_ends())
-        policies = self._recorder.take_policies()
+        self._control.apply_wanted(self._recorder.operator_requests.take_sessions_to_end())
+        policies = self._recorder.operator_requests.take_policies()
         if policies is not None:
             for server_name in self._policies.replace(policies):
                 logger.info("Server %s was switched off", server_name)
                 self._availability.end_disabled(server_name)
         self._availability.end_unavailable_sessions()
-        reloads = self._recorder.take_wanted_reloads()
+        reloads = self._recorder.operator_requests.take_servers_to_reload()
         if reloads:
             self._loop.start_task(self._reloader.update(names=reloads))

@@ -20,9 +20,10 @@ from mcp.server.models import InitializationOptions
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 
+from gateway.access.error_redaction import redact_errors
 from gateway.access.identity import Identity
 from gateway.access.redaction import traceback_text
-from gateway.access.tool_scope import AccessMiddleware
+from gateway.access.tool_scope import ToolScope
 from gateway.catalog.discovery import ServerDefinition
 from gateway.catalog.styles import make
 from gateway.compat.server import CompatServer
@@ -169,7 +170,8 @@ class ServerFront:
             generation.on_end = lambda: surroundings.calls.release_threads(threads)
         own = [middleware for middleware in server.middleware if _is_tracing() or not _is_for_tracing(middleware)]
         added: list[ServerMiddleware[Any]] = [
-            AccessMiddleware(generation.definition.name),
+            redact_errors,
+            ToolScope(generation.definition.name),
             generation,
             CallMiddleware(surroundings.calls, self._user_id, generation.schemas),
         ]

@@ -418,9 +418,9 @@ class Instances:
         instance.stop()
 
     def expire(self) -> int:
-        """Stop the instances that have been idle for too long, or whose key is withdrawn; returns how many."""
+        """Stop the instances that have been idle for too long, or whose key was revoked; returns how many."""
         oldest = time.monotonic() - conf.instance_idle_seconds
-        over = [instance for instance in self._idle if instance.idle_since < oldest or instance.identity.is_withdrawn]
+        over = [instance for instance in self._idle if instance.idle_since < oldest or instance.identity.is_revoked]
         for instance in over:
             self._let_go(instance)
         return len(over)

@@ -123,8 +123,8 @@ class ServerAdmin(ReadOnlyAdmin):
     def reload_servers(self, request: HttpRequest, queryset: QuerySet[ServerRecord]) -> None:
         """Load their code anew; what is being handled finishes on the old."""
         for server in queryset:
-            server.reload_wanted_at = timezone.now()
-            server.save(update_fields=["reload_wanted_at"])
+            server.reload_requested_at = timezone.now()
+            server.save(update_fields=["reload_requested_at"])
             self.log_change(request, server, "Reloaded.")
         text = f"{queryset.count()} servers are being reloaded. A failure is shown on the server's page."
         self.message_user(request, text, messages.SUCCESS)
@@ -183,7 +183,7 @@ class SessionAdmin(ReadOnlyAdmin):
         """Close the streams of the selected sessions that are open."""
         row_ids = list(queryset.filter(state=SessionRecord.State.OPEN).values_list("id", flat=True))
         # First what lasts, then what is quick: a command that the channel layer loses is found in the row.
-        SessionRecord.objects.filter(id__in=row_ids).update(is_end_wanted=True)
+        SessionRecord.objects.filter(id__in=row_ids).update(is_end_requested=True)
         send_end_sessions(row_ids)
         for session in SessionRecord.objects.filter(id__in=row_ids):
             audit.record(audit.SESSION_ENDED, str(session), request=request)

@@ -72,7 +72,7 @@ class ServerRecord(models.Model):
         validators=[MinValueValidator(1)],
         help_text="Threads for handlers of version 1 modules. Empty: the setting's value.",
     )
-    reload_wanted_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
+    reload_requested_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
         null=True, blank=True, editable=False
     )
 
@@ -113,7 +113,7 @@ class SessionRecord(models.Model):
     calls = models.PositiveBigIntegerField("tool calls", default=0)
     state = models.CharField(max_length=10, choices=State.choices, db_index=True)
     end_reason = models.CharField(max_length=200, blank=True)
-    is_end_wanted = models.BooleanField(default=False, help_text="An operator asked for it to end.")
+    is_end_requested = models.BooleanField(default=False, help_text="An operator asked for it to end.")
 
     class Meta:
         verbose_name = "session"

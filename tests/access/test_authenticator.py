@@ -132,10 +132,10 @@ async def test_revoked_key_is_refused_after_two_seconds_though_nothing_tells_of_
         await come(at, key)
 
 
-async def test_watch_withdraws_what_is_open(rows: Rows) -> None:
+async def test_watch_reports_revoked_keys_that_have_something_open(rows: Rows) -> None:
     key, other, at = rows.issue("ada"), rows.issue("bob"), door(rows)
-    withdrawn: list[Grant] = []
-    watch = KeyWatch(at, rows, at.limits, withdrawn.extend)  # type: ignore[arg-type]
+    revoked: list[Grant] = []
+    watch = KeyWatch(at, rows, at.limits, revoked.extend)  # type: ignore[arg-type]
     grant = (await come(at, key)).grant
     await come(at, other, "bob")
     assert grant is not None
@@ -143,7 +143,7 @@ async def test_watch_withdraws_what_is_open(rows: Rows) -> None:
     with grant.closing(lambda: closed.append("stream")):
         rows.change(key, is_active=False)
         watch.refresh()
-        assert withdrawn == [grant]
+        assert revoked == [grant]
         grant.close_all()
     assert closed == ["stream"]
     with pytest.raises(Unauthenticated):
@@ -151,11 +151,11 @@ async def test_watch_withdraws_what_is_open(rows: Rows) -> None:
     await come(at, other, "bob")
 
 
-async def test_key_whose_row_is_gone_and_key_that_expires_are_withdrawn(rows: Rows) -> None:
+async def test_key_whose_row_is_gone_and_key_that_expires_are_revoked(rows: Rows) -> None:
     gone, short = rows.issue("ada"), rows.issue("ada", expires_at=datetime.now(UTC) + timedelta(hours=1))
     at = door(rows)
-    withdrawn: list[Grant] = []
-    watch = KeyWatch(at, rows, at.limits, withdrawn.extend)  # type: ignore[arg-type]
+    revoked: list[Grant] = []
+    watch = KeyWatch(at, rows, at.limits, revoked.extend)  # type: ignore[arg-type]
     grants = [identity.grant for identity in [await come(at, gone), await come(at, short)]]
     for grant in grants:
         assert grant is not None
@@ -163,7 +163,7 @@ async def test_key_whose_row_is_gone_and_key_that_expires_are_withdrawn(rows: Ro
     del rows.facts[gone.public]
     rows.change(short, expires_at=datetime.now(UTC))
     watch.refresh()
-    assert withdrawn == grants
+    assert revoked == grants
     with pytest.raises(Unauthenticated):
         await come(at, short)
 
@@ -333,7 +333,7 @@ async def test_listeners_take_room_of_their_key_and_address_and_give_it_back(row
     assert (at.listeners, ada.grant and ada.grant.sessions, len(at._sessions_of_address)) == (0, 0, 0)
 
 
-async def test_session_is_not_opened_with_a_key_that_was_withdrawn_meanwhile(rows: Rows) -> None:
+async def test_session_is_not_opened_with_a_key_that_was_revoked_meanwhile(rows: Rows) -> None:
     key, at = rows.issue("ada"), door(rows)
     identity = await come(at, key)
     assert identity.grant is not None

@@ -48,7 +48,7 @@ def stateless(
     return post(host, f"/{server}", request(method, {**params, "_meta": envelope}, 1), headers)
 
 
-def withdraw(how: str, data_dir: Path, key: IssuedKey) -> None:
+def invalidate(how: str, data_dir: Path, key: IssuedKey) -> None:
     if how == "revoked by the command":
         done = manage("revoke_key", key.public, data_dir=data_dir)
         assert done.returncode == 0, done.stderr
@@ -63,7 +63,7 @@ def withdraw(how: str, data_dir: Path, key: IssuedKey) -> None:
 
 
 @pytest.mark.parametrize("how", ["revoked", "revoked by the command", "expired", "user disabled", "deleted"])
-def test_withdrawn_key_ends_everything_within_two_seconds_and_nobody_elses(
+def test_revoked_key_ends_everything_within_two_seconds_and_nobody_elses(
     host: HostProcess, data_dir: Path, how: str
 ) -> None:
     name = "".join(character if character.isalnum() else "-" for character in f"{how}-{host.port}")
@@ -80,14 +80,14 @@ def test_withdrawn_key_ends_everything_within_two_seconds_and_nobody_elses(
         assert standalone.status == 200
         running = session.start("wait", seconds=30, name=name)
         call = stateless(host, key, "tools/call", {"name": "wait", "arguments": {"seconds": 30}})
-        withdraw(how, data_dir, key)
-        withdrawn = time.monotonic()
+        invalidate(how, data_dir, key)
+        revoked = time.monotonic()
         for stream in (sse, idle):
             stream.wait_closed(TWO_SECONDS + 1)
         assert standalone.messages() == []
         assert "error" in running.reply()
         assert call.status == 401
-        assert time.monotonic() - withdrawn < TWO_SECONDS + (0.5 if how == "revoked by the command" else 0)
+        assert time.monotonic() - revoked < TWO_SECONDS + (0.5 if how == "revoked by the command" else 0)
         assert host.request("GET", f"/workshop/{key.session_key}").status == 401
         assert host.request("POST", sse.endpoint, b"{}", JSON).status == 401
         assert session.post(request("ping", None, 1)).answer().status == 401

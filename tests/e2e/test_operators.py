@@ -251,7 +251,7 @@ def test_command_that_the_channel_layer_lost_is_caught_up(host: HostProcess) -> 
         # As if another process had written the row and its message had never arrived.
         code = (
             "from gateway.records.models import SessionRecord;"
-            "SessionRecord.objects.filter(user_id='lost-command').update(is_end_wanted=True)"
+            "SessionRecord.objects.filter(user_id='lost-command').update(is_end_requested=True)"
         )
         assert manage("shell", "--no-imports", "-c", code, data_dir=host.data_dir).returncode == 0
         stream.wait_closed(5)
@@ -272,7 +272,7 @@ def test_staff_without_the_permission_cannot_end_a_session(host: HostProcess) ->
         assert "protected" in viewer.get("/admin/records/sessionrecord/")
         assert "end_sessions" not in viewer.get("/admin/records/sessionrecord/")
         end_session(viewer, row["id"])
-        assert not session_row(host, "protected")["is_end_wanted"]
+        assert not session_row(host, "protected")["is_end_requested"]
         assert stream.call("echo", text="alive") == "alive"
 
 

@@ -232,8 +232,8 @@ def test_only_how_a_server_is_run_can_be_edited(host: HostProcess, admin: Admin)
     texts = ["name", "folder", "status", "reason", "traceback", "version", "tools", "condition", "load_seconds"]
     forged = {
         **dict.fromkeys(texts, "forged"),
-        "reload_wanted_at_0": "2030-01-01",
-        "reload_wanted_at_1": "00:00",
+        "reload_requested_at_0": "2030-01-01",
+        "reload_requested_at_1": "00:00",
     }
     steer(host, admin, "workshop", max_concurrent_calls="7", **forged)
     after = row(host, "workshop")

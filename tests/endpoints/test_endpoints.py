@@ -166,7 +166,7 @@ async def test_request_whose_key_is_revoked_while_its_body_comes_is_refused_howe
     key = rows.issue("ada")
     async with new_host(write_server("patient", SERVER)) as (host, module):
         authenticator = host.doorkeeper.authenticator = Authenticator("keys", rows, limits)
-        watch = KeyWatch(authenticator, rows, limits, host.doorkeeper._show_out)  # type: ignore[arg-type]
+        watch = KeyWatch(authenticator, rows, limits, host.doorkeeper._end_revoked)  # type: ignore[arg-type]
         slow, quick = (Exchange(host, message[0], f"ada:{key.text}", message[1]) for _ in range(2))
         assert await quick.finish() == 200
         begun = (len(module["built"]), len(module["called"]))

@@ -83,4 +83,4 @@ def _ask_for_reload(host: HostProcess, names: list[str]) -> None:
     with closing(sqlite3.connect(host.data_dir / "gumcp.sqlite3", timeout=10)) as database, database:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
         for name in names:
-            database.execute("UPDATE records_serverrecord SET reload_wanted_at = ? WHERE name = ?", (now, name))
+            database.execute("UPDATE records_serverrecord SET reload_requested_at = ? WHERE name = ?", (now, name))

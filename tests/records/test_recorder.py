@@ -56,7 +56,7 @@ class Mirror:
         self.recorder._on_offer_learned(server_name, offer)
 
     def flush(self) -> None:
-        self.recorder._flush(is_stopping=False)
+        self.recorder._flush(is_last=False)
 
 
 def row(session: Session) -> models.SessionRecord:
@@ -256,12 +256,12 @@ def test_wish_of_an_operator_is_read_for_this_process_only() -> None:
     session = mirror.open()
     mirror.flush()
     other.flush()
-    models.SessionRecord.objects.update(is_end_wanted=True)
+    models.SessionRecord.objects.update(is_end_requested=True)
     mirror.flush()
     other.flush()
-    assert mirror.recorder.take_wanted_ends() == [session.row_id]
-    assert mirror.recorder.take_wanted_ends() == []
-    assert other.recorder.take_wanted_ends() == []
+    assert mirror.recorder.operator_requests.take_sessions_to_end() == [session.row_id]
+    assert mirror.recorder.operator_requests.take_sessions_to_end() == []
+    assert other.recorder.operator_requests.take_sessions_to_end() == []
 
 
 @pytest.mark.parametrize("status", ["failed", "removed"])
@@ -271,7 +271,7 @@ def test_policy_of_a_server_that_is_not_served_is_known_before_it_comes_back(sta
     )
     mirror = Mirror()
     mirror.flush()
-    policies = mirror.recorder.take_policies()
+    policies = mirror.recorder.operator_requests.take_policies()
     assert policies is not None
     assert (policies["back"].is_enabled, policies["back"].max_threads) == (False, 3)
 
@@ -287,19 +287,19 @@ def test_policy_of_a_repeated_name_is_that_of_the_folder_in_use() -> None:
         )
     mirror = Mirror()
     mirror.flush()
-    assert not (mirror.recorder.take_policies() or {})["workshop"].is_enabled
+    assert not (mirror.recorder.operator_requests.take_policies() or {})["workshop"].is_enabled
     mirror.flush()
-    assert (mirror.recorder.take_policies() or {})["workshop"].is_enabled
+    assert (mirror.recorder.operator_requests.take_policies() or {})["workshop"].is_enabled
 
 
 def test_write_of_a_row_does_not_take_back_an_operators_wish() -> None:
     mirror = Mirror()
     session = mirror.open()
     mirror.flush()
-    models.SessionRecord.objects.update(is_end_wanted=True)
+    models.SessionRecord.objects.update(is_end_requested=True)
     session.note_incoming()
     mirror.flush()
-    assert row(session).is_end_wanted
+    assert row(session).is_end_requested
 
 
 # -- What cannot be written ------------------------------------------------------------------------------------------
@@ -333,9 +333,9 @@ def test_what_operators_want_is_read_while_rows_cannot_be_written(monkeypatch: p
     mirror = Mirror()
     session = mirror.open()
     mirror.flush()
-    mirror.recorder.take_policies()
-    models.SessionRecord.objects.update(is_end_wanted=True)
-    models.ServerRecord.objects.filter(name="workshop").update(is_enabled=False, reload_wanted_at=timezone.now())
+    mirror.recorder.operator_requests.take_policies()
+    models.SessionRecord.objects.update(is_end_requested=True)
+    models.ServerRecord.objects.filter(name="workshop").update(is_enabled=False, reload_requested_at=timezone.now())
 
     def fail(*arguments: Any, **options: Any) -> None:
         raise OperationalError("locked")
@@ -347,9 +347,9 @@ def test_what_operators_want_is_read_while_rows_cannot_be_written(monkeypatch: p
     mirror.recorder._last_heartbeat = float("-inf")
     with pytest.raises(OperationalError):
         mirror.flush()
-    assert mirror.recorder.take_wanted_ends() == [session.row_id]
-    assert mirror.recorder.take_wanted_reloads() == {"workshop"}
-    policies = mirror.recorder.take_policies()
+    assert mirror.recorder.operator_requests.take_sessions_to_end() == [session.row_id]
+    assert mirror.recorder.operator_requests.take_servers_to_reload() == {"workshop"}
+    policies = mirror.recorder.operator_requests.take_policies()
     assert policies is not None
     assert not policies["workshop"].is_enabled
 

@@ -119,7 +119,7 @@ class Migration(migrations.Migration):
                         validators=[django.core.validators.MinValueValidator(1)],
                     ),
                 ),
-                ("reload_wanted_at", models.DateTimeField(blank=True, editable=False, null=True)),
+                ("reload_requested_at", models.DateTimeField(blank=True, editable=False, null=True)),
             ],
             options={
                 "verbose_name": "server",
@@ -154,7 +154,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("end_reason", models.CharField(blank=True, max_length=200)),
-                ("is_end_wanted", models.BooleanField(default=False, help_text="An operator asked for it to end.")),
+                ("is_end_requested", models.BooleanField(default=False, help_text="An operator asked for it to end.")),
                 (
                     "process",
                     models.ForeignKey(

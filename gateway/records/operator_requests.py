@@ -1,0 +1,96 @@
+"""What operators asked for: sessions to end, servers to reload, and how each server is to be run.
+
+Operators ask by rows (the admin writes them). The recorder's thread reads the rows, also while nothing can be written.
+The host takes what was read and carries it out once a second.
+"""
+
+import threading
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
+
+from gateway.catalog.registry import Registry
+from gateway.instances.policies import Policy, default_policy
+from gateway.records.models import ServerRecord, SessionRecord
+from gateway.storable import storable
+
+_Limit = TypeVar("_Limit", int, float)
+
+
+class OperatorRequests:
+    """The requests of operators that this process has not carried out. `read` runs in the recorder's thread.
+
+    The `take_` methods may be called from any thread.
+    """
+
+    def __init__(self, registry: Registry, since: datetime) -> None:
+        """`since`: reloads that were asked for before this moment are done."""
+        self._registry = registry
+        self._lock = threading.Lock()
+        self._sessions_to_end: list[UUID] = []
+        self._servers_to_reload: set[str] = set()
+        self._reloads_seen_through = since
+        self._read_policies: dict[str, Policy] = {}
+        self._changed_policies: dict[str, Policy] | None = None
+
+    def take_sessions_to_end(self) -> list[UUID]:
+        """Row ids of this process's sessions that are to end, as last read."""
+        with self._lock:
+            taken, self._sessions_to_end = self._sessions_to_end, []
+        return taken
+
+    def take_servers_to_reload(self) -> set[str]:
+        """Names of the servers that are to be reloaded."""
+        with self._lock:
+            taken, self._servers_to_reload = self._servers_to_reload, set()
+        return taken
+
+    def take_policies(self) -> dict[str, Policy] | None:
+        """The servers' policies if they have changed since the last call, else None."""
+        with self._lock:
+            taken, self._changed_policies = self._changed_policies, None
+        return taken
+
+    def read(self, process_id: UUID) -> None:
+        """Read the rows. Raises `django.db.DatabaseError`."""
+        sessions = list(
+            SessionRecord.objects.filter(
+                process=process_id, state=SessionRecord.State.OPEN, is_end_requested=True
+            ).values_list("id", flat=True)
+        )
+        with self._lock:
+            self._sessions_to_end = sessions
+        policies = self._policies()
+        reloads = {
+            row.name: row.reload_requested_at
+            for row in ServerRecord.objects.filter(reload_requested_at__gt=self._reloads_seen_through)
+            if row.reload_requested_at is not None
+        }
+        with self._lock:
+            if policies != self._read_policies:
+                self._changed_policies = self._read_policies = policies
+            self._servers_to_reload |= set(reloads)
+        self._reloads_seen_through = max([self._reloads_seen_through, *reloads.values()])
+
+    def _policies(self) -> dict[str, Policy]:
+        """The policy of each server, also of those that are not served now: they may come back at any moment."""
+        served = {storable(str(found.folder), 1024) for found in self._registry}
+        # If several rows have one name, the last one counts: the folder that is served, or the one loaded last.
+        rows = sorted(ServerRecord.objects.order_by("loaded_at"), key=lambda row: row.folder in served)
+        default = default_policy()
+        return {
+            row.name: Policy(
+                is_enabled=row.is_enabled,
+                call_timeout_seconds=_or_default(row.call_timeout_seconds, default.call_timeout_seconds),
+                max_concurrent_calls=_or_default(row.max_concurrent_calls, default.max_concurrent_calls),
+                max_concurrent_calls_per_user=_or_default(
+                    row.max_concurrent_calls_per_user, default.max_concurrent_calls_per_user
+                ),
+                max_threads=_or_default(row.max_threads, default.max_threads),
+            )
+            for row in rows
+        }
+
+
+def _or_default(value: _Limit | None, default: _Limit) -> _Limit:
+    return default if value is None else value
