@@ -26,7 +26,7 @@ from gateway import signals
 from gateway.access.grants import Grant, KeyFacts
 from gateway.access.identity import Identity, parse_session_key
 from gateway.access.keys import is_well_formed, key_digest, public_part
-from gateway.access.limits import RateLimits, address_subject
+from gateway.access.limits import RateLimits
 from gateway.access.owned import OwnedSession
 from gateway.exceptions import (
     AuthenticationUnavailable,
@@ -35,6 +35,7 @@ from gateway.exceptions import (
     TooManyRequests,
     Unauthenticated,
 )
+from gateway.http.addresses import counted_address
 
 Mode = Literal["open", "keys"]
 
@@ -135,7 +136,7 @@ class Authenticator:
         """
         if self.mode == "open":
             return parse_session_key(session_key or "")
-        subject = address_subject(address)
+        subject = counted_address(address)
         authorization = _authorization(headers)
         identity = self._known_caller(session_key, authorization)
         if identity is None:
@@ -165,7 +166,7 @@ class Authenticator:
         if self._max_sessions_of_key and grant.sessions >= self._max_sessions_of_key:
             self.limits.note_refusal("sessions of a key", grant.public)
             raise TooManyRequests("This key has as many sessions open as it may.", SESSION_RETRY_SECONDS)
-        subject = address_subject(address)
+        subject = counted_address(address)
         if self._max_sessions_of_address and self._sessions_of_address[subject] >= self._max_sessions_of_address:
             self.limits.note_refusal("sessions of an address", subject)
             raise TooManyRequests("This address has as many sessions open as it may.", SESSION_RETRY_SECONDS)
@@ -196,7 +197,7 @@ class Authenticator:
         grant = identity.grant
         if grant is not None:
             grant.sessions += change
-            subject = address_subject(address)
+            subject = counted_address(address)
             self._sessions_of_address[subject] += change
             if self._sessions_of_address[subject] <= 0:
                 del self._sessions_of_address[subject]

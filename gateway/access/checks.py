@@ -8,7 +8,8 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from gateway.access.limits import IN_MEMORY, RateLimits
 from gateway.conf import conf
-from gateway.http.listening import PERMISSION, is_loopback
+from gateway.http.addresses import is_loopback
+from gateway.http.listening import PERMISSION
 from gateway.http.proxies import TrustedProxies
 
 _USE_KEYS = "Set GUMCP_AUTH=keys and make keys with `manage.py create_key USER`."

@@ -11,7 +11,6 @@ each process counts for itself. Windows are fixed: they begin with the first req
 """
 
 import asyncio
-import ipaddress
 import logging
 import threading
 import time
@@ -19,7 +18,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from limits import RateLimitItem, parse
@@ -255,20 +253,3 @@ def _draw_from(limiter: FixedWindowRateLimiter, item: RateLimitItem, key: tuple[
     is_granted = wanted > 0 and limiter.hit(item, *key, cost=wanted)
     stats = limiter.get_window_stats(item, *key)
     return _Allowance(wanted if is_granted else 0, stats.reset_time, is_last=stats.remaining <= 0 or not is_granted)
-
-
-@lru_cache(maxsize=10_000)
-def address_subject(address: str) -> str:
-    """Who is counted for a client at `address`: the address, or the /64 network of an IPv6 one.
-
-    One customer has a whole /64 to pick addresses from.
-    """
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address or "(no address)"
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)

@@ -23,8 +23,9 @@ from django.utils.deprecation import MiddlewareMixin
 
 from gateway.access import audit
 from gateway.access.limit_hits import write_refusals
-from gateway.access.limits import RateLimits, address_subject
+from gateway.access.limits import RateLimits
 from gateway.conf import Rule, conf
+from gateway.http.addresses import counted_address
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def _is_attempt(request: HttpRequest) -> bool:
 def _subjects(request: HttpRequest) -> list[str]:
     # As the form reads it: "root" with a space, or in full-width letters, is the same user.
     name = _NAME_FIELD.to_python(request.POST.get("username"))
-    subjects = [address_subject(str(request.META.get("REMOTE_ADDR") or ""))]
+    subjects = [counted_address(str(request.META.get("REMOTE_ADDR") or ""))]
     if name:
         subjects.append("name " + salted_hmac("gumcp.login-throttle", name, algorithm="sha256").hexdigest()[:16])
     return subjects

@@ -4,14 +4,15 @@ Lives here: the answers to `/health_check`, given without Django and without the
 when he asks from elsewhere (`views.health_check`: a staff session), and `/` (`views.index`).
 """
 
-import ipaddress
 import json
 import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
+from gateway.http.addresses import is_loopback
 from gateway.http.asgi import Receive, Scope, Send
+from gateway.http.requests import client_address
 from gateway.http.responses import respond
 from gateway.records.recorder import FLUSH_SECONDS
 
@@ -110,18 +111,13 @@ def wants_report(query_string: bytes) -> bool:
 
 
 def is_from_this_machine(scope: Scope) -> bool:
-    """Whether the caller is on this machine, and no proxy that speaks for somebody else.
+    """Whether the caller is on this machine and not a proxy that forwards somebody else's request.
 
-    A name in `Host` that is not this machine's is a proxy's, or a page whose DNS was bent to point here.
+    Another name in `Host` means a proxy that keeps the client's, or DNS rebinding.
     """
-    client = scope.get("client")
-    try:
-        is_local = client is not None and ipaddress.ip_address(client[0]).is_loopback
-    except ValueError:
-        return False
     for name, value in scope["headers"]:
         if name in FORWARDING_HEADERS or name.startswith(FORWARDING_PREFIX):
             return False
         if name == b"host" and _PORT.sub(b"", value) not in LOCAL_NAMES:
             return False
-    return is_local
+    return is_loopback(client_address(scope))

@@ -6,19 +6,18 @@ application; where that tells nothing (an ASGI server started from Python), each
 (`is_local_request`), and those that came in over a network are refused.
 """
 
-import ipaddress
 import os
 import re
 import socket
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
 from gateway.conf import conf
+from gateway.http.addresses import is_loopback
 
 PERMISSION: Final = "GUMCP_ALLOW_NETWORK_WITHOUT_KEYS"
 """The setting that lets a host without keys stand on a network."""
@@ -65,20 +64,6 @@ def is_local_request(scope: Any) -> bool:
     server = scope.get("server")
     # A Unix socket has no address, and no port.
     return server is None or server[1] is None or is_loopback(str(server[0]))
-
-
-@lru_cache(maxsize=1000)
-def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches `address`. A name does not count, except localhost."""
-    if address == "localhost":
-        return True
-    try:
-        parsed = ipaddress.ip_address(address.strip("[]").partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        return parsed.ipv4_mapped.is_loopback
-    return parsed.is_loopback
 
 
 def _daphne_addresses(arguments: list[str]) -> list[str]:

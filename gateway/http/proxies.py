@@ -4,15 +4,15 @@ Lives here: X-Forwarded-For, -Proto and -Host, applied to the ASGI scope once, b
 sessions' addresses, the origin policy and Django then see the client. Everybody else's headers change nothing.
 """
 
-import ipaddress
 from collections.abc import Iterable, MutableMapping
 from functools import lru_cache
 from typing import Any, Final
 
+from gateway.http.addresses import parse_address, parse_forwarded_address, parse_network
+
 UNIX_SOCKET: Final = "unix"
 """In the list of proxies: whoever connects over a Unix socket."""
 
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Scope = MutableMapping[str, Any]
 
 
@@ -26,7 +26,7 @@ class TrustedProxies:
             ValueError: one of them is neither.
         """
         names = list(proxies)
-        self._networks: list[_Network] = [ipaddress.ip_network(name) for name in names if name != UNIX_SOCKET]
+        self._networks = [parse_network(name) for name in names if name != UNIX_SOCKET]
         self._trusts_unix_socket = UNIX_SOCKET in names
         self._is_trusted = lru_cache(maxsize=10_000)(self._look_up)
 
@@ -57,7 +57,7 @@ class TrustedProxies:
         """The last address that is no trusted proxy's: what stands before it, the client may have written itself."""
         found: str | None = None
         for entry in reversed(_entries(scope, b"x-forwarded-for")):
-            address = _address(entry.decode("latin-1"))
+            address = parse_forwarded_address(entry.decode("latin-1"))
             if address is None:
                 break
             found = address
@@ -66,27 +66,8 @@ class TrustedProxies:
         return found
 
     def _look_up(self, address: str) -> bool:
-        parsed = _parsed(address)
+        parsed = parse_address(address)
         return parsed is not None and any(parsed in network for network in self._networks)
-
-
-def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return mapped or parsed
-
-
-def _address(entry: str) -> str | None:
-    """The address in an entry of X-Forwarded-For, which may have a port."""
-    if entry.startswith("["):
-        entry = entry[1:].partition("]")[0]
-    elif entry.count(":") == 1:
-        entry = entry.partition(":")[0]
-    parsed = _parsed(entry)
-    return None if parsed is None else str(parsed)
 
 
 def _entries(scope: _Scope, name: bytes) -> list[bytes]:

@@ -7,7 +7,6 @@ application before the body is there, so that no half-sent request is ever an ap
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import time
@@ -23,6 +22,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.web.http import _ChunkedTransferDecoder, _MalformedChunkedDataError
 from zope.interface import implementer
 
+from gateway.http.addresses import counted_address
 from gateway.serving.exchange import Exchange
 from gateway.serving.head import RequestHead, RequestRefusedError, is_hopeless, parse_head
 from gateway.serving.limits import ServingEvent, ServingLimits
@@ -456,7 +456,7 @@ class ChannelFactory(Factory):  # type: ignore[misc]
         limits = self._server.limits
         address = None
         if not self._server.proxy_forwarded_address_header and getattr(addr, "host", None):
-            address = _counted_address(addr.host)
+            address = counted_address(addr.host)
         is_surplus = len(self.channels) - self._refused_channels >= limits.connections or (
             address is not None and self._open_by_address[address] >= limits.connections_per_address
         )
@@ -483,16 +483,6 @@ class ChannelFactory(Factory):  # type: ignore[misc]
             if not self._open_by_address[channel.address]:
                 del self._open_by_address[channel.address]
         self._server.something_ended()
-
-
-def _counted_address(host: str) -> str:
-    """Name what a connection limit counts by: an IPv6 host has a whole /64 to itself."""
-    if ":" not in host:
-        return host
-    address = ipaddress.IPv6Address(host.partition("%")[0])
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((address, 64), strict=False))
 
 
 def _innermost(transport: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 from limits.storage import MemoryStorage
 
-from gateway.access.limits import OTHERS, RateLimits, address_subject
+from gateway.access.limits import OTHERS, RateLimits
 
 RULE = "requests of a key"
 
@@ -255,18 +255,3 @@ async def test_what_is_left_is_kept_when_the_storage_rounds_the_end_of_a_window(
     assert answers[:1000] == [None] * 1000
     assert answers[1000]
     limits.close()
-
-
-@pytest.mark.parametrize(
-    ("address", "subject"),
-    [
-        ("127.0.0.1", "127.0.0.1"),
-        ("::ffff:10.0.0.7", "10.0.0.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::1%eth0", "2001:db8:1:2::/64"),
-        ("", "(no address)"),
-        ("unix", "unix"),
-    ],
-)
-def test_ipv6_clients_are_counted_by_their_network(address: str, subject: str) -> None:
-    assert address_subject(address) == subject
