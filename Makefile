@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types contracts check conformance matrix bench faults soak clean
+.PHONY: help run settings test lint types contracts check conformance matrix bench faults soak clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ types: $(BIN)/.dev ## mypy
 
 contracts: $(BIN)/.dev ## which package may import which (import-linter)
 	$(BIN)/lint-imports
+
+settings: $(BIN)/.run ## write .env.example and docs/settings.md from the declarations in gateway/conf
+	$(BIN)/python -m gateway.conf.reference
 
 check: lint types contracts test ## all of the above
 

@@ -8,9 +8,15 @@ import sys
 def main() -> None:
     """Run one management command."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gumcp_site.settings")
-    from django.core.management import execute_from_command_line
+    from gateway.conf import ending_with_settings_errors
 
-    execute_from_command_line(sys.argv)
+    with ending_with_settings_errors():
+        from django.conf import settings
+        from django.core.management import execute_from_command_line
+
+        # Django itself goes on without settings, and says only later, in a traceback, what was wrong with them.
+        _ = settings.INSTALLED_APPS
+        execute_from_command_line(sys.argv)
 
 
 if __name__ == "__main__":

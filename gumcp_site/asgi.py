@@ -4,16 +4,19 @@ import os
 
 from django.core.asgi import get_asgi_application
 
+from gateway.conf import ending_with_settings_errors
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gumcp_site.settings")
-django_application = get_asgi_application()
+with ending_with_settings_errors():
+    django_application = get_asgi_application()
 
 # Only after Django is set up: these import models.
-from gateway.apps import GatewayConfig  # noqa: E402
-from gateway.endpoints.application import Application  # noqa: E402
-from gateway.host.host import Host  # noqa: E402
-from gateway.host.serving import serving_hooks, serving_limits  # noqa: E402
-from gateway.http.listening import listening_addresses, require_keys_or_loopback  # noqa: E402
-from gateway.serving import install_if_daphne  # noqa: E402
+from gateway.apps import GatewayConfig
+from gateway.endpoints.application import Application
+from gateway.host.host import Host
+from gateway.host.serving import serving_hooks, serving_limits
+from gateway.http.listening import listening_addresses, require_keys_or_loopback
+from gateway.serving import install_if_daphne
 
 require_keys_or_loopback(listening_addresses())
 host = Host(GatewayConfig.current().registry)

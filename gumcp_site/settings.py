@@ -1,39 +1,24 @@
 """Django settings of a guMCP host.
 
-The environment is read here and nowhere else; `.env.example` lists every variable with its default.
-`gateway.conf` gives the `GUMCP_*` values their types for the rest of the code.
+To add a setting of the host: declare it in `gateway/conf/__init__.py`, one place, and run `make settings`. All of them
+are in Django's settings under their variable's name, from here on. This module turns some into Django's own.
 """
 
 import contextlib
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import environ
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
+
+from gateway.conf import GatewaySettings, SettingsError, read_settings
+from gateway.conf.kinds import split_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-env = environ.Env()
-if (BASE_DIR / ".env").is_file():
-    environ.Env.read_env(str(BASE_DIR / ".env"))
-
-
-def _path_list(name: str, default: str) -> list[Path]:
-    """A list of folders like PATH; relative ones start at the project's root."""
-    return [BASE_DIR / part for part in env.str(name, default).split(os.pathsep) if part]
-
-
-def _rate(name: str, default: str) -> str:
-    """A limit such as 600/minute; empty or 0 is none, which is empty."""
-    text = env.str(name, default).strip()
-    return "" if text == "0" else text
-
-
-def _count(name: str, default: int) -> int:
-    """A limit that is a number; empty or 0 is none, which is 0."""
-    return env.int(name, default) if env.str(name, str(default)).strip() else 0
+_values = read_settings(GatewaySettings, os.environ, BASE_DIR / ".env")
+_env = GatewaySettings(_values)
+# GUMCP_… each. DATABASE_URL is left out: DATABASES has it, and Django's error pages would show the password in it.
+globals().update({name: value for name, value in vars(_values).items() if name.startswith("GUMCP_")})
 
 
 def _kept_secret_key(path: Path) -> str:
@@ -52,29 +37,33 @@ def _kept_secret_key(path: Path) -> str:
 
 # -- What a production host sets -------------------------------------------------------------------------------------
 
-GUMCP_PUBLIC_URL = env.str("GUMCP_PUBLIC_URL", "")
-"""The address clients use, such as https://mcp.example.com. Sets allowed hosts, origins and the HTTPS rules at once."""
+_public = split_url(_env.public_url) if _env.public_url else None
+_public_origin = f"{_public.scheme}://{_public.netloc}" if _public else ""
+_is_https = _env.is_production
 
-_public = urlsplit(GUMCP_PUBLIC_URL)
-if GUMCP_PUBLIC_URL and (_public.scheme not in ("http", "https") or not _public.hostname):
-    raise ImproperlyConfigured("GUMCP_PUBLIC_URL must look like https://mcp.example.com.")
-_public_origin = f"{_public.scheme}://{_public.netloc}" if GUMCP_PUBLIC_URL else ""
-_is_https = _public.scheme == "https"
-
-DEBUG = env.bool("GUMCP_DEBUG", False)
-GUMCP_DATA_DIR = BASE_DIR / env.str("GUMCP_DATA_DIR", "var")
-# The database holds password hashes and who used what: it is its owner's alone.
-GUMCP_DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
-SECRET_KEY = env.str("GUMCP_SECRET_KEY", "") or _kept_secret_key(GUMCP_DATA_DIR / "secret_key")
+DEBUG = _env.debug
+GUMCP_DATA_DIR = BASE_DIR / _env.data_dir
+GUMCP_SERVER_DIRS = [BASE_DIR / path for path in _env.server_dirs]
+STATIC_ROOT = GUMCP_DATA_DIR / "static"
+try:
+    # The database holds password hashes and who used what: only its owner may read it.
+    GUMCP_DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+    STATIC_ROOT.mkdir(parents=True, exist_ok=True)
+    SECRET_KEY = _env.secret_key or _kept_secret_key(GUMCP_DATA_DIR / "secret_key")
+except OSError as _error:
+    raise SettingsError(
+        f"GUMCP_DATA_DIR must be a folder that this user may write in: {_error.strerror} ({_error.filename})."
+    ) from None
 
 ALLOWED_HOSTS: list[str] = [
     "localhost",
     "127.0.0.1",
     "[::1]",
-    *([_public.hostname] if _public.hostname else []),
-    *env.list("GUMCP_ALLOWED_HOSTS", default=[]),
+    *([_public.hostname] if _public and _public.hostname else []),
+    *_env.allowed_hosts,
 ]
 CSRF_TRUSTED_ORIGINS = [_public_origin] if _public_origin else []
+GUMCP_ALLOWED_ORIGINS = [*CSRF_TRUSTED_ORIGINS, *_env.allowed_origins]
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _is_https
 if _is_https:
@@ -144,7 +133,7 @@ TEMPLATES = [
 ]
 
 DATABASES = {
-    "default": env.db_url_config(env.str("DATABASE_URL", "") or f"sqlite:///{GUMCP_DATA_DIR / 'gumcp.sqlite3'}")
+    "default": _env.database or {"ENGINE": "django.db.backends.sqlite3", "NAME": str(GUMCP_DATA_DIR / "gumcp.sqlite3")}
 }
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
@@ -170,8 +159,6 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 
 STATIC_URL = "static/"
-STATIC_ROOT = GUMCP_DATA_DIR / "static"
-STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 # The admin's files are served by the process itself, straight from the installed packages: no collectstatic step.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False
@@ -181,7 +168,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": env.str("GUMCP_LOG_LEVEL", "INFO")},
+    "root": {"handlers": ["stderr"], "level": _env.log_level},
     "loggers": {
         # Its level is fixed: at DEBUG the SDK prints message bodies, at INFO whole session ids.
         "mcp": {"level": "WARNING"},
@@ -190,58 +177,3 @@ LOGGING = {
         "watchfiles": {"level": "WARNING"},
     },
 }
-
-# -- Who may call ----------------------------------------------------------------------------------------------------
-
-# A public host checks keys unless it is told not to.
-GUMCP_AUTH = env.str("GUMCP_AUTH", "keys" if _is_https else "open")
-if GUMCP_AUTH not in ("open", "keys"):
-    raise ImproperlyConfigured("GUMCP_AUTH is open (any session key is accepted) or keys (every request needs one).")
-GUMCP_ALLOW_NETWORK_WITHOUT_KEYS = env.bool("GUMCP_ALLOW_NETWORK_WITHOUT_KEYS", False)
-GUMCP_HIDE_KEYS_FROM_SERVERS = env.bool("GUMCP_HIDE_KEYS_FROM_SERVERS", False)
-# TLS ends in a proxy, on this machine unless told otherwise.
-GUMCP_TRUSTED_PROXIES = env.list("GUMCP_TRUSTED_PROXIES", default=["127.0.0.1", "::1"] if _is_https else [])
-
-GUMCP_LIMITS_STORAGE_URL = env.str("GUMCP_LIMITS_STORAGE_URL", "") or "memory://"
-GUMCP_LIMIT_REQUESTS_PER_KEY = _rate("GUMCP_LIMIT_REQUESTS_PER_KEY", "1200/minute")
-GUMCP_LIMIT_REQUESTS_PER_ADDRESS = _rate("GUMCP_LIMIT_REQUESTS_PER_ADDRESS", "6000/minute")
-GUMCP_LIMIT_CALLS_PER_KEY = _rate("GUMCP_LIMIT_CALLS_PER_KEY", "600/minute")
-GUMCP_LIMIT_FAILED_KEYS = _rate("GUMCP_LIMIT_FAILED_KEYS", "30/minute")
-GUMCP_LIMIT_FAILED_LOGINS = _rate("GUMCP_LIMIT_FAILED_LOGINS", "10 per 5 minutes")
-GUMCP_MAX_SESSIONS_PER_KEY = _count("GUMCP_MAX_SESSIONS_PER_KEY", 100)
-GUMCP_MAX_SESSIONS_PER_ADDRESS = _count("GUMCP_MAX_SESSIONS_PER_ADDRESS", 1000)
-
-# -- The host --------------------------------------------------------------------------------------------------------
-
-GUMCP_SERVER_DIRS = _path_list("GUMCP_SERVER_DIRS", "servers")
-GUMCP_HOST = env.str("GUMCP_HOST", "127.0.0.1")
-GUMCP_PORT = env.int("GUMCP_PORT", 8000)
-GUMCP_METRICS_HOST = env.str("GUMCP_METRICS_HOST", "127.0.0.1")
-GUMCP_METRICS_PORT = env.int("GUMCP_METRICS_PORT", 9091)
-
-GUMCP_API_KEY = env.str("GUMCP_API_KEY", "")
-
-GUMCP_ALLOWED_ORIGINS = [*CSRF_TRUSTED_ORIGINS, *env.list("GUMCP_ALLOWED_ORIGINS", default=[])]
-
-GUMCP_CALL_TIMEOUT_SECONDS = env.float("GUMCP_CALL_TIMEOUT_SECONDS", 60)
-GUMCP_MAX_CONCURRENT_CALLS = env.int("GUMCP_MAX_CONCURRENT_CALLS", 0)
-GUMCP_MAX_CONCURRENT_CALLS_PER_USER = env.int("GUMCP_MAX_CONCURRENT_CALLS_PER_USER", 0)
-GUMCP_MAX_THREADS = env.int("GUMCP_MAX_THREADS", 32)
-GUMCP_LOAD_TIMEOUT_SECONDS = env.float("GUMCP_LOAD_TIMEOUT_SECONDS", 60)
-GUMCP_FACTORY_TIMEOUT_SECONDS = env.float("GUMCP_FACTORY_TIMEOUT_SECONDS", 30)
-GUMCP_INSTANCE_IDLE_SECONDS = env.float("GUMCP_INSTANCE_IDLE_SECONDS", 1800)
-GUMCP_MAX_INSTANCES = env.int("GUMCP_MAX_INSTANCES", 10_000)
-GUMCP_SESSION_IDLE_SECONDS = env.float("GUMCP_SESSION_IDLE_SECONDS", 1800)
-GUMCP_MAX_SESSIONS = env.int("GUMCP_MAX_SESSIONS", 10_000)
-GUMCP_MAX_SESSION_BACKLOG = env.int("GUMCP_MAX_SESSION_BACKLOG", 1000)
-GUMCP_MAX_KEPT_EVENTS = env.int("GUMCP_MAX_KEPT_EVENTS", 256)
-GUMCP_MAX_KEPT_EVENT_BYTES = env.int("GUMCP_MAX_KEPT_EVENT_BYTES", 256 * 1024)
-GUMCP_MAX_BODY_BYTES = env.int("GUMCP_MAX_BODY_BYTES", 4 * 1024 * 1024)
-GUMCP_MAX_UNFINISHED_BODIES_BYTES = env.int("GUMCP_MAX_UNFINISHED_BODIES_BYTES", 256 * 1024 * 1024)
-GUMCP_PING_SECONDS = env.float("GUMCP_PING_SECONDS", 15)
-GUMCP_STREAM_BUFFER_BYTES = env.int("GUMCP_STREAM_BUFFER_BYTES", 1024 * 1024)
-GUMCP_SLOW_READER_SECONDS = env.float("GUMCP_SLOW_READER_SECONDS", 30)
-GUMCP_MAX_CONNECTIONS = env.int("GUMCP_MAX_CONNECTIONS", 20_000)
-GUMCP_MAX_CONNECTIONS_PER_ADDRESS = env.int("GUMCP_MAX_CONNECTIONS_PER_ADDRESS", 10_000)
-GUMCP_SHUTDOWN_GRACE_SECONDS = env.float("GUMCP_SHUTDOWN_GRACE_SECONDS", 20)
-GUMCP_SESSION_RETENTION_DAYS = env.float("GUMCP_SESSION_RETENTION_DAYS", 7)

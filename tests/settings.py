@@ -11,6 +11,7 @@ _data_dir = tempfile.mkdtemp(prefix="gumcp-tests-")
 atexit.register(shutil.rmtree, _data_dir, ignore_errors=True)
 for _name in [name for name in os.environ if name.startswith("GUMCP_") or name == "DATABASE_URL"]:
     del os.environ[_name]
+os.environ["GUMCP_ENV_FILE"] = ""
 os.environ["GUMCP_DATA_DIR"] = _data_dir
 os.environ["GUMCP_METRICS_PORT"] = "0"
 

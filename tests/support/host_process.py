@@ -56,6 +56,7 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
     }
     return {
         **kept,
+        "GUMCP_ENV_FILE": "",
         "GUMCP_DATA_DIR": str(data_dir),
         "DATABASE_URL": f"sqlite:///{data_dir / 'gumcp.sqlite3'}",
         "GUMCP_METRICS_PORT": "0",

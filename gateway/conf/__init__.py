@@ -1,0 +1,277 @@
+"""The host's settings. Each is declared here, once: its variable, its kind, its default and what it does.
+
+To add a setting, add one declaration to `GatewaySettings` and run `make settings`. The code reads it as
+`conf.max_sessions`; the host reads `GUMCP_MAX_SESSIONS` from the environment or `.env`; tests change it with Django's
+`override_settings(GUMCP_MAX_SESSIONS=…)`. `make settings` writes `.env.example` and the table in docs/settings.md from
+the declarations, and a test fails while they differ.
+
+Not here: the kinds of values (`kinds`), reading them and refusing wrong ones (`environment`), and Django's own settings
+(`gumcp_site/settings.py`).
+"""
+
+from typing import Any, Literal
+
+from django.conf import settings as django_settings
+
+from gateway.conf.declarations import Computed, Section, Setting
+from gateway.conf.environment import SettingsError, ending_with_settings_errors, read_settings
+from gateway.conf.kinds import (
+    Address,
+    Choice,
+    Count,
+    DatabaseUrl,
+    Duration,
+    Flag,
+    Folder,
+    Folders,
+    HostNames,
+    Networks,
+    Origins,
+    Port,
+    PublicUrl,
+    Rate,
+    Size,
+    StorageUrl,
+    Text,
+)
+
+__all__ = [
+    "AuthMode",
+    "GatewaySettings",
+    "Rule",
+    "Section",
+    "Setting",
+    "SettingsError",
+    "conf",
+    "ending_with_settings_errors",
+    "read_settings",
+]
+
+AuthMode = Literal["open", "keys"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+Rule = Literal[
+    "requests of a key",
+    "requests of an address",
+    "calls of a key",
+    "sessions of a key",
+    "sessions of an address",
+    "failed keys",
+    "failed logins",
+]
+"""What is limited. Sessions are counted elsewhere (`authenticator`), since they end."""
+
+
+class GatewaySettings:
+    """Typed read access to the settings, in the order in which operators read about them."""
+
+    def __init__(self, source: object = django_settings) -> None:
+        """`source` has the values as attributes, by variable name."""
+        self.source = source
+
+    @classmethod
+    def declared(cls) -> dict[str, Setting[Any]]:
+        """Variable -> declaration, in order."""
+        return {item.name: item for item in vars(cls).values() if isinstance(item, Setting)}
+
+    _addresses = Section(
+        "Where it listens", "For `make run` and `manage.py serve`; daphne and uvicorn take options of their own."
+    )
+    host = Setting(Address(), "127.0.0.1", "The address to listen on.")
+    port = Setting(Port(), "8000", "The port to listen on.")
+    metrics_host = Setting(Address(), "127.0.0.1", "The address of the Prometheus endpoint.")
+    metrics_port = Setting(Port(at_least=0), "9091", "The port of the Prometheus endpoint; 0 turns it off.")
+
+    _names = Section("Its public address")
+    public_url = Setting(
+        PublicUrl(),
+        "",
+        "The address that clients use. An https address turns on keys, secure cookies, HSTS and the redirect to HTTPS, "
+        "and allows the host's own name and origin.",
+        example="https://mcp.example.com",
+    )
+    allowed_hosts = Setting(HostNames(), "", "More names that this host answers to.", example="mcp.internal")
+    allowed_origins = Setting(
+        Origins(),
+        "",
+        "More web pages that may call this host and read its answers, by origin.",
+        example="https://app.example.com,http://localhost:5173",
+    )
+    trusted_proxies = Setting(
+        Networks(),
+        Computed(
+            "127.0.0.1,::1 with an https public address, else none",
+            lambda settings: ["127.0.0.1", "::1"] if settings.is_production else [],
+        ),
+        "Reverse proxies whose X-Forwarded-* headers are believed. Empty: none.",
+        example="127.0.0.1,::1",
+    )
+
+    _callers = Section("Who may call", "docs/access.md has more.")
+    auth_mode = Setting[AuthMode](
+        Choice[AuthMode](("open", "keys")),
+        Computed(
+            "keys with an https public address, else open",
+            lambda settings: "keys" if settings.is_production else "open",
+        ),
+        "open: any session key is accepted. keys: every MCP request needs a key made with `manage.py create_key`.",
+        name="GUMCP_AUTH",
+        example="keys",
+    )
+    allows_network_without_keys = Setting(
+        Flag(),
+        "false",
+        "Lets a host without keys listen on a network: anybody who reaches it can use every server as any user.",
+        name="GUMCP_ALLOW_NETWORK_WITHOUT_KEYS",
+    )
+    hides_keys = Setting(
+        Flag(),
+        "false",
+        "Gives servers' code None in place of a key that was made here.",
+        name="GUMCP_HIDE_KEYS_FROM_SERVERS",
+    )
+
+    _caller_limits = Section("Limits of callers", "In force where keys are checked; logins always.")
+    limit_requests_per_key = Setting(Rate(), "1200/minute", "Requests of one key.")
+    limit_requests_per_address = Setting(Rate(), "6000/minute", "Requests of one client address.")
+    limit_calls_per_key = Setting(Rate(), "600/minute", "Tool calls of one key.")
+    limit_failed_keys = Setting(Rate(), "30/minute", "Refused keys of one client address.")
+    limit_failed_logins = Setting(Rate(), "10 per 5 minutes", "Failed logins to the admin, of one address or one name.")
+    max_sessions_per_key = Setting(
+        Count(is_limit=True), "100", "Sessions and listeners that one key may have open in this process."
+    )
+    max_sessions_per_address = Setting(
+        Count(is_limit=True), "1000", "Sessions and listeners that one client address may have open in this process."
+    )
+    limits_storage_url = Setting(
+        StorageUrl(),
+        "memory://",
+        "Where requests are counted. Several processes count together in Redis (with the package redis installed).",
+        is_secret=True,
+        example="redis://127.0.0.1:6379/0",
+    )
+
+    _files = Section("Files and the database", "Relative paths start at the project's root.")
+    server_dirs = Setting(
+        Folders(), "servers", "Folders whose subfolders are servers. The first folder that has a name wins."
+    )
+    data_dir = Setting(Folder(), "var", "Where the embedded database and the generated secret key are kept.")
+    database = Setting(
+        DatabaseUrl(),
+        "",
+        "Another database than the embedded SQLite in GUMCP_DATA_DIR.",
+        name="DATABASE_URL",
+        is_secret=True,
+        example="postgres://user:password@127.0.0.1:5432/gumcp",
+    )
+    secret_key = Setting(
+        Text(),
+        "",
+        "Django's secret key. Empty: a random key is made once and kept in GUMCP_DATA_DIR.",
+        is_secret=True,
+    )
+    log_level = Setting(
+        Choice[LogLevel](("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), is_case_sensitive=False),
+        "INFO",
+        "How much is logged.",
+    )
+    debug = Setting(Flag(), "false", "Shows error pages with their cause. Never on a public host.")
+
+    _loading = Section("Servers, instances and sessions")
+    load_timeout_seconds = Setting(Duration(has_limit=False), "60s", "How long a server's module may take to load.")
+    factory_timeout_seconds = Setting(
+        Duration(at_least=0.1),
+        "30s",
+        "How long a server's factory and lifespan may take before the connection is answered 503.",
+    )
+    instance_idle_seconds = Setting(Duration(), "30m", "How long an instance without a session is kept.")
+    max_instances = Setting(
+        Count(at_least=1),
+        "10000",
+        "Instances in this process. Beyond it the longest idle one is dropped; while all are in use, a new one is "
+        "answered 503.",
+    )
+    session_idle_seconds = Setting(
+        Duration(at_least=0.1), "30m", "How long a Streamable HTTP session without a request in flight is kept."
+    )
+    max_sessions = Setting(
+        Count(at_least=1), "10000", "Sessions and listeners in this process; beyond it a new one is answered 503."
+    )
+    max_session_backlog = Setting(
+        Count(at_least=1), "1000", "Messages of one session that may wait or run at once; beyond it 503."
+    )
+    max_kept_events = Setting(
+        Count(at_least=1), "256", "Events of one session that are kept for clients that resume a stream."
+    )
+    max_kept_event_bytes = Setting(Size(), "256KiB", "How large these events may be together.")
+    session_retention_days = Setting(
+        Duration(unit="d"), "7d", "How long the rows of ended sessions and instances are kept; 0 keeps none."
+    )
+
+    _calls = Section("Calls", "The admin can set each for one server.")
+    call_timeout_seconds = Setting(
+        Duration(has_limit=False), "60s", "How long a call may take before its client gets an error result."
+    )
+    max_concurrent_calls = Setting(Count(is_limit=True), "0", "Tool calls that one server may run at once.")
+    max_concurrent_calls_per_user = Setting(Count(is_limit=True), "0", "How many of them one user may have.")
+    max_threads = Setting(
+        Count(at_least=1), "32", "Threads for the handlers of one version 1 server: so many calls of it may be stuck."
+    )
+
+    _connections = Section("Connections")
+    max_body_bytes = Setting(Size(), "4MiB", "The largest message of a client; beyond it 413.")
+    max_unfinished_bodies_bytes = Setting(
+        Size(),
+        "256MiB",
+        "All bodies together that are being read (Daphne). Beyond it the oldest large one is answered 503, first of an "
+        "address that holds more than a quarter.",
+    )
+    ping_seconds = Setting(Duration(at_least=0.1), "15s", "A stream gets a comment after so long a silence.")
+    stream_buffer_bytes = Setting(
+        Size(), "1MiB", "How much may wait for a slow reader of one stream before its server has to wait too."
+    )
+    slow_reader_seconds = Setting(
+        Duration(at_least=0.1), "30s", "How long a stream's buffer may stay full before the stream is closed."
+    )
+    max_connections = Setting(Count(at_least=1), "20000", "Open sockets (Daphne); beyond it 503.")
+    max_connections_per_address = Setting(
+        Count(at_least=1),
+        "10000",
+        "Open sockets of one client address (Daphne). A proxy in front is one address.",
+    )
+    shutdown_grace_seconds = Setting(Duration(), "20s", "How long calls in flight may take after SIGTERM.")
+
+    _commands = Section("Commands")
+    api_key_text = Setting(
+        Text(),
+        "",
+        "The key that `manage.py call`, `inspect` and `run_stdio` hand to the server's factory.",
+        name="GUMCP_API_KEY",
+        is_secret=True,
+    )
+
+    # What follows from these.
+
+    @property
+    def is_production(self) -> bool:
+        """Whether the host is set up for a public https address."""
+        return self.public_url.startswith("https://")
+
+    @property
+    def api_key(self) -> str | None:
+        """The key that commands hand to the factory; None if there is none."""
+        return self.api_key_text or None
+
+    @property
+    def rate_limits(self) -> dict[Rule, str]:
+        """Rule -> such as 600/minute; empty for no limit. In force where keys are checked, logins always."""
+        return {
+            "requests of a key": self.limit_requests_per_key,
+            "requests of an address": self.limit_requests_per_address,
+            "calls of a key": self.limit_calls_per_key,
+            "failed keys": self.limit_failed_keys,
+            "failed logins": self.limit_failed_logins,
+        }
+
+
+conf = GatewaySettings()
