@@ -1,25 +1,24 @@
-"""The HTTP+SSE door: a Channels consumer that holds one stream open.
+"""Opens HTTP+SSE streams: a Channels consumer that holds one stream open.
 
-Not here: the other doors (`endpoints`), the session's message loop (`transports.sse`).
+What HTTP+SSE clients post: `sse_messages`. The session's messages: `transports.sse`.
+
+Spec: 2024-11-05 basic/transports#http-with-sse.
 """
 
 import logging
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from channels.consumer import AsyncConsumer
 
-from gateway.access.identity import Identity
-from gateway.catalog.discovery import ServerDefinition
 from gateway.conf import conf
+from gateway.endpoints.answering import new_stream
+from gateway.endpoints.base import McpRequest
+from gateway.endpoints.opening import open_session
+from gateway.host.host import Host
 from gateway.http.asgi import Receive, Scope, Send
-from gateway.http.requests import client_address
-from gateway.transports.event_stream import EventStream, frame
+from gateway.transports.event_stream import frame
 from gateway.transports.sessions import Session
 from gateway.transports.sse import SseTransport
-
-if TYPE_CHECKING:
-    from gateway.host.host import Host
 
 logger = logging.getLogger(__name__)
 
@@ -27,45 +26,43 @@ logger = logging.getLogger(__name__)
 class SseConsumer(AsyncConsumer):  # type: ignore[misc]
     """Holds one HTTP+SSE stream open.
 
-    `__call__` replaces Channels' dispatch loop, which does not read while a handler runs and so would see a disconnect
-    only after the stream's end (channels 4.3). Operators' commands reach the session through `control`, one listener
-    for the whole process: a channel for each stream would make the in-memory layer scan all of them.
+    `__call__` replaces Channels' dispatch loop, which does not read while a handler runs and so would notice a
+    disconnect only after the stream's end (channels 4.3). Operators' commands reach the session through
+    `host.control`, one listener for the whole process: with a channel for each stream the in-memory layer would scan
+    all of them.
     """
 
-    def __init__(self, host: "Host", definition: ServerDefinition, identity: Identity) -> None:
+    def __init__(self, host: Host, request: McpRequest) -> None:
         self._host = host
-        self._definition = definition
-        self._identity = identity
+        self._request = request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one GET with a stream; returns when it has ended. Raises `GatewayError` before it has begun."""
-        name, user_id = self._definition.name, self._identity.user_id
+        """Answer one GET with a stream. Returns when it has ended; raises `GatewayError` before it has started."""
+        request = self._request
+        name, user_id = request.definition.name, request.identity.user_id
         logger.info("New SSE connection requested for %s with session: %s", name, user_id)
-        self._host.require_room()
-        async with self._host.instances.use(self._definition, self._identity) as instance:
-            # Others took room while the instance was made.
-            self._host.require_room()
-            self._host.doorkeeper.authenticator.require_room(self._identity, client_address(scope))
-            stream = EventStream(
-                send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds
-            )
-            session = Session(name, self._identity, "sse", client_address(scope))
-            transport = SseTransport(instance.running, session, stream, max_backlog=conf.max_session_backlog)
-            session.wire = transport
-            session.on_end(stream.cut)
-            with self._host.sessions.open(session), self._host.streams.open(stream, name):
+        stream = new_stream(send)
+        session: Session[SseTransport] = await open_session(
+            self._host,
+            request,
+            "sse",
+            lambda running, session: SseTransport(running, session, stream, max_backlog=conf.max_session_backlog),
+        )
+        try:
+            with self._host.streams.open(stream, name):
                 try:
                     await stream.start()
                     stream.write(frame(b"endpoint", _messages_url(scope, session).encode("ascii")))
-                    transport.start()
+                    session.wire.start()
                     logger.info("SSE connection established for %s session: %s", name, user_id)
                     await stream.run(receive)
                 finally:
-                    transport.stop()
                     logger.info("Closed SSE connection for %s session: %s", name, user_id)
+        finally:
+            session.end()
 
 
-def _messages_url(scope: Scope, session: Session) -> str:
-    """Where this client posts: its own path as it wrote it, so that the key stays as it was encoded."""
+def _messages_url(scope: Scope, session: Session[SseTransport]) -> str:
+    """Where this client posts: its own path as it wrote it, so that the key stays encoded as it was."""
     path = quote(scope["raw_path"].rstrip(b"/"), safe="/%:@!$&'()*+,;=~-._")
     return f"{path}/messages/?session_id={session.id}"

@@ -7,17 +7,15 @@ when he asks from elsewhere (`views.health_check`: a staff session), and `/` (`v
 import json
 import re
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import parse_qs
 
+from gateway.host.host import Host
 from gateway.http.addresses import is_loopback
 from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.requests import client_address
 from gateway.http.responses import respond
 from gateway.records.recorder import FLUSH_SECONDS
-
-if TYPE_CHECKING:
-    from gateway.host.host import Host
 
 PATHS: Final = frozenset({"/health_check", "/health_check/"})
 
@@ -40,7 +38,7 @@ class HealthEndpoint:
     the median, and a restart by an impatient orchestrator ends every session there is.
     """
 
-    def __init__(self, host: "Host", django: Any) -> None:
+    def __init__(self, host: Host, django: Any) -> None:
         self._host = host
         self._django = django
 
@@ -62,14 +60,14 @@ class HealthEndpoint:
         await respond(send, status, json.dumps(content).encode(), b"application/json", headers)
 
 
-def liveness(host: "Host") -> tuple[dict[str, Any], int]:
+def liveness(host: Host) -> tuple[dict[str, Any], int]:
     """The answer to a probe and its status: 200, or 503 once the process has been told to stop."""
     if host.drain.is_begun:
         return {"status": "draining", "servers": host.registry.names}, 503
     return {"status": "ok", "servers": host.registry.names}, 200
 
 
-def report(host: "Host") -> tuple[dict[str, Any], int]:
+def report(host: Host) -> tuple[dict[str, Any], int]:
     """What an operator wants to know, and the status of the probe: a host that is only degraded is alive.
 
     Everything comes from memory: the database is judged by how its writer fares.

@@ -1,24 +1,24 @@
 """Which ASGI application answers a path: the MCP doors by Channels' routing, everything else Django."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from channels.routing import URLRouter
 from django.urls import re_path
 
-from gateway.endpoints.mcp import MessagesEndpoint, NotFound, SessionEndpoint
+from gateway.endpoints.not_found import NotFound
+from gateway.endpoints.session import SessionEndpoint
+from gateway.endpoints.sse_messages import SseMessagesEndpoint
+from gateway.host.host import Host
 from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.cors import CrossOriginAccess
 
-if TYPE_CHECKING:
-    from gateway.host.host import Host
 
-
-def build_mcp_router(host: "Host") -> Any:
+def build_mcp_router(host: Host) -> Any:
     """The MCP routes of `host`. They match the path as the client wrote it."""
     session_url = r"^(?P<server_name>[^/]+)/(?P<session_key>[^/]+)"
     session = CrossOriginAccess(SessionEndpoint(host), host.origin_policy, b"GET, POST, DELETE")
-    messages = CrossOriginAccess(MessagesEndpoint(host), host.origin_policy, b"POST")
+    messages = CrossOriginAccess(SseMessagesEndpoint(host), host.origin_policy, b"POST")
     # A page that left the session key out is to read the 404 that says so.
     nothing = CrossOriginAccess(NotFound(), host.origin_policy, b"GET, POST, DELETE")
     routes: list[tuple[str, Any]] = []

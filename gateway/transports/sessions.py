@@ -1,45 +1,52 @@
-"""What is open now: one `Session` per MCP conversation, kept in memory. Rows in the database are a mirror (`recorder`).
+"""The sessions that are open now: one `Session` for each MCP conversation, kept in memory.
 
-Lives here: the facts of a session and the index by id. Not here: its wire (`transports`), what serves it (`instances`).
+Lives here: what is known about a session, and the index by id. Not here: how its messages travel (`wire`), what runs
+its server (`instances`), its row in the database (`records.recorder`).
 """
 
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, overload
 from uuid import UUID, uuid4
+
+from typing_extensions import TypeVar
 
 from gateway import signals
 from gateway.access.identity import Identity
 from gateway.exceptions import SessionLimitReached
+from gateway.transports.wire import SessionWire, StreamableHttpWire
 
 Transport = Literal["sse", "streamable-http"]
 
+WireT = TypeVar("WireT", bound=SessionWire, default=SessionWire)
+
 MAX_FACT_LENGTH: Final = 200
-"""Longest client name, version or address that is kept: clients choose the first two freely."""
+"""The longest client name, version or address that is kept. Clients choose the first two freely."""
 
 
 @dataclass(eq=False, slots=True)
-class Session:
+class Session(Generic[WireT]):
     """One MCP conversation with a session id.
 
-    Counters are written by one thread each: what comes in by the host's loop, what goes out by the server's lane.
+    Threads: it is made, opened and ended on the host's loop. While it is open the host's loop counts what comes in and
+    the server's lane counts what goes out; both write `last_activity`, `last_used` and `in_flight`. Each of these
+    writes is one step for the interpreter, so no lock is needed. Other threads only read.
     """
 
     server_name: str
     identity: Identity
     transport: Transport
     address: str
-    """The client's IP address, without a port; empty where there is none (a Unix socket)."""
+    """The client's IP address, without a port; empty if it has none (a Unix socket)."""
     id: str = field(default_factory=lambda: uuid4().hex, repr=False)
     """What the client presents. Never logged and never stored."""
     row_id: UUID = field(default_factory=uuid4)
     """What operators see: the primary key of its row."""
     opened_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     last_activity: float = field(default_factory=time.time)
-    """Seconds since the epoch at which the last message passed, either way. For people: clocks are set."""
+    """When the last message passed in either direction (seconds since the epoch). For people; clocks may be set."""
     last_used: float = field(default_factory=time.monotonic)
     """The same in monotonic seconds, for expiry."""
     client_name: str = ""
@@ -49,54 +56,65 @@ class Session:
     messages_out: int = 0
     calls: int = 0
     in_flight: dict[Hashable, float] = field(default_factory=dict, repr=False)
-    """Requests that are not answered yet: their id, and when they came (monotonic seconds)."""
+    """Requests that are not answered yet: request id -> when it arrived (monotonic seconds)."""
     open_requests: int = 0
     """HTTP requests of this session that are being answered, open streams included."""
     end_reason: str = ""
-    """Why the host ended it; empty when the client did."""
-    wire: Any = field(default=None, repr=False)
-    """The transport that carries it; the doors know which kind by `transport`."""
-    _end: Callable[[], object] | None = field(default=None, repr=False)
+    """Why the host ended the session; empty if the client did."""
+    _wire: WireT | None = field(default=None, repr=False)
+    _on_end: Callable[[], object] | None = field(default=None, repr=False)
+
+    @property
+    def wire(self) -> WireT:
+        """What carries its messages. Only an opened session has one."""
+        assert self._wire is not None
+        return self._wire
 
     def note_client(self, name: object, version: object, protocol_version: object) -> None:
-        """Keep what the client says of itself, as text of bounded length; what is no text says nothing."""
+        """Keep what the client says about itself, as text of bounded length. Anything but text is ignored."""
         self.client_name = _fact(name)
         self.client_version = _fact(version)
         self.protocol_version = _fact(protocol_version)
 
     def touch(self) -> None:
-        """Note that the session was used."""
+        """Note that the session was used. Called on the host's loop and in the lane."""
         self.last_activity, self.last_used = time.time(), time.monotonic()
 
     def note_incoming(self) -> None:
-        """Count a message from the client."""
+        """Count a message from the client. Called on the host's loop."""
         self.messages_in += 1
         self.touch()
 
     def note_outgoing(self) -> None:
-        """Count a message to the client."""
+        """Count a message to the client. Called in the lane."""
         self.messages_out += 1
         self.touch()
 
     @property
     def is_settled(self) -> bool:
-        """Whether every request is answered and all that was said is on its way to the client."""
-        return not self.in_flight and (self.wire is None or self.wire.is_flushed)
+        """Whether every request is answered and every answer is on its way to the client."""
+        return not self.in_flight and (self._wire is None or self._wire.is_flushed)
 
     def announce(self) -> None:
         """Tell the client that the server's lists may have changed."""
         self.wire.announce()
 
-    def on_end(self, callback: Callable[[], object]) -> None:
-        """Set what closes the session's wire. Called once, on the host's loop."""
-        self._end = callback
+    def open(self, wire: WireT, on_end: Callable[[], object]) -> None:
+        """Connect the session to its wire. `on_end` is called once, when the session ends."""
+        self._wire = wire
+        self._on_end = on_end
 
-    def end(self, reason: str) -> None:
-        """Close the session from this side. Call it on the host's loop; a second call changes nothing."""
-        if self._end is not None:
-            self.end_reason = self.end_reason or reason
-            callback, self._end = self._end, None
-            callback()
+    def end(self, reason: str = "") -> None:
+        """End the session; `reason` is empty if the client ended it. Called on the host's loop.
+
+        A second call changes nothing.
+        """
+        if self._on_end is not None:
+            self.end_reason = reason
+            on_end, self._on_end = self._on_end, None
+            # First it is forgotten: nobody can find a session whose wire has stopped.
+            on_end()
+            self.wire.stop()
 
 
 def _fact(value: object) -> str:
@@ -104,10 +122,13 @@ def _fact(value: object) -> str:
 
 
 class Sessions:
-    """The open sessions of this process, by id."""
+    """The open sessions of this process, by id.
+
+    Threads: changed and searched on the host's loop. Other threads may iterate over it and ask for its length.
+    """
 
     def __init__(self) -> None:
-        self._by_id: dict[str, Session] = {}
+        self._by_id: dict[str, Session[Any]] = {}
 
     def require_room(self, limit: int) -> None:
         """Check that one more session may be opened.
@@ -118,29 +139,30 @@ class Sessions:
         if len(self._by_id) >= limit:
             raise SessionLimitReached("The host has as many sessions open as it may. Try again later.")
 
-    @contextmanager
-    def open(self, session: Session) -> Iterator[Session]:
-        """Keep `session` reachable inside the block. Signals are sent on both ends, so no count can drift."""
-        self.add(session)
-        try:
-            yield session
-        finally:
-            self.remove(session)
-
-    def add(self, session: Session) -> None:
+    def add(self, session: Session[Any]) -> None:
         """Make `session` reachable. Whoever adds it removes it."""
         self._by_id[session.id] = session
         signals.session_opened.send_robust(Sessions, session=session)
 
-    def remove(self, session: Session) -> None:
-        """Forget `session`. Its id answers 404 from now on; removing it again changes nothing."""
+    def remove(self, session: Session[Any]) -> None:
+        """Forget `session`; its id answers 404 from now on. Removing it again changes nothing."""
         if self._by_id.pop(session.id, None) is not None:
             signals.session_closed.send_robust(Sessions, session=session)
 
-    def find(self, session_id: str, server_name: str, identity: Identity, transport: Transport) -> Session | None:
-        """The session with this id, if it is this caller's on this server over this transport.
+    @overload
+    def find(
+        self, session_id: str, server_name: str, identity: Identity, transport: Literal["sse"]
+    ) -> Session[SessionWire] | None: ...
 
-        Somebody else's session is answered exactly as one that does not exist.
+    @overload
+    def find(
+        self, session_id: str, server_name: str, identity: Identity, transport: Literal["streamable-http"]
+    ) -> Session[StreamableHttpWire] | None: ...
+
+    def find(self, session_id: str, server_name: str, identity: Identity, transport: Transport) -> Session[Any] | None:
+        """The session with this id, if it belongs to this caller on this server over this transport.
+
+        Somebody else's session is answered exactly like one that does not exist.
         """
         session = self._by_id.get(session_id)
         if (
@@ -153,7 +175,7 @@ class Sessions:
         return session
 
     def expire(self, idle_seconds: float) -> int:
-        """End the Streamable HTTP sessions that had no request for so long; returns how many."""
+        """End the Streamable HTTP sessions that had no request for `idle_seconds`. Returns how many."""
         oldest = time.monotonic() - idle_seconds
         idle = [
             session
@@ -165,7 +187,7 @@ class Sessions:
         return len(idle)
 
     def by_row_id(self, row_id: UUID) -> Session | None:
-        """The open session behind a row. Meant for operators' commands, which are rare: it looks at all of them."""
+        """The open session of a row. It looks at all sessions; operators' commands, which use it, are rare."""
         return next((session for session in self._by_id.values() if session.row_id == row_id), None)
 
     def __iter__(self) -> Iterator[Session]:

@@ -10,6 +10,8 @@ Spec: 2024-11-05 basic/transports#http-with-sse. Where this differs from the SDK
 3. the lifespan is the instance's, entered once, and not the connection's.
 """
 
+from typing import Any
+
 import anyio
 from mcp.shared.message import SessionMessage
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -28,7 +30,7 @@ from gateway.transports.sessions import Session
 class SseTransport:
     """One HTTP+SSE session. Made, started and stopped on the host's loop; its message loop runs in the lane."""
 
-    def __init__(self, running: RunningServer, session: Session, stream: EventStream, *, max_backlog: int) -> None:
+    def __init__(self, running: RunningServer, session: Session[Any], stream: EventStream, *, max_backlog: int) -> None:
         self._lane = running.lane
         self._session = session
         self._stream = stream
@@ -40,8 +42,9 @@ class SseTransport:
         self._loop.start()
 
     def stop(self) -> None:
-        """End the message loop and cancel its handlers."""
+        """Cancel the handlers and end the stream."""
         self._loop.stop()
+        self._stream.cut()
 
     @property
     def is_flushed(self) -> bool:

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from mcp.server.connection import Connection
@@ -62,15 +62,28 @@ from gateway.transports.reply import Answer, Reply
 
 logger = logging.getLogger(__name__)
 
+VERSION: Final = b"mcp-protocol-version"
+"""The header that names a request's protocol version."""
+
+LISTEN: Final = "subscriptions/listen"
+
 
 class StatelessCall:
     """One request on its way through the lane. Made and ended on the host's loop."""
 
-    def __init__(self, running: RunningServer, server_name: str, scope: Scope, body: Any, reply: Reply) -> None:
-        """`body` is the decoded JSON."""
+    def __init__(
+        self,
+        running: RunningServer,
+        server_name: str,
+        scope: Scope,
+        body: Any,
+        reply: Reply,
+        *,
+        is_listening: bool = False,
+    ) -> None:
+        """`body` is the decoded JSON. `is_listening`: the request goes on until its client or the host ends it."""
         self.server_name = server_name
-        self.is_listening = header(scope, b"mcp-method") == "subscriptions/listen"
-        """Whether it goes on until its client or the host ends it."""
+        self.is_listening = is_listening
         self._running = running
         self._scope = scope
         self._body = body
@@ -212,7 +225,7 @@ class StatelessCall:
         except ValidationError:
             self._refuse(_NOT_A_MESSAGE)
             return
-        unsupported = unsupported_protocol_version_rejection(header(self._scope, b"mcp-protocol-version") or "")
+        unsupported = unsupported_protocol_version_rejection(header(self._scope, VERSION) or "")
         if unsupported is not None:
             error = ErrorData(code=unsupported.code, message=unsupported.message, data=unsupported.data)
             self._refuse(error)

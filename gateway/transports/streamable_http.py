@@ -15,7 +15,7 @@ Spec: 2025-11-25 basic/transports#streamable-http. Where this differs from the S
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
@@ -140,7 +140,7 @@ class StreamableHttpTransport:
     def __init__(
         self,
         running: RunningServer,
-        session: Session,
+        session: Session[Any],
         *,
         max_backlog: int,
         max_events: int,

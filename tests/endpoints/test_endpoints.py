@@ -17,7 +17,7 @@ from gateway.access.key_watch import KeyWatch
 from gateway.access.limits import RateLimits
 from gateway.catalog.discovery import discover
 from gateway.catalog.registry import Registry
-from gateway.endpoints.mcp import SessionEndpoint
+from gateway.endpoints.session import SessionEndpoint
 from gateway.host.host import Host
 from gateway.instances.policies import Policy
 from tests.access.test_authenticator import Rows

@@ -1,6 +1,6 @@
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -34,9 +34,36 @@ def new_session(identity: Identity = ADA, **facts: Any) -> Session:
     return Session(**{"server_name": "workshop", "identity": identity, "transport": "sse", "address": "", **facts})
 
 
+class Wire:
+    """A wire that carries nothing."""
+
+    is_flushed = True
+
+    def __init__(self) -> None:
+        self.stops = 0
+
+    def deliver(self, message: Any, scope: Any) -> None:
+        raise AssertionError("nothing is delivered here")
+
+    def announce(self) -> None:
+        raise AssertionError("nothing is announced here")
+
+    def stop(self) -> None:
+        self.stops += 1
+
+
+@contextmanager
+def opened(sessions: Sessions, session: Session) -> Iterator[Wire]:
+    wire = Wire()
+    session.open(wire, lambda: sessions.remove(session))
+    sessions.add(session)
+    yield wire
+    session.end()
+
+
 def test_open_session_is_found_by_its_owner_only() -> None:
     sessions, session = Sessions(), new_session()
-    with sessions.open(session):
+    with opened(sessions, session):
         assert sessions.find(session.id, "workshop", ADA, "sse") is session
         assert sessions.find(session.id, "workshop", BOB, "sse") is None
         assert sessions.find(session.id, "workshop", Identity("ada"), "sse") is None
@@ -48,10 +75,11 @@ def test_open_session_is_found_by_its_owner_only() -> None:
     assert len(sessions) == 0
 
 
-def test_both_ends_of_a_session_are_told_also_when_its_block_fails(told: list[tuple[str, Session]]) -> None:
+def test_both_ends_of_a_session_are_told_once(told: list[tuple[str, Session]]) -> None:
     sessions, session = Sessions(), new_session()
-    with pytest.raises(RuntimeError), sessions.open(session):
-        raise RuntimeError
+    with opened(sessions, session):
+        pass
+    session.end()
     sessions.remove(session)
     assert told == [("opened", session), ("closed", session)]
 
@@ -64,7 +92,7 @@ def test_receiver_that_fails_does_not_keep_a_session_from_opening_and_closing() 
     signals.session_closed.connect(fail)
     try:
         sessions, session = Sessions(), new_session()
-        with sessions.open(session):
+        with opened(sessions, session):
             assert len(sessions) == 1
         assert len(sessions) == 0
     finally:
@@ -73,16 +101,24 @@ def test_receiver_that_fails_does_not_keep_a_session_from_opening_and_closing() 
 
 
 def test_session_is_ended_once_and_the_first_reason_stands() -> None:
-    session, ends = new_session(), []
-    session.on_end(lambda: ends.append("ended"))
-    session.end("first")
-    session.end("second")
-    assert (ends, session.end_reason) == (["ended"], "first")
+    sessions, session = Sessions(), new_session()
+    with opened(sessions, session) as wire:
+        session.end("first")
+        session.end("second")
+    assert (wire.stops, session.end_reason) == (1, "first")
+
+
+def test_session_cannot_be_found_once_its_wire_stops() -> None:
+    sessions, session = Sessions(), new_session()
+    with opened(sessions, session) as wire:
+        wire.stop = lambda: found.append(sessions.find(session.id, "workshop", ADA, "sse"))  # type: ignore[method-assign]
+        found: list[Session | None] = []
+    assert found == [None]
 
 
 def test_session_is_found_by_its_row() -> None:
     sessions, one, two = Sessions(), new_session(), new_session(BOB)
-    with sessions.open(one), sessions.open(two):
+    with opened(sessions, one), opened(sessions, two):
         assert sessions.by_row_id(two.row_id) is two
     assert sessions.by_row_id(two.row_id) is None
 
@@ -100,9 +136,8 @@ def test_clock_that_is_set_expires_nothing_and_keeps_nothing(
     monkeypatch: pytest.MonkeyPatch, step_seconds: float
 ) -> None:
     sessions, session = Sessions(), new_session(transport="streamable-http")
-    session.wire = SimpleNamespace()
     now, monotonic = time.time(), time.monotonic()
-    with sessions.open(session):
+    with opened(sessions, session):
         session.touch()
         monkeypatch.setattr(time, "time", lambda: now + step_seconds)
         assert sessions.expire(1800) == 0

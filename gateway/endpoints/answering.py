@@ -1,0 +1,27 @@
+"""Makes event streams and replies with the host's limits, and counts the open streams."""
+
+from gateway.conf import conf
+from gateway.endpoints.base import McpRequest
+from gateway.host.host import Host
+from gateway.http.asgi import Headers, Send
+from gateway.transports.event_stream import EventStream
+from gateway.transports.reply import Reply
+
+
+def new_stream(send: Send) -> EventStream:
+    """An event stream to the client of `send`."""
+    return EventStream(send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds)
+
+
+def new_reply(send: Send, headers: Headers = ()) -> Reply:
+    """A reply to the client of `send`, undecided at first. `headers` are added to the response."""
+    return Reply(new_stream(send), send, headers)
+
+
+async def run_reply(host: Host, request: McpRequest, reply: Reply) -> bool:
+    """Answer `request` with `reply`. Returns what `Reply.run` returns."""
+    return await reply.run(
+        request.receive,
+        silence_seconds=conf.ping_seconds,
+        counted=lambda: host.streams.open(reply.stream, request.definition.name),
+    )

@@ -1,0 +1,68 @@
+"""The session URL, `/{server_name}/{session_key}`: which protocol a request speaks, and what it must accept and send.
+
+Spec: 2025-11-25 basic/transports, 2026-07-28 basic/transports/streamable-http, 2024-11-05 basic/transports.
+"""
+
+from mcp_types import INVALID_REQUEST
+
+from gateway.endpoints.base import McpEndpoint, McpRequest, refuse_content_type
+from gateway.endpoints.consumers import SseConsumer
+from gateway.endpoints.stateless import StatelessRequests
+from gateway.endpoints.streamable_http import SESSION_ID, StreamableHttpRequests
+from gateway.host.host import Host
+from gateway.http.refusals import refuse, refuse_message, refuse_method
+from gateway.http.requests import accepts, header, is_json
+from gateway.transports.stateless import VERSION, is_stateless
+
+
+class SessionEndpoint(McpEndpoint):
+    """Serves HTTP+SSE, Streamable HTTP with sessions, and the stateless protocol on one URL."""
+
+    answers_messages = True
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._streamable_http = StreamableHttpRequests(host)
+        self._stateless = StatelessRequests(host)
+
+    async def answer(self, request: McpRequest) -> None:
+        """Pass `request` to the protocol it speaks."""
+        scope = request.scope
+        method = scope["method"]
+        if is_stateless(header(scope, VERSION)):
+            if method != "POST":
+                await refuse_method(request.send, "POST")
+            elif await _is_acceptable(request):
+                await self._stateless.post(request)
+        elif method == "POST":
+            if await _is_acceptable(request):
+                await self._streamable_http.post(request)
+        elif method == "GET":
+            await self._get(request)
+        elif method == "DELETE":
+            await self._streamable_http.delete(request)
+        else:
+            await refuse_method(request.send, "GET, POST, DELETE")
+
+    async def _get(self, request: McpRequest) -> None:
+        if not accepts(request.scope, "text/event-stream"):
+            message = "This resource is an event stream: Accept: text/event-stream."
+            await refuse(request.send, 406, "not_acceptable", message)
+        elif header(request.scope, SESSION_ID):
+            await self._streamable_http.get(request)
+        else:
+            await SseConsumer(self._host, request)(request.scope, request.receive, request.send)
+
+
+async def _is_acceptable(request: McpRequest) -> bool:
+    """Check the media types of a POST; answer it if they are wrong."""
+    scope = request.scope
+    # Spec 2025-11-25 basic/transports#sending-messages-to-the-server rule 2: the client accepts both.
+    if not (accepts(scope, "application/json") and accepts(scope, "text/event-stream")):
+        message = "The client must accept both: Accept: application/json, text/event-stream."
+        await refuse_message(request.send, 406, "not_acceptable", INVALID_REQUEST, message)
+        return False
+    if not is_json(scope):
+        await refuse_content_type(request.send)
+        return False
+    return True

@@ -1,0 +1,52 @@
+"""Takes what HTTP+SSE clients post: `/{server_name}/{session_key}/messages/?session_id=…`.
+
+Spec: 2024-11-05 basic/transports#http-with-sse. The stream itself: `consumers`.
+"""
+
+from urllib.parse import parse_qs
+
+from gateway.conf import conf
+from gateway.endpoints.base import SESSION_GONE, McpEndpoint, McpRequest, refuse_content_type
+from gateway.http.asgi import Scope
+from gateway.http.refusals import refuse, refuse_method
+from gateway.http.requests import is_json, read_body
+from gateway.http.responses import respond
+from gateway.jsonrpc import parse_message
+from gateway.transports.sessions import Session
+
+
+class SseMessagesEndpoint(McpEndpoint):
+    """Takes messages for HTTP+SSE sessions, one in each request."""
+
+    async def answer(self, request: McpRequest) -> None:
+        """Answer 202 once the message is on its way to the server. The server's answer goes to the stream."""
+        send = request.send
+        if request.scope["method"] != "POST":
+            await refuse_method(send, "POST")
+            return
+        session_id = _query_session_id(request.scope)
+        if self._find(session_id, request) is None:
+            await refuse(send, 404, "unknown_session", SESSION_GONE)
+            return
+        if not is_json(request.scope):
+            await refuse_content_type(send)
+            return
+        message = parse_message(await read_body(request.scope, request.receive, conf.max_body_bytes))
+        # Look again: the session may have ended while the body arrived.
+        session = self._find(session_id, request)
+        if session is None:
+            await refuse(send, 404, "unknown_session", SESSION_GONE)
+            return
+        session.wire.deliver(message, request.scope_for_server)
+        await respond(send, 202, b"Accepted", b"text/plain; charset=utf-8")
+
+    def _find(self, session_id: str, request: McpRequest) -> Session | None:
+        return self._host.sessions.find(session_id, request.definition.name, request.identity, "sse")
+
+
+def _query_session_id(scope: Scope) -> str:
+    query: bytes = scope.get("query_string", b"")
+    # All known clients send this form; it needs no parser.
+    if query.startswith(b"session_id=") and query[11:].isalnum():
+        return query[11:].decode("ascii")
+    return parse_qs(query.decode("latin-1")).get("session_id", [""])[0]

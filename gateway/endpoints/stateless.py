@@ -1,0 +1,71 @@
+"""The stateless protocol: every POST is complete in itself.
+
+Spec: 2026-07-28 basic/transports/streamable-http. What happens in the lane: `transports.stateless`.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+from gateway import metrics
+from gateway.access.tool_scope import require_named_tool
+from gateway.conf import conf
+from gateway.endpoints.answering import new_reply, run_reply
+from gateway.endpoints.base import McpRequest
+from gateway.endpoints.opening import acquire_with_room, require_still_open
+from gateway.exceptions import Unauthenticated
+from gateway.host.host import Host
+from gateway.http.requests import header, read_body
+from gateway.jsonrpc import require_json
+from gateway.transports.stateless import LISTEN, VERSION, StatelessCall
+
+
+class StatelessRequests:
+    """Answers the POST requests of the stateless protocol."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def post(self, request: McpRequest) -> None:
+        """Run one request in the caller's instance."""
+        host, scope = self._host, request.scope
+        method = header(scope, b"mcp-method")
+        body = await read_body(scope, request.receive, conf.max_body_bytes)
+        require_named_tool(request.identity, request.definition.name, method, header(scope, b"mcp-name"), body)
+        message = require_json(body)
+        request.definition = require_still_open(host, request)
+        is_listening = method == LISTEN
+        if is_listening:  # it lasts as long as a session does, so it takes the room of one
+            instance = await acquire_with_room(host, request)
+        else:
+            instance = await host.instances.acquire(request.definition, request.identity)
+        try:
+            # Check again: the factory may have taken long.
+            require_still_open(host, request)
+            reply = new_reply(request.send)
+            name = request.definition.name
+            call = StatelessCall(
+                instance.running, name, request.scope_for_server, message, reply, is_listening=is_listening
+            )
+
+            def end_revoked() -> None:
+                call.end(Unauthenticated())
+
+            with self._listening(call, request), host.stateless_calls.open(call), request.identity.closing(end_revoked):
+                instance.activity.note(method == "tools/call")
+                metrics.note_stateless_request(name, header(scope, VERSION) or "")
+                call.start()
+                if call.is_listening and host.drain.is_begun:
+                    call.stop_listening()
+                try:
+                    is_complete = await run_reply(host, request, reply)
+                except BaseException:
+                    call.cancel()
+                    raise
+            if not is_complete or reply.is_stream:
+                call.cancel()
+        finally:
+            host.instances.release(instance)
+
+    def _listening(self, call: StatelessCall, request: McpRequest) -> AbstractContextManager[None]:
+        if not call.is_listening:
+            return nullcontext()
+        return self._host.doorkeeper.authenticator.listening(request.identity, request.address)

@@ -1,0 +1,167 @@
+"""Streamable HTTP of the handshake era: requests that open, use and end a session.
+
+Spec: 2025-11-25 basic/transports#streamable-http. The session's messages and streams: `transports.streamable_http`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from mcp_types import INVALID_REQUEST, JSONRPCRequest
+
+from gateway.access.tool_scope import require_tool
+from gateway.conf import conf
+from gateway.endpoints.answering import new_reply, new_stream, run_reply
+from gateway.endpoints.base import SESSION_GONE, McpRequest
+from gateway.endpoints.opening import open_session, require_still_open
+from gateway.host.host import Host
+from gateway.http.asgi import Headers
+from gateway.http.refusals import refuse_message
+from gateway.http.requests import header, read_body
+from gateway.http.responses import respond
+from gateway.instances.running_server import RunningServer
+from gateway.jsonrpc import JSONRPCMessage, parse_message
+from gateway.transports.link import INITIALIZE
+from gateway.transports.sessions import Session, WireT
+from gateway.transports.streamable_http import StreamableHttpTransport
+from gateway.transports.wire import StreamableHttpWire
+
+SESSION_ID: Final = b"mcp-session-id"
+LAST_EVENT_ID: Final = b"last-event-id"
+
+LOOP_ENDED: Final = "its message loop ended"
+"""Why a session ended whose message loop ended by itself."""
+
+NOT_ESTABLISHED: Final = "initialize failed"
+"""Why a session ended whose `initialize` was refused or whose client left before the answer."""
+
+
+class StreamableHttpRequests:
+    """Answers the POST, GET and DELETE requests of handshake-era sessions."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def post(self, request: McpRequest) -> None:
+        """Take one message: `initialize` opens a session, everything else belongs to one."""
+        has_session = bool(header(request.scope, SESSION_ID))
+        if has_session and await self._find_or_refuse(request) is None:
+            return
+        message = parse_message(await read_body(request.scope, request.receive, conf.max_body_bytes))
+        if has_session:
+            # Look again: if the session ended while the body arrived, nobody would ever answer.
+            session = await self._find_or_refuse(request)
+            if session is not None:
+                require_tool(request.identity, request.definition.name, message)
+                await self._hand_over(message, session, request)
+        elif isinstance(message, JSONRPCRequest) and message.method == INITIALIZE:
+            await self._initialize(message, request)
+        else:
+            # Not 404: clients would try another transport, or take their session for lost.
+            await _refuse_without_session_id(request)
+
+    async def _hand_over(
+        self, message: JSONRPCMessage, session: Session[StreamableHttpWire], request: McpRequest
+    ) -> None:
+        with _request_of(session):
+            if isinstance(message, JSONRPCRequest):
+                reply = new_reply(request.send, _session_headers(session))
+                session.wire.call(message, request.scope_for_server, reply)
+                await run_reply(self._host, request, reply)
+            else:
+                session.wire.deliver(message, request.scope_for_server)
+                await respond(request.send, 202, b"", b"application/json", _session_headers(session))
+
+    async def _initialize(self, message: JSONRPCRequest, request: McpRequest) -> None:
+        """Open a session. Keep it if the server accepts `initialize` and the client receives the answer."""
+        request.definition = require_still_open(self._host, request)
+        session: Session[StreamableHttpTransport] = await open_session(
+            self._host, request, "streamable-http", _new_transport
+        )
+        is_answered = False
+        try:
+            session.wire.start(on_end=lambda: self._host.loop.call_soon(session.end, LOOP_ENDED))
+            with _request_of(session):
+                reply = new_reply(request.send, _session_headers(session))
+                session.wire.call(message, request.scope_for_server, reply)
+                is_answered = await run_reply(self._host, request, reply)
+        finally:
+            if not (is_answered and session.wire.is_established):
+                session.end(NOT_ESTABLISHED)
+
+    async def get(self, request: McpRequest) -> None:
+        """Open the session's standalone stream, or resume a stream that was lost."""
+        session = await self._find_or_refuse(request)
+        if session is None:
+            return
+        stream = new_stream(request.send)
+        last_event_id = header(request.scope, LAST_EVENT_ID)
+        with _request_of(session):
+            try:
+                if last_event_id is not None:
+                    if not await session.wire.resume(stream, last_event_id):
+                        message = "Event not found or expired"
+                        await refuse_message(request.send, 404, "unknown_event", INVALID_REQUEST, message)
+                        return
+                elif not await session.wire.attach_standalone(stream):
+                    message = "This session has its standalone stream open already."
+                    await refuse_message(request.send, 409, "stream_conflict", INVALID_REQUEST, message)
+                    return
+                # Look again: a stream that was attached after the session's end would never close.
+                if await self._find_or_refuse(request) is None:
+                    return
+                with self._host.streams.open(stream, request.definition.name):
+                    await stream.start(_session_headers(session))
+                    await stream.run(request.receive)
+            finally:
+                # Also if the stream never ran: while it is attached, the session can have no other.
+                stream.close()
+
+    async def delete(self, request: McpRequest) -> None:
+        """End a session."""
+        if not header(request.scope, SESSION_ID):
+            await _refuse_without_session_id(request)
+            return
+        session = await self._find_or_refuse(request)
+        if session is not None:
+            session.end()
+            await respond(request.send, 200, b"", b"application/json")
+
+    async def _find_or_refuse(self, request: McpRequest) -> Session[StreamableHttpWire] | None:
+        """The caller's session. Answers 404 if there is none with this id."""
+        session_id = header(request.scope, SESSION_ID) or ""
+        session = self._host.sessions.find(session_id, request.definition.name, request.identity, "streamable-http")
+        if session is None:
+            # Spec 2025-11-25 basic/transports#session-management rule 3: 404, so that the client opens a new one.
+            await refuse_message(request.send, 404, "unknown_session", INVALID_REQUEST, SESSION_GONE)
+        return session
+
+
+async def _refuse_without_session_id(request: McpRequest) -> None:
+    message = "The Mcp-Session-Id header is missing."
+    await refuse_message(request.send, 400, "missing_session_id", INVALID_REQUEST, message)
+
+
+def _new_transport(running: RunningServer, session: Session[StreamableHttpTransport]) -> StreamableHttpTransport:
+    return StreamableHttpTransport(
+        running,
+        session,
+        max_backlog=conf.max_session_backlog,
+        max_events=conf.max_kept_events,
+        max_event_bytes=conf.max_kept_event_bytes,
+    )
+
+
+def _session_headers(session: Session[WireT]) -> Headers:
+    return ((SESSION_ID, session.id.encode("ascii")),)
+
+
+@contextmanager
+def _request_of(session: Session[WireT]) -> Iterator[None]:
+    """Count a request of `session` while it is answered: a session without one expires when it is idle."""
+    session.open_requests += 1
+    try:
+        yield
+    finally:
+        session.open_requests -= 1
+        session.touch()
