@@ -1,20 +1,15 @@
-"""The Django app: discovers the servers when Django starts."""
+"""The Django app: it holds the servers that were found, and the running host in a process that serves."""
 
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from django.apps import AppConfig, apps
 
-from gateway.catalog.discovery import Discovery, discover
-from gateway.catalog.registry import Registry
 from gateway.conf import conf
 
 if TYPE_CHECKING:
+    from gateway.catalog.registry import Registry
     from gateway.host.host import Host
-
-SERVING_COMMANDS: Final = frozenset({"serve", "list_servers", "run_stdio", "call"})
-"""Management commands that need the servers. Others (`migrate`, `collectstatic` …) must not execute their code."""
 
 
 class GatewayConfig(AppConfig):
@@ -23,7 +18,6 @@ class GatewayConfig(AppConfig):
     name = "gateway"
     verbose_name = "MCP gateway"
     default_auto_field = "django.db.models.BigAutoField"
-    registry: Registry
     host: "Host | None" = None
     """The running host, in a process that serves."""
 
@@ -34,16 +28,17 @@ class GatewayConfig(AppConfig):
         assert isinstance(config, cls)
         return config
 
+    @cached_property
+    def registry(self) -> "Registry":
+        """The servers. They are loaded when this is first read, in the main thread.
+
+        A command that does not read it executes no code of servers and does not import the SDK.
+        """
+        from gateway.catalog.discovery import discover
+        from gateway.catalog.registry import Registry
+
+        return Registry(discover(conf.server_dirs, conf.load_timeout_seconds))
+
     def ready(self) -> None:
-        """Discover and register the servers, and put the system checks in place."""
+        """Put the system checks in place."""
         from gateway.catalog import checks  # noqa: F401  (imported for its registrations)
-
-        found = discover(conf.server_dirs, conf.load_timeout_seconds) if _serves(sys.argv) else Discovery()
-        self.registry = Registry(found)
-
-
-def _serves(argv: list[str]) -> bool:
-    """Whether this process will serve: true unless it runs another management command."""
-    program = Path(argv[0]) if argv else Path()
-    is_management = program.name in ("manage.py", "django-admin") or program.parts[-2:] == ("django", "__main__.py")
-    return not is_management or (len(argv) > 1 and argv[1] in SERVING_COMMANDS)

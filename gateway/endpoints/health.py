@@ -15,7 +15,7 @@ from gateway.http.addresses import is_loopback
 from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.requests import client_address
 from gateway.http.responses import respond
-from gateway.records.recorder import FLUSH_SECONDS
+from gateway.records.models import FLUSH_SECONDS
 
 PATHS: Final = frozenset({"/health_check", "/health_check/"})
 

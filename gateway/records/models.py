@@ -10,6 +10,9 @@ from typing import Final
 from django.core.validators import MinValueValidator
 from django.db import models
 
+FLUSH_SECONDS: Final = 0.5
+"""How often rows are brought up to date. Operators see events within two seconds."""
+
 HEARTBEAT_SECONDS: Final = 3.0
 """How often a process says that it lives."""
 

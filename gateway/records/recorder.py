@@ -24,7 +24,14 @@ from gateway.catalog.registry import Registry
 from gateway.database_thread import DatabaseThread, Outage
 from gateway.instances.instances import Instance
 from gateway.instances.offers import Offer, Offers
-from gateway.records.models import HEARTBEAT_SECONDS, HostProcess, InstanceRecord, ServerRecord, SessionRecord
+from gateway.records.models import (
+    FLUSH_SECONDS,
+    HEARTBEAT_SECONDS,
+    HostProcess,
+    InstanceRecord,
+    ServerRecord,
+    SessionRecord,
+)
 from gateway.records.operator_requests import OperatorRequests
 from gateway.records.row_writer import BATCH_SIZE, RowWriter
 from gateway.records.upkeep import close_rows_of_dead_processes, delete_old_rows, hostname
@@ -32,9 +39,6 @@ from gateway.storable import storable
 from gateway.transports.sessions import Session, Sessions
 
 logger = logging.getLogger(__name__)
-
-FLUSH_SECONDS: Final = 0.5
-"""How often rows are brought up to date. Operators see events within two seconds."""
 
 UPKEEP_SECONDS: Final = 600.0
 """How often old rows are deleted."""
