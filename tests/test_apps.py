@@ -5,7 +5,7 @@ import pytest
 
 import gateway
 from gateway.apps import GatewayConfig
-from gateway.catalog.discovery import Discovery, LoadFailure
+from gateway.catalog.definitions import Discovery, LoadFailure
 from gateway.catalog.registry import Registry
 from gateway.exceptions import UnknownServer
 from tests.conftest import WriteServer

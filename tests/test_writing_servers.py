@@ -7,7 +7,7 @@ from mcp.client import Client
 from mcp.types import TextContent
 
 from gateway.catalog.discovery import discover
-from gateway.catalog.styles import make
+from gateway.catalog.factories import make
 from gateway.conf import GatewaySettings
 from tests.conftest import WriteServer
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.catalog.discovery import Discovery, LoadFailure, ServerDefinition
+from gateway.catalog.definitions import Discovery, LoadFailure, ServerDefinition
 from gateway.exceptions import UnknownServer
 
 NOT_SERVED: Final = "No server of this name is served here."

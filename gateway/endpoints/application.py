@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Final
 
 from gateway import metrics
-from gateway.catalog.discovery import DJANGO_SEGMENTS
+from gateway.catalog.names import DJANGO_SEGMENTS
 from gateway.conf import conf
 from gateway.endpoints.health import HealthEndpoint
 from gateway.endpoints.routing import HttpRouter, build_mcp_router

@@ -11,7 +11,7 @@ from mcp_types import INVALID_REQUEST
 
 from gateway.access.hiding import scope_for_server
 from gateway.access.identity import Identity, current_identity
-from gateway.catalog.discovery import ServerDefinition
+from gateway.catalog.definitions import ServerDefinition
 from gateway.exceptions import ClientDisconnected, GatewayError
 from gateway.host.host import Host
 from gateway.http.asgi import Receive, Scope, Send

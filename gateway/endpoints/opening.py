@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from gateway.catalog.discovery import ServerDefinition
+from gateway.catalog.definitions import ServerDefinition
 from gateway.endpoints.base import McpRequest
 from gateway.exceptions import GatewayError, Unauthenticated
 from gateway.host.host import Host

@@ -3,7 +3,7 @@
 from typing import Final
 
 from gateway.access.redaction import PathRedactor
-from gateway.catalog.discovery import ServerDefinition
+from gateway.catalog.definitions import ServerDefinition
 from gateway.catalog.registry import NOT_SERVED, Registry
 from gateway.exceptions import GatewayError, ServerDisabled, UnknownServer
 from gateway.instances.instances import Instances

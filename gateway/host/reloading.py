@@ -22,8 +22,11 @@ from typing import Final
 from watchfiles import Change, DefaultFilter, awatch
 
 from gateway import metrics
-from gateway.catalog.discovery import LoadFailure, Project, ServerDefinition, server_folders
-from gateway.catalog.process_state import LoadTimeout, give_up_load, restored_process_state
+from gateway.catalog.definitions import LoadFailure, ServerDefinition
+from gateway.catalog.discovery import server_folders
+from gateway.catalog.import_effects import restored_process_state
+from gateway.catalog.load_limits import LoadTimeout, give_up_load
+from gateway.catalog.loading import Project
 from gateway.catalog.registry import Registry
 from gateway.conf import conf
 from gateway.instances.instances import Instances

@@ -24,8 +24,8 @@ from gateway.access.error_redaction import redact_errors
 from gateway.access.identity import Identity
 from gateway.access.redaction import traceback_text
 from gateway.access.tool_scope import ToolScope
-from gateway.catalog.discovery import ServerDefinition
-from gateway.catalog.styles import make
+from gateway.catalog.definitions import ServerDefinition
+from gateway.catalog.factories import make
 from gateway.compat.server import CompatServer
 from gateway.instances.calls import CallMiddleware, ServerCalls
 from gateway.instances.tool_schemas import ToolSchemas

@@ -33,7 +33,7 @@ from mcp.types import INTERNAL_ERROR
 from gateway import signals
 from gateway.access.identity import Identity, current_identity
 from gateway.access.redaction import traceback_text
-from gateway.catalog.discovery import ServerDefinition
+from gateway.catalog.definitions import ServerDefinition
 from gateway.conf import conf
 from gateway.exceptions import InstanceLimitReached, InstanceUnavailable
 from gateway.instances.calls import ServerCalls

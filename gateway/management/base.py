@@ -2,7 +2,7 @@
 
 from django.core.management.base import BaseCommand
 
-from gateway.catalog.process_state import ending_despite_threads
+from gateway.management.command_exit import ending_despite_threads
 
 
 class LoadingCommand(BaseCommand):

@@ -14,8 +14,8 @@ from django.core.management.base import CommandError
 from gateway.access.identity import Identity, current_identity, parse_user_id
 from gateway.access.redaction import PathRedactor, install_record_redaction, redact
 from gateway.apps import GatewayConfig
-from gateway.catalog.discovery import ServerDefinition
-from gateway.catalog.process_state import stdout_on_stderr
+from gateway.catalog.definitions import ServerDefinition
+from gateway.catalog.standard_streams import stdout_on_stderr
 from gateway.conf import conf
 from gateway.exceptions import GatewayError
 

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
-from gateway.catalog import process_state
-from gateway.catalog.discovery import DJANGO_SEGMENTS, RESERVED_NAMES, Discovery, discover
+from gateway.catalog import load_limits
+from gateway.catalog.definitions import Discovery, LoadFailure, ServerDefinition
+from gateway.catalog.discovery import discover, load_server
+from gateway.catalog.names import DJANGO_SEGMENTS, RESERVED_NAMES
+from gateway.exceptions import UnknownServer
 from tests.conftest import SOUND_SERVER, WriteServer
 
 
@@ -53,7 +56,7 @@ def test_folder_names_need_not_be_importable(write_server: WriteServer) -> None:
         ("class Rude(BaseException): pass\nraise Rude('rude')", "Rude", "raise Rude"),
         ("def get_initialization_options(instance): ...", "no function server", ""),
         ("def server(user_id, api_key=None): ...", "no function get_initialization_options", ""),
-        ("server = 1\ndef get_initialization_options(instance): ...", "no function server", ""),
+        ("server = 1\ndef get_initialization_options(instance): ...", "server in main.py is of type int", ""),
         ("", "no function server", ""),
         ("\x00", "SyntaxError", ""),
     ],
@@ -209,7 +212,7 @@ def test_module_that_loads_slowly_is_named_in_the_log_meanwhile_and_served(
     caplog: pytest.LogCaptureFixture,
     is_main_thread: bool,
 ) -> None:
-    monkeypatch.setattr(process_state, "SLOW_LOAD_SECONDS", 0.1)
+    monkeypatch.setattr(load_limits, "SLOW_LOAD_SECONDS", 0.1)
     directory = write_server("slow", SLOW)
     outcomes: list[Discovery] = []
     limit_seconds = 30 if is_main_thread else 0.1
@@ -413,3 +416,41 @@ def test_log_lines_of_the_ancestor_are_kept(write_server: WriteServer, caplog: p
         discover([write_server("sound")])
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     assert messages == ["Loaded server: sound", "Discovered 1 servers"]
+
+
+# -- one server by its name
+
+
+def test_one_server_is_loaded_by_its_name_and_no_other_and_nothing_is_logged(
+    write_server: WriteServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_server("beside", "raise AssertionError('executed')")
+    directory = write_server("wanted")
+    with caplog.at_level(logging.DEBUG, logger="gateway"):
+        outcome = load_server("wanted", [directory])
+    assert isinstance(outcome, ServerDefinition)
+    assert outcome.folder == directory / "wanted"
+    assert not caplog.records
+
+
+def test_one_server_is_the_one_that_a_host_would_serve(write_server: WriteServer) -> None:
+    first, second = write_server("twin", "1 / 0", directory="first"), write_server("twin", directory="second")
+    assert load_server("twin", [first, second]).folder == second / "twin"
+    write_server("twin", "1 / 0", directory="second")
+    failure = load_server("twin", [first, second])
+    assert isinstance(failure, LoadFailure)
+    assert failure.folder == first / "twin"
+
+
+def test_one_server_that_there_is_not_is_an_error_with_the_names_that_there_are(write_server: WriteServer) -> None:
+    write_server("weather")
+    directory = write_server("time")
+    with pytest.raises(UnknownServer, match="Did you mean weather"):
+        load_server("wether", [directory])
+
+
+@pytest.mark.parametrize("name", ["../weather", "", ".", "weather/"])
+def test_name_of_one_server_is_never_a_path(write_server: WriteServer, name: str) -> None:
+    write_server("weather", directory="servers")
+    with pytest.raises(UnknownServer):
+        load_server(name, [write_server("time", directory="beside")])

@@ -16,7 +16,8 @@ import pytest
 from mcp import Client
 from mcp.client.sse import sse_client
 
-from gateway.catalog.discovery import ProjectFinder, discover
+from gateway.catalog.discovery import discover
+from gateway.catalog.loading import ProjectFinder
 from tests.compat.conversations import CONVERSATIONS
 from tests.compat.test_same_as_version_1 import (  # noqa: F401  # fixtures
     answers_of_version_1,

@@ -16,7 +16,8 @@ from gateway.access.identity import Identity, current_identity
 from gateway.access.limits import RateLimits
 from gateway.access.redaction import PathRedactor, install_record_redaction
 from gateway.apps import GatewayConfig
-from gateway.catalog.discovery import ServerDefinition, discover
+from gateway.catalog.definitions import ServerDefinition
+from gateway.catalog.discovery import discover
 from gateway.exceptions import InstanceLimitReached, InstanceUnavailable
 from gateway.instances.instances import Instance, Instances
 from gateway.instances.lanes import Lanes

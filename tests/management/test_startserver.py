@@ -9,8 +9,9 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.test import override_settings
 
-from gateway.catalog.discovery import RESERVED_NAMES, discover
-from gateway.catalog.styles import make
+from gateway.catalog.discovery import discover
+from gateway.catalog.factories import make
+from gateway.catalog.names import RESERVED_NAMES
 from gateway.management.shell import this_python
 from tests.conftest import WriteServer
 from tests.support.host_process import ROOT, manage, run

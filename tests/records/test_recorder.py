@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from gateway.access.identity import Identity
 from gateway.apps import GatewayConfig
-from gateway.catalog.discovery import Discovery, LoadFailure
+from gateway.catalog.definitions import Discovery, LoadFailure
 from gateway.catalog.registry import Registry
 from gateway.instances.instances import Instance
 from gateway.instances.offers import Offer, Offers

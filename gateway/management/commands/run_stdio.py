@@ -11,8 +11,8 @@ import anyio
 from mcp.server.stdio import stdio_server
 
 from gateway.access.identity import Identity
-from gateway.catalog.discovery import ServerDefinition
-from gateway.catalog.styles import make
+from gateway.catalog.definitions import ServerDefinition
+from gateway.catalog.factories import make
 from gateway.management.base import LoadingCommand
 from gateway.management.single_server import add_user_argument, containing_server, find
 

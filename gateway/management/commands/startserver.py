@@ -10,7 +10,7 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError
 
 import gateway
-from gateway.catalog.discovery import RESERVED_NAMES, SERVER_NAME
+from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
 from gateway.conf import conf
 from gateway.management.shell import this_python
 

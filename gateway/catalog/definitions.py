@@ -1,0 +1,37 @@
+"""The outcome of loading a server folder: a definition that can be served, or a failure with its reason."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.catalog.styles import Style
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDefinition:
+    """A server folder that was loaded."""
+
+    name: str
+    """The folder's name, and the first segment of the server's URLs."""
+    folder: Path
+    style: Style
+    """How its module makes server objects."""
+    load_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """A server folder that cannot be served."""
+
+    name: str
+    folder: Path
+    reason: str
+    """One sentence for the operator."""
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """All server folders that were found. Each is in exactly one of the lists."""
+
+    definitions: list[ServerDefinition] = field(default_factory=list)
+    failures: list[LoadFailure] = field(default_factory=list)
