@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-import textwrap
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.host_process import HostProcess, manage, running_host
+from tests.support import version_1
+from tests.support.host_process import HostProcess, StartHost, running_host
+from tests.support.process_guard import ProcessGuard
+from tests.support.processes import migrate
+from tests.support.server_folders import SOUND_SERVER, WriteServer, write_main
+from tests.support.threads import InThreads, run_in_threads_at_once
 
-StartHost = Callable[..., Any]
-WriteServer = Callable[..., Path]
-InThreads = Callable[[Callable[[], object]], list[Exception]]
-
-SOUND_SERVER = """
-    from mcp.server import Server
-
-    def server(user_id, api_key=None):
-        return Server("sound")
-
-    def get_initialization_options(instance):
-        return instance.create_initialization_options()
-"""
+GUARD = pytest.StashKey[ProcessGuard]()
 
 
 @pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def processes() -> None:
+    """Allow a test to start processes: marks it `e2e`, which `make quick` leaves out."""
+
+
+@pytest.fixture(scope="session")
+def migrated_database(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite file with all tables and no rows. Copy it; never open it."""
     folder = tmp_path_factory.mktemp("template")
-    done = manage("migrate", "--verbosity", "0", data_dir=folder)
-    assert done.returncode == 0, done.stderr
+    migrate(folder)
     path = folder / "gumcp.sqlite3"
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -64,38 +59,16 @@ def host(start_host: StartHost, request: pytest.FixtureRequest) -> Iterator[Host
         yield host
 
 
+@pytest.fixture(scope="session")
+def answers_of_version_1(processes: None, tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
+    """What mcp 1.28 answers to every step of every conversation of `tests.compat`."""
+    return version_1.answers_of_version_1(tmp_path_factory.mktemp("version-1"))
+
+
 @pytest.fixture
-def in_threads_at_once() -> Iterator[InThreads]:
-    """Do something in several threads for half a second, and return what it raised.
-
-    They take turns as often as they can, so that what goes wrong between two of their steps does so soon.
-    """
-    interval = sys.getswitchinterval()
-
-    def do(step: Callable[[], object]) -> list[Exception]:
-        failures: list[Exception] = []
-        is_over = threading.Event()
-
-        def repeat() -> None:
-            try:
-                while not is_over.is_set():
-                    step()
-            except Exception as error:
-                failures.append(error)
-                is_over.set()
-
-        threads = [threading.Thread(target=repeat) for _ in range(4)]
-        sys.setswitchinterval(1e-6)
-        for thread in threads:
-            thread.start()
-        is_over.wait(0.5)
-        is_over.set()
-        for thread in threads:
-            thread.join()
-        return failures
-
-    yield do
-    sys.setswitchinterval(interval)
+def in_threads_at_once() -> InThreads:
+    """Repeat a step in several threads for half a second, and return what it raised."""
+    return run_in_threads_at_once
 
 
 @pytest.fixture
@@ -103,9 +76,48 @@ def write_server(tmp_path: Path) -> WriteServer:
     """Write `main.py` of a server, a sound one unless told otherwise, and return the directory of servers."""
 
     def write(name: str, source: str = SOUND_SERVER, directory: str = "servers") -> Path:
-        folder = tmp_path / directory / name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "main.py").write_text(textwrap.dedent(source))
-        return folder.parent
+        return write_main(tmp_path / directory, name, source).parent
 
     return write
+
+
+# -- Hooks -----------------------------------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    guard = config.stash[GUARD] = ProcessGuard()
+    sys.addaudithook(guard)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if "processes" in getattr(item, "fixturenames", ()):
+        item.add_marker("e2e")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    guard = item.config.stash[GUARD]
+    guard.guarded_test = item.nodeid if item.get_closest_marker("e2e") is None else None
+    try:
+        return (yield)
+    finally:
+        guard.guarded_test = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, dict[str, Any], dict[str, Any]]:
+    """Escape lone surrogates in reports: pytest-xdist sends reports as UTF-8, and tests log texts that are not."""
+    report: dict[str, Any] = yield
+    return _in_utf8(report)
+
+
+def _in_utf8(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_in_utf8(key): _in_utf8(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return type(value)(_in_utf8(inner) for inner in value)
+        case _:
+            return value

@@ -8,8 +8,8 @@ from gateway.apps import GatewayConfig
 from gateway.catalog.definitions import Discovery, LoadFailure
 from gateway.catalog.registry import Registry
 from gateway.exceptions import UnknownServer
-from tests.conftest import WriteServer
-from tests.support.host_process import manage
+from tests.support.processes import manage
+from tests.support.server_folders import WriteServer
 
 MARKER = """
     import os, pathlib

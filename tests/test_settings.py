@@ -18,7 +18,7 @@ from gateway.conf import GatewaySettings, SettingsError, read_settings
 from gateway.conf.reference import example, page
 from gateway.host.serving import serving_limits
 from gateway.serving import ServingLimits
-from tests.support.host_process import ROOT, environment, manage, run
+from tests.support.processes import ROOT, environment, manage, run
 
 PAGE = ROOT / "docs" / "settings.md"
 PRODUCTION = {"GUMCP_PUBLIC_URL": "https://mcp.example.com"}

@@ -9,7 +9,7 @@ from mcp.types import TextContent
 from gateway.catalog.discovery import discover
 from gateway.catalog.factories import make
 from gateway.conf import GatewaySettings
-from tests.conftest import WriteServer
+from tests.support.server_folders import WriteServer
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "writing-servers.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from gateway.access.keys import KEY_PATTERN, is_well_formed, key_digest
 from gateway.access.models import ApiKey, AuditEvent
 from gateway.management.commands import create_key
 from gateway.management.shell import this_python
-from tests.support.host_process import manage
+from tests.support.processes import manage
 
 pytestmark = pytest.mark.django_db
 
@@ -112,6 +112,7 @@ def test_revoked_by_the_public_part_or_by_the_whole_key_which_is_not_repeated() 
         assert "pasted-secret" not in str(refusal.value)
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("arguments", [("create_key", "ada"), ("revoke_key", "gumcp_Ab3dE6gH")])
 def test_without_tables_it_is_said_what_to_run(arguments: tuple[str, ...], tmp_path: Path) -> None:
     done = manage(*arguments, data_dir=tmp_path)

@@ -26,16 +26,15 @@ from tests.benchmarks.client import Job, as_json
 from tests.benchmarks.eras import ERAS
 from tests.benchmarks.processes import (
     HOSTS,
-    PROJECT,
     REFERENCE,
     Host,
-    HostFailed,
     Running,
     of_another_checkout,
     running,
 )
 from tests.benchmarks.report import Series, as_data, table
 from tests.benchmarks.workloads import STORE
+from tests.support.processes import ROOT, ProcessFailed
 
 _PACKAGES: Final = ("mcp", "django", "channels", "daphne", "twisted", "uvicorn", "uvloop", "httptools", "h11")
 
@@ -80,7 +79,7 @@ def run_job(job: Job, series: Series) -> None:
         input=as_json(job),
         capture_output=True,
         text=True,
-        cwd=PROJECT,
+        cwd=ROOT,
         timeout=job.warm_up_seconds + job.seconds + 120,
         check=False,
     )
@@ -105,7 +104,7 @@ def measure_load(hosts: Sequence[Host], eras: Sequence[str], workload: str, plan
         for host in hosts:
             try:
                 up.append(stack.enter_context(running(host, servers)))
-            except HostFailed as failure:
+            except ProcessFailed as failure:
                 for era in eras:
                     note_failure(series[era, host.name], failure)
         for number in range(plan.rounds):
@@ -133,12 +132,12 @@ def measure_memory(
                 try:
                     with running(host, servers) as target:
                         run_job(plan.job("hold", era, workload, target), row)
-                except HostFailed as failure:
+                except ProcessFailed as failure:
                     note_failure(row, failure)
     return list(series.values())
 
 
-def note_failure(series: Series, failure: HostFailed) -> None:
+def note_failure(series: Series, failure: ProcessFailed) -> None:
     print(failure, file=sys.stderr)
     series.fail(str(failure).splitlines()[0])
 
@@ -172,7 +171,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=1, help="session keys that sessions take in turn (default: 1)")
     parser.add_argument("--quick", action="store_true", help="one short round: does it run, and roughly how fast")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout of the project to measure beside")
-    parser.add_argument("--servers", type=Path, default=PROJECT / "servers", help="servers directory")
+    parser.add_argument("--servers", type=Path, default=ROOT / "servers", help="servers directory")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there too")
     arguments = parser.parse_args()
     for option, known in (("hosts", HOSTS), ("eras", ERAS), ("workloads", _WORKLOADS)):

@@ -12,9 +12,10 @@ from statistics import median
 from typing import Final
 
 from tests.benchmarks.client import Job
-from tests.benchmarks.processes import REFERENCE, Host, HostFailed, running
+from tests.benchmarks.processes import REFERENCE, Host, running
 from tests.benchmarks.report import Series
 from tests.benchmarks.workloads import ON_VERSION_1, ON_VERSION_2
+from tests.support.processes import ProcessFailed
 
 NAME: Final = "off-loop"
 
@@ -59,7 +60,7 @@ def measure(
                                 seconds=seconds,
                             )
                             run_job(job, series)
-            except HostFailed as failure:
+            except ProcessFailed as failure:
                 for series in pair.values():
                     series.fail(str(failure).splitlines()[0])
             measured += pair.values()

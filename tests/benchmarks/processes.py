@@ -6,27 +6,17 @@ A further row of the benchmark (other settings, another ASGI server) is a furthe
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-PROJECT: Final = Path(__file__).resolve().parents[2]
-
-_START_SECONDS: Final = 30.0
-_STOP_SECONDS: Final = 10.0
-
-
-class HostFailed(Exception):
-    """A host did not start, or died; the message ends with the last lines of its log."""
+from tests.support import processes
+from tests.support.processes import ROOT, START_SECONDS, ProcessFailed, environment, free_port, is_listening
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,7 @@ class Host:
     environment: Mapping[str, str] = field(default_factory=dict)
     checks_keys: bool = False
     """Whether the last preparation printed the session keys to call with, as a JSON list."""
-    directory: Path = PROJECT
+    directory: Path = ROOT
 
 
 _UVICORN: Final = (
@@ -105,75 +95,35 @@ class Running:
 def running(host: Host, server_dirs: Path) -> Iterator[Running]:
     """Start a host with a database and a port of its own, and end it on leaving.
 
-    :raises HostFailed: if it cannot be prepared, or does not accept connections within half a minute.
+    :raises ProcessFailed: if it cannot be prepared, or does not accept connections within half a minute.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="gumcp-bench-"))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GUMCP_")}
-    environment |= {
-        "GUMCP_DATA_DIR": str(scratch),
-        "DATABASE_URL": f"sqlite:///{scratch / 'benchmark.sqlite3'}",  # never the one that an operator's shell names
-        "GUMCP_METRICS_PORT": "0",
-        "GUMCP_SERVER_DIRS": str(server_dirs),
-        **host.environment,
-    }
-    log_path = scratch / "log"
-    printed = b""
-    try:
-        with log_path.open("wb") as log:
-            for arguments in host.preparation:
-                done = subprocess.run(
-                    [sys.executable, *arguments],
-                    cwd=host.directory,
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    timeout=_START_SECONDS,
-                    check=False,
-                )
-                printed = done.stdout
-                if done.returncode != 0:
-                    raise HostFailed(f"{host.title}: {' '.join(arguments)} failed\n{_tail(log_path)}")
-            port = _free_port()
-            arguments = tuple(argument.format(port=port) for argument in host.arguments)
-            process = subprocess.Popen(
-                [sys.executable, *arguments], cwd=host.directory, env=environment, stdout=log, stderr=log
-            )
-        try:
-            _wait_until_it_accepts(host, process, port, log_path)
+    with tempfile.TemporaryDirectory(prefix="gumcp-bench-", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
+        env = environment(scratch, GUMCP_SERVER_DIRS=str(server_dirs), **host.environment)
+        printed = ""
+        for arguments in host.preparation:
+            printed = _prepare(host, arguments, env)
+        port = free_port()
+        with processes.running(
+            [sys.executable, *(argument.format(port=port) for argument in host.arguments)],
+            env=env,
+            log=scratch / "log",
+            is_ready=lambda: is_listening(port),
+            cwd=host.directory,
+        ) as process:
             yield Running(host, port, process.pid, tuple(json.loads(printed)) if host.checks_keys else ())
-        finally:
-            _stop(process)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _wait_until_it_accepts(host: Host, process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise HostFailed(f"{host.title}: exited with {process.returncode}\n{_tail(log_path)}")
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise HostFailed(f"{host.title}: no connection within {_START_SECONDS:.0f} s\n{_tail(log_path)}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def _tail(path: Path) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-25:])
+def _prepare(host: Host, arguments: tuple[str, ...], env: Mapping[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=host.directory,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ProcessFailed(f"{host.title}: {' '.join(arguments)} failed\n{done.stderr}")
+    return done.stdout

@@ -162,6 +162,7 @@ async def test_sdk_that_keeps_the_server_elsewhere_is_told_apart_from_a_wrong_mo
         style_of(server)
 
 
+@pytest.mark.usefixtures("processes")
 def test_fastmcp_is_loaded_by_nobody_who_does_not_use_it() -> None:
     program = (
         "import sys, gateway.catalog.styles, types, mcp.server\n"

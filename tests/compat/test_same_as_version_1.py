@@ -1,92 +1,19 @@
 """The same calls to the same unchanged modules give the same answers on mcp 1.28 and here, in both protocol eras.
 
-The environment with mcp 1.28 is made once, in `.venv-mcp1` of the project or in the folder that MCP1_ENV names.
-Without a package index that fails, and so does the test: a comparison that did not happen is no comparison.
+`tests.support.version_1` runs mcp 1.28. It needs the package index once; without it these tests fail.
 """
 
 import asyncio
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import mcp_types as types
 import pytest
-from mcp import Client, MCPError
-from mcp_types import INTERNAL_ERROR
-from pydantic import TypeAdapter
+from mcp import Client
 
 from gateway.compat.workers import HandlerThreads
 from tests.compat.conversations import CONVERSATIONS, Conversation, Step
-from tests.support.projects import PROJECT, SERVERS, importable_project, load_main
-
-VERSION_1 = "1.28"
-ROOT = Path(__file__).parent.parent.parent
-
-REQUESTS = {
-    "tools/list": types.ListToolsRequest,
-    "tools/call": types.CallToolRequest,
-    "resources/list": types.ListResourcesRequest,
-    "resources/templates/list": types.ListResourceTemplatesRequest,
-    "resources/read": types.ReadResourceRequest,
-    "resources/subscribe": types.SubscribeRequest,
-    "resources/unsubscribe": types.UnsubscribeRequest,
-    "prompts/list": types.ListPromptsRequest,
-    "prompts/get": types.GetPromptRequest,
-    "completion/complete": types.CompleteRequest,
-    "logging/setLevel": types.SetLevelRequest,
-    "ping": types.PingRequest,
-}
-KNOWN_FIELDS = {
-    "tools": {"name", "title", "description", "inputSchema", "annotations", "icons", "execution", "_meta"},
-    "resources": {"name", "title", "uri", "description", "mimeType", "size", "icons", "annotations", "_meta"},
-}
-ADDED_IN_2026 = {"resultType", "ttlMs", "cacheScope"}
-
-AnyResult = TypeAdapter(dict[str, Any])
-
-
-def run(*command: str | Path, **options: Any) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
-    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-@pytest.fixture(scope="session")
-def version_1_python() -> Path:
-    """A Python that has mcp 1.28, made where there is none yet."""
-    folder = Path(os.environ.get("MCP1_ENV") or ROOT / ".venv-mcp1")
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not python.exists():
-        run(sys.executable, "-m", "venv", folder, timeout=120)
-    installed = [python, "-c", "import importlib.metadata as m; print(m.version('mcp'))"]
-    found = subprocess.run(installed, capture_output=True, text=True, check=False, timeout=60).stdout
-    if not found.startswith(f"{VERSION_1}."):
-        run(python, "-m", "pip", "install", "--quiet", f"mcp=={VERSION_1}.*", timeout=400)
-    assert run(*installed, timeout=60).startswith(f"{VERSION_1}.")
-    return python
-
-
-@pytest.fixture(scope="session")
-def answers_of_version_1(version_1_python: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
-    """What mcp 1.28 answered to every step of every conversation."""
-    task = {"project": str(PROJECT), "conversations": [asdict(conversation) for conversation in CONVERSATIONS]}
-    runner = Path(__file__).parent / "version_1_runner.py"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    output = run(
-        version_1_python,
-        runner,
-        input=json.dumps(task),
-        timeout=100,
-        cwd=tmp_path_factory.mktemp("version-1"),
-        env=environment,
-    )
-    answers: list[list[Any]] = json.loads(output)
-    return answers
+from tests.support.projects import SERVERS, importable_project, load_main
+from tests.support.version_1 import perform, visible, wanted_here
 
 
 @pytest.fixture
@@ -162,56 +89,3 @@ async def converse(
                         await arrived.wait()
                 outcomes.append(visible(outcome, mode))
             return outcomes
-
-
-async def perform(client: Client, step: Step, received: list[Any]) -> dict[str, Any]:
-    """Return the outcome of a step, with the list that its notifications arrive in."""
-    received.clear()
-    message = {"method": step.method, "params": step.params}
-    outcome: dict[str, Any]
-    try:
-        if step.is_notification:
-            await client.session.send_notification(types.ProgressNotification.model_validate(message))
-            outcome = {"result": None}
-        else:
-            request = REQUESTS[step.method].model_validate(message)
-            outcome = {"result": await client.session.send_request(request, AnyResult)}
-    except MCPError as exc:
-        outcome = {"error": {"code": exc.code, "message": exc.message, "data": exc.data}}
-    return outcome | {"notifications": received}
-
-
-def visible(outcome: dict[str, Any], mode: str) -> dict[str, Any]:
-    """Drop what 2026-07-28 adds to every result, and the notifications that it has no stream for."""
-    result = outcome.get("result")
-    if isinstance(result, dict):
-        result = {key: value for key, value in result.items() if key not in ADDED_IN_2026}
-        meta = {k: v for k, v in result.pop("_meta", {}).items() if not k.startswith("io.modelcontextprotocol/")}
-        outcome = outcome | {"result": result | ({"_meta": meta} if meta else {})}
-    if mode != "legacy":
-        kept = [n for n in outcome["notifications"] if n["method"] == "notifications/progress"]
-        return outcome | {"notifications": kept}
-    return outcome | {"notifications": list(outcome["notifications"])}
-
-
-def wanted_here(step: Step, answer: dict[str, Any], mode: str) -> dict[str, Any]:
-    """Apply the differences that are on purpose to an answer of 1.28."""
-    wanted = dict(answer)
-    if step.here is not None:
-        wanted["result"] = step.here
-    elif (error := wanted.get("error")) and error["code"] == 0:
-        wanted["error"] = error | {"code": INTERNAL_ERROR}  # 1
-    elif (error := wanted.get("error")) and error["message"] == "Method not found":
-        wanted["error"] = error | {"data": step.method}  # version 2's dispatcher adds it
-    elif wanted.get("result"):
-        wanted["result"] = {
-            key: [with_unknown_in_meta(item, KNOWN_FIELDS[key]) for item in value] if key in KNOWN_FIELDS else value
-            for key, value in wanted["result"].items()
-        }
-    return visible(wanted, mode)
-
-
-def with_unknown_in_meta(item: dict[str, Any], known: set[str]) -> dict[str, Any]:  # 2, 6
-    unknown = {key: value for key, value in item.items() if key not in known}
-    kept = {key: value for key, value in item.items() if key in known}
-    return kept | ({"_meta": unknown | item.get("_meta", {})} if unknown else {})

@@ -16,7 +16,7 @@ from gateway.compat.workers import (
     HandlerThreadsClosedError,
     NoFreeThreadError,
 )
-from tests.conftest import InThreads
+from tests.support.threads import InThreads
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -242,6 +242,7 @@ async def test_burst_beyond_the_limit_waits_for_its_turn(threads: HandlerThreads
     assert (threads.threads, threads.busy) == (4, 0)
 
 
+@pytest.mark.usefixtures("processes")
 async def test_waiting_call_is_refused_as_soon_as_every_thread_is_stuck(
     threads: HandlerThreads, gate: threading.Event
 ) -> None:
@@ -391,6 +392,7 @@ async def test_a_call_costs_at_most_half_a_millisecond(threads: HandlerThreads) 
     assert best < 0.0005
 
 
+@pytest.mark.usefixtures("processes")
 def test_process_exits_while_calls_are_stuck() -> None:
     program = """
 import asyncio, time

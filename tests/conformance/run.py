@@ -14,10 +14,8 @@ Needs nothing but the standard library: `--url` also works from a Python without
 import argparse
 import contextlib
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,7 +27,17 @@ from pathlib import Path
 from typing import Any, Final
 
 HERE: Final = Path(__file__).resolve().parent
-PROJECT: Final = HERE.parent.parent
+sys.path.insert(0, str(HERE.parent.parent))
+from tests.support.processes import (  # noqa: E402 - found by the line above
+    BUNDLED_SERVERS,
+    HOST_COMMANDS,
+    ProcessFailed,
+    environment,
+    free_port,
+    migrate,
+    running,
+)
+
 NODE: Final = HERE / "node_modules" / "node" / "bin" / "node"
 TOOL: Final = HERE / "node_modules" / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 
@@ -37,14 +45,10 @@ REVISIONS: Final = ("2025-11-25", "2026-07-28")
 """Protocol revisions whose requirements the tool has frozen, and that we serve."""
 
 START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 15.0
 TOOL_SECONDS: Final = 600.0
 """One whole run of the tool. It gives each scenario 30 s itself."""
 
-SERVER_COMMANDS: Final = {
-    "daphne": ("daphne", "-b", "127.0.0.1", "-p", "{port}", "gumcp_site.asgi:application"),
-    "uvicorn": ("uvicorn", "--host", "127.0.0.1", "--port", "{port}", "gumcp_site.asgi:application"),
-}
+APPLICATION: Final = "gumcp_site.asgi:application"
 
 # The tool names a scenario's result folder "server-<scenario>-<time>".
 RESULT_FOLDER: Final = re.compile(r"server-(?P<scenario>.+)-\d{4}-\d\d-\d\dT[\d-]+Z")
@@ -94,7 +98,7 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url", help="the reference server's URL, on localhost; without it a host is started")
-    parser.add_argument("--server", choices=sorted(SERVER_COMMANDS), default="daphne", help="what serves that host")
+    parser.add_argument("--server", choices=("daphne", "uvicorn"), default="daphne", help="what serves that host")
     parser.add_argument("--requirements", choices=(*REVISIONS, "both"), default="both")
     parser.add_argument("--repeat", type=int, default=1, help="how often to run everything")
     arguments = parser.parse_args()
@@ -179,50 +183,29 @@ def run_tool(*arguments: str) -> str:
 @contextlib.contextmanager
 def running_host(server: str) -> Iterator[str]:
     """Serve the project from a fresh data directory; yields the reference server's URL."""
-    with tempfile.TemporaryDirectory(prefix="gumcp-conformance-") as data_dir:
-        port = free_port()
-        environment = {**os.environ, "GUMCP_DATA_DIR": data_dir, "GUMCP_METRICS_PORT": "0"}
-        log_path = Path(data_dir) / "host.log"
-        with log_path.open("wb") as log:
-            migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
-            if subprocess.run(migrate, cwd=PROJECT, env=environment, stdout=log, stderr=log).returncode != 0:
-                raise RunnerError(f"manage.py migrate failed:\n{log_path.read_text(errors='replace')}")
-            command = [sys.executable, "-m", *(word.format(port=port) for word in SERVER_COMMANDS[server])]
-            host = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=log)
-            try:
-                wait_until_healthy(host, f"http://localhost:{port}/health_check", log_path)
-                # By name, not address: the tool takes no URL but one on localhost.
+    with tempfile.TemporaryDirectory(prefix="gumcp-conformance-") as folder:
+        data_dir, port = Path(folder), free_port()
+        arguments = (part.format(port=port, application=APPLICATION) for part in HOST_COMMANDS[server])
+        try:
+            migrate(data_dir)
+            with running(
+                [sys.executable, *arguments],
+                env=environment(data_dir, GUMCP_SERVER_DIRS=str(BUNDLED_SERVERS)),
+                log=data_dir / "host.log",
+                is_ready=lambda: "everything" in served(f"http://localhost:{port}/health_check"),
+                start_seconds=START_SECONDS,
+            ):
+                # By name, not address: the tool takes only URLs on localhost.
                 yield f"http://localhost:{port}/everything/conformance"
-            finally:
-                stop(host)
+        except ProcessFailed as error:
+            raise RunnerError(f"The host does not serve everything: {error}") from None
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until_healthy(host: subprocess.Popen[bytes], health_url: str, log_path: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and host.poll() is None:
-        # Not there yet: refused, reset, or an error page while it starts.
-        with contextlib.suppress(OSError), urllib.request.urlopen(health_url, timeout=5) as response:
-            if "everything" not in json.load(response)["servers"]:
-                raise RunnerError(f"The host does not serve everything:\n{log_path.read_text(errors='replace')}")
-            return
-        time.sleep(0.1)
-    raise RunnerError(f"The host did not become healthy:\n{log_path.read_text(errors='replace')}")
-
-
-def stop(host: subprocess.Popen[bytes]) -> None:
-    host.terminate()
-    try:
-        host.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        print(f"The host did not stop within {STOP_SECONDS:.0f} s of SIGTERM and was killed", file=sys.stderr)
-        host.kill()
-        host.wait()
+def served(health_url: str) -> list[str]:
+    """Return the names of the servers that a host serves."""
+    with urllib.request.urlopen(health_url, timeout=5) as response:
+        names: list[str] = json.load(response)["servers"]
+        return names
 
 
 if __name__ == "__main__":

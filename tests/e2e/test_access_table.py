@@ -16,13 +16,10 @@ from typing import Final
 import pytest
 
 from gateway.access.keys import SECRET_LENGTH, make_key, with_checksum
-from tests.conftest import StartHost
-from tests.support.host_process import HostProcess
+from tests.support.host_process import HostProcess, StartHost
 from tests.support.issued_keys import IssuedKey, change_row, expire, issue, revoke
 from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, Request
 from tests.support.wire import JSON, SseStream, request
-
-pytestmark = pytest.mark.e2e
 
 INITIALIZE: Final = json.dumps(
     request(

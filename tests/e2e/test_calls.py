@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartHost, WriteServer
-from tests.support.host_process import PLAIN_SERVERS, ROOT, HostProcess, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import PLAIN_SERVERS, ROOT, until
+from tests.support.server_folders import WriteServer
 from tests.support.streamable import HandshakeSession, StatelessClient
 from tests.support.wire import tool_call
-
-pytestmark = pytest.mark.e2e
 
 CALLS = ROOT / "tests" / "servers" / "calls"
 SERVERS = f"{CALLS}:{PLAIN_SERVERS}"

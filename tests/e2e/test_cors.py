@@ -11,8 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.conftest import StartHost
-from tests.support.host_process import HostProcess
+from tests.support.host_process import HostProcess, StartHost
 from tests.support.issued_keys import IssuedKey, issue
 from tests.support.streamable import (
     ACCEPT_BOTH,
@@ -24,8 +23,6 @@ from tests.support.streamable import (
     post,
 )
 from tests.support.wire import JSON, WAIT_SECONDS, Answer, SseStream, request, tool_call
-
-pytestmark = pytest.mark.e2e
 
 PAGE: Final = "https://app.example.com"
 ORIGIN: Final = {"Origin": PAGE}

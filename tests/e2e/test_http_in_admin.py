@@ -6,12 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import StartHost
-from tests.e2e.test_operators import MAKE_USERS, Admin
-from tests.support.host_process import PLAIN_SERVERS, ROOT, HostProcess, manage, until
+from tests.support.admin_site import MAKE_USERS, Admin
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import PLAIN_SERVERS, ROOT, manage, until
 from tests.support.streamable import HandshakeSession, Request, StatelessClient, initialize_message, post
-
-pytestmark = pytest.mark.e2e
 
 ROW_SECONDS = 2.0
 """How soon rows show what happened."""

@@ -14,13 +14,11 @@ from typing import Any
 import pytest
 from mcp.shared.inbound import encode_header_value
 
-from tests.conftest import StartHost
-from tests.support.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, HostProcess, manage, until
+from tests.support.host_process import HostProcess, StartHost
 from tests.support.issued_keys import IssuedKey, change_row, expire, issue, revoke
+from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, manage, until
 from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession, Request, StatelessClient, post
 from tests.support.wire import JSON, SseStream, request, tool_call
-
-pytestmark = pytest.mark.e2e
 
 TWO_SECONDS = 2.0
 

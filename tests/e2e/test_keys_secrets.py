@@ -12,13 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import StartHost
-from tests.support.host_process import HostProcess, until
+from tests.support.host_process import HostProcess, StartHost
 from tests.support.issued_keys import IssuedKey, issue, revoke
+from tests.support.processes import until
 from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession, post
 from tests.support.wire import JSON, SseStream, request, tool_call
-
-pytestmark = pytest.mark.e2e
 
 CANARY = "canary-1f8c"
 DEBUGGING = {

@@ -6,10 +6,9 @@ import re
 
 import pytest
 
-from tests.support.host_process import HostProcess, until
+from tests.support.host_process import HostProcess
+from tests.support.processes import until
 from tests.support.wire import JSON, tool_call
-
-pytestmark = pytest.mark.e2e
 
 
 def moved(host: HostProcess, before: float, name: str, **labels: str) -> float:

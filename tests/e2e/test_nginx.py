@@ -17,18 +17,15 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartHost
 from tests.support.certificates import write_certificate
-from tests.support.host_process import ROOT, HostProcess, free_port, until
+from tests.support.host_process import HostProcess, StartHost
 from tests.support.issued_keys import IssuedKey, issue
+from tests.support.processes import ROOT, free_port, until
 from tests.support.streamable import ACCEPT_BOTH
 from tests.support.wire import JSON, WAIT_SECONDS, request
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light"),
-]
+pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
 
 NAME = "mcp.example.com"
 CLIENT = "127.0.0.2"

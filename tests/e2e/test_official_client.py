@@ -11,10 +11,8 @@ import pytest
 from mcp import ClientSession
 from mcp.client.sse import sse_client
 
-from tests.conftest import StartHost
-from tests.support.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, HostProcess
-
-pytestmark = pytest.mark.e2e
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS
 
 
 @pytest.fixture(scope="module", params=["daphne", "uvicorn"])

@@ -6,51 +6,17 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from http.cookiejar import CookieJar
 from urllib.error import HTTPError
-from urllib.parse import urlencode
-from urllib.request import HTTPCookieProcessor, Request, build_opener
 
 import pytest
 
-from tests.conftest import StartHost
-from tests.support.host_process import PLAIN_SERVERS, HostProcess, manage, until
+from tests.support.admin_site import MAKE_USERS, Admin
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import PLAIN_SERVERS, manage, until
 from tests.support.wire import tool_call
-
-pytestmark = pytest.mark.e2e
 
 ROW_SECONDS = 2.0
 """How soon rows show what happened."""
-
-MAKE_USERS = """
-from django.contrib.auth.models import Permission, User
-User.objects.create_superuser("root", password="root-password")
-for name, codenames in (("viewer", ["view_sessionrecord", "view_serverrecord"]), ("stranger", [])):
-    user = User.objects.create_user(name, password=f"{name}-password", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-"""
-
-
-class Admin:
-    """A browser of the admin that is logged in."""
-
-    def __init__(self, host: HostProcess, name: str) -> None:
-        self.base = host.base_url
-        self.cookies = CookieJar()
-        self._opener = build_opener(HTTPCookieProcessor(self.cookies))
-        self.get("/admin/login/")
-        self.post("/admin/login/?next=/admin/", {"username": name, "password": f"{name}-password"})
-
-    def get(self, path: str) -> str:
-        with self._opener.open(self.base + path, timeout=10) as response:
-            return str(response.read().decode())
-
-    def post(self, path: str, fields: dict[str, str]) -> str:
-        (token,) = (cookie.value for cookie in self.cookies if cookie.name == "csrftoken")
-        data = urlencode({**fields, "csrfmiddlewaretoken": token or ""}).encode()
-        request = Request(self.base + path, data, {"Referer": self.base + path})
-        with self._opener.open(request, timeout=10) as response:
-            return str(response.read().decode())
 
 
 @pytest.fixture(scope="module")

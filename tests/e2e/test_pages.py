@@ -6,10 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import StartHost
-from tests.support.host_process import HostProcess
-
-pytestmark = pytest.mark.e2e
+from tests.support.host_process import HostProcess, StartHost
 
 NAMES = ["bystander", "moody", "workshop"]
 

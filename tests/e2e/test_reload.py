@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartHost
-from tests.e2e.test_operators import MAKE_USERS, Admin
+from tests.support.admin_site import MAKE_USERS, Admin
 from tests.support.changing_servers import ChangingServer
-from tests.support.host_process import HostProcess, manage, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import manage, until
 from tests.support.streamable import HandshakeSession, StatelessClient
 from tests.support.wire import tool_call
-
-pytestmark = pytest.mark.e2e
 
 both_styles = pytest.mark.parametrize("style", ["version_1", "version_2"])
 

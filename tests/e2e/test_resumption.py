@@ -8,12 +8,10 @@ from collections.abc import Iterator
 import pytest
 from mcp.client import Client
 
-from tests.conftest import StartHost
-from tests.support.host_process import BUNDLED_SERVERS, ROOT, HostProcess, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import BUNDLED_SERVERS, ROOT, until
 from tests.support.streamable import HandshakeSession, Request
 from tests.support.wire import NEWEST_HANDSHAKE
-
-pytestmark = pytest.mark.e2e
 
 KEPT_EVENTS = 8
 KEPT_BYTES = 20_000

@@ -13,10 +13,9 @@ from mcp import types
 from mcp.client import Client
 from mcp.client.sse import sse_client
 
-from tests.conftest import StartHost
-from tests.support.host_process import HostProcess
+from tests.support.host_process import HostProcess, StartHost
 
-pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
 
 
 @pytest.fixture(scope="module", params=["daphne", "uvicorn"])

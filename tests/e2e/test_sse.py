@@ -14,11 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
-from tests.conftest import StartHost
-from tests.support.host_process import HostProcess, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import until
 from tests.support.wire import JSON, SseStream, request, request_bytes, tool_call
-
-pytestmark = pytest.mark.e2e
 
 BODY_LIMIT = 20_000
 

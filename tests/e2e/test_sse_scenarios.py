@@ -14,11 +14,9 @@ from uuid import uuid4
 
 import pytest
 
-from tests.conftest import StartHost
-from tests.support.host_process import BUNDLED_SERVERS, HostProcess
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import BUNDLED_SERVERS
 from tests.support.wire import SseStream
-
-pytestmark = pytest.mark.e2e
 
 CAPABILITIES = {"sampling": {}, "elicitation": {}, "roots": {"listChanged": True}}
 

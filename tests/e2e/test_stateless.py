@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartHost
-from tests.support.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, ROOT, HostProcess, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, ROOT, until
 from tests.support.streamable import META, STATELESS, Request, StatelessClient, initialize_message, post
 from tests.support.wire import request as message
-
-pytestmark = pytest.mark.e2e
 
 ERA_SERVERS = ROOT / "tests" / "servers" / "eras"
 SERVER_DIRS = f"{BUNDLED_SERVERS}:{PLAIN_SERVERS}:{ERA_SERVERS}"

@@ -14,13 +14,11 @@ from urllib.error import HTTPError
 
 import pytest
 
-from tests.conftest import StartHost
-from tests.e2e.test_operators import Admin
-from tests.support.host_process import PLAIN_SERVERS, ROOT, HostProcess, manage, until
+from tests.support.admin_site import Admin
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import PLAIN_SERVERS, ROOT, manage, until
 from tests.support.streamable import HandshakeSession, StatelessClient
 from tests.support.wire import tool_call
-
-pytestmark = pytest.mark.e2e
 
 SWITCHED_OFF = "An operator has switched this server off. Try again later."
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
-from tests.conftest import StartHost
-from tests.support.host_process import BUNDLED_SERVERS, PLAIN_SERVERS, ROOT, HostProcess, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, ROOT, until
 from tests.support.streamable import (
     ACCEPT_BOTH,
     HandshakeSession,
@@ -23,8 +23,6 @@ from tests.support.streamable import (
     post,
 )
 from tests.support.wire import JSON, request, request_bytes, tool_call
-
-pytestmark = pytest.mark.e2e
 
 ERA_SERVERS = ROOT / "tests" / "servers" / "eras"
 BODY_LIMIT = 20_000

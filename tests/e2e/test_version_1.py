@@ -19,19 +19,14 @@ from mcp.client.sse import sse_client
 from gateway.catalog.discovery import discover
 from gateway.catalog.loading import ProjectFinder
 from tests.compat.conversations import CONVERSATIONS
-from tests.compat.test_same_as_version_1 import (  # noqa: F401  # fixtures
-    answers_of_version_1,
-    perform,
-    version_1_python,
-    visible,
-    wanted_here,
-)
-from tests.conftest import StartHost, WriteServer
-from tests.support.host_process import ROOT, HostProcess, environment, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import ROOT, environment, until
 from tests.support.projects import SERVERS
+from tests.support.server_folders import WriteServer
 from tests.support.streamable import StatelessClient
+from tests.support.version_1 import perform, visible, wanted_here
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 HOST_OPTIONS = {"server_dirs": SERVERS}
 
@@ -58,7 +53,7 @@ async def test_answers_over_the_network_equal_those_of_version_1(
     host: HostProcess,
     number: int,
     transport: str,
-    answers_of_version_1: list[list[Any]],  # noqa: F811
+    answers_of_version_1: list[list[Any]],
 ) -> None:
     conversation = CONVERSATIONS[number]
     received: list[Any] = []
@@ -226,6 +221,7 @@ def test_modules_that_exit_or_raise_what_cannot_be_printed_cost_only_themselves(
     assert reasons["speechless"] == "main.py raised Odd when it was loaded"
 
 
+@pytest.mark.usefixtures("processes")
 def test_nothing_is_patched_for_everybody(tmp_path: Path) -> None:
     program = (
         "import django; django.setup();"

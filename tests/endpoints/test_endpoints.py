@@ -20,9 +20,9 @@ from gateway.catalog.registry import Registry
 from gateway.endpoints.session import SessionEndpoint
 from gateway.host.host import Host
 from gateway.instances.policies import Policy
-from tests.access.test_authenticator import Rows
-from tests.conftest import WriteServer
-from tests.support.host_process import until
+from tests.support.key_rows import Rows
+from tests.support.processes import until
+from tests.support.server_folders import WriteServer
 from tests.support.streamable import META, STATELESS, initialize_message
 
 SERVER = """

@@ -7,7 +7,8 @@ import time
 
 from tests.benchmarks.eras import Session
 from tests.evidence.hosts import fresh_host, open_session, percentile
-from tests.support.host_process import PLAIN_SERVERS, ROOT, HostProcess
+from tests.support.host_process import HostProcess
+from tests.support.processes import PLAIN_SERVERS, ROOT
 
 SLEEP_SECONDS = 5
 MAX_P99_SECONDS = 0.1

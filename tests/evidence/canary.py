@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.e2e.test_secrets import BODY_LIMIT, CANARY, provoke
 from tests.evidence.hosts import fresh_host
-from tests.support.host_process import until
+from tests.support.canary import BODY_LIMIT, CANARY, provoke
+from tests.support.processes import until
 
 
 def run(asgi_server: str) -> bool:

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.eras import ERAS, Session
-from tests.support.host_process import PLAIN_SERVERS, ROOT, HostProcess, manage, running_host
+from tests.support import host_process
+from tests.support.host_process import HostProcess
+from tests.support.processes import PLAIN_SERVERS, ROOT
 
 CENSUS_SERVERS = ROOT / "tests" / "servers" / "evidence"
 
 
 @contextmanager
 def fresh_host(asgi_server: str, **options: Any) -> Iterator[HostProcess]:
-    """A host with a database of its own and, unless told otherwise, all fixture servers."""
-    with tempfile.TemporaryDirectory(prefix="gumcp-evidence-") as folder:
-        data_dir = Path(folder)
-        done = manage("migrate", "--verbosity", "0", data_dir=data_dir)
-        if done.returncode != 0:
-            raise RuntimeError(done.stderr)
-        options.setdefault("server_dirs", f"{PLAIN_SERVERS}:{CENSUS_SERVERS}")
-        with running_host(data_dir, None, asgi_server=asgi_server, **options) as host:
-            yield host
+    """Run a host with a database of its own and, unless told otherwise, all fixture servers."""
+    options.setdefault("server_dirs", f"{PLAIN_SERVERS}:{CENSUS_SERVERS}")
+    with host_process.fresh_host(asgi_server=asgi_server, **options) as host:
+        yield host
 
 
 async def open_session(host: HostProcess, server: str, key: str) -> Session:

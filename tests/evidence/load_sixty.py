@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.evidence.hosts import fresh_host
-from tests.support.host_process import ROOT, environment
+from tests.support.processes import ROOT, environment
 
 MODULES = 60
 TOOLS = 13

@@ -19,8 +19,9 @@ from typing import Final
 from gateway.access.keys import make_key
 from tests.benchmarks.eras import Session
 from tests.evidence.hosts import open_session, percentile
-from tests.support.host_process import ROOT, HostProcess, manage, running_host
+from tests.support.host_process import HostProcess, running_host
 from tests.support.issued_keys import issue
+from tests.support.processes import ROOT, migrate
 
 WRONG_KEYS: Final = 10_000
 CONNECTIONS: Final = 4
@@ -32,9 +33,7 @@ CALM_SECONDS: Final = 8.0
 def run(asgi_server: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="gumcp-evidence-") as folder:
         data_dir = Path(folder)
-        done = manage("migrate", "--verbosity", "0", data_dir=data_dir)
-        if done.returncode != 0:
-            raise RuntimeError(done.stderr)
+        migrate(data_dir)
         keys = [issue(data_dir, f"user-{number}").session_key for number in range(USERS)]
         limits = {"GUMCP_LIMIT_CALLS_PER_KEY": "", "GUMCP_LIMIT_REQUESTS_PER_KEY": "100000/minute"}
         limits["GUMCP_LIMIT_REQUESTS_PER_ADDRESS"] = "1000000/minute"

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartHost
 from tests.faults.figures import Record
-from tests.support.host_process import HostProcess
+from tests.support.host_process import HostProcess, StartHost
 
 FIGURES = pytest.StashKey[list[tuple[str, str, str]]]()
 

@@ -13,17 +13,15 @@ import contextlib
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.eras import ERAS, SseSession
 from tests.faults.figures import Watched, milliseconds
-from tests.faults.test_connections import vanish
-from tests.support.host_process import HostProcess, manage, running_host
+from tests.faults.vanishing import vanish
+from tests.support.host_process import HostProcess, fresh_host
 
 READ_SECONDS = 10.0
 
@@ -195,21 +193,17 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="default: %(default)s")
     parser.add_argument("--server", choices=["daphne", "uvicorn"], default="daphne", help="default: %(default)s")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="gumcp-soak-") as folder:
-        data_dir = Path(folder)
-        done = manage("migrate", "--verbosity", "0", data_dir=data_dir)
-        assert done.returncode == 0, done.stderr
-        # Sessions that nobody ends, and readers that do not read, go within minutes: what is left then is a leak.
-        settings = {
-            "GUMCP_SESSION_IDLE_SECONDS": "60",
-            "GUMCP_SLOW_READER_SECONDS": "10",
-            "GUMCP_LOG_LEVEL": "ERROR",
-        }
-        application = "tests.faults.probe:application"
-        with running_host(data_dir, None, asgi_server=arguments.server, application=application, **settings) as host:
-            soak = Soak(host, arguments.minutes * 60)
-            readings = asyncio.run(soak.run())
-            cut = host.metric("gumcp_slow_readers_total") + host.metric("gumcp_connection_faults_total")
+    # Sessions that nobody ends, and readers that do not read, go within minutes: what is left then is a leak.
+    settings = {
+        "GUMCP_SESSION_IDLE_SECONDS": "60",
+        "GUMCP_SLOW_READER_SECONDS": "10",
+        "GUMCP_LOG_LEVEL": "ERROR",
+    }
+    application = "tests.faults.probe:application"
+    with fresh_host(asgi_server=arguments.server, application=application, **settings) as host:
+        soak = Soak(host, arguments.minutes * 60)
+        readings = asyncio.run(soak.run())
+        cut = host.metric("gumcp_slow_readers_total") + host.metric("gumcp_connection_faults_total")
     print(f"\n{arguments.minutes:g} minutes on {arguments.server}; {cut:.0f} clients cut or refused")
     for what, count in sorted(soak.counts.items()):
         print(f"  {what}: {count}")

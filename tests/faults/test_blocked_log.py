@@ -16,10 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.figures import Record
-from tests.support.host_process import ASGI_SERVERS, ROOT, START_SECONDS, environment, free_port, until
+from tests.support.processes import HOST_COMMANDS, environment, free_port, running, until
 from tests.support.wire import exchange, request_bytes
-
-pytestmark = pytest.mark.e2e
 
 GRACE_SECONDS = 1.0
 
@@ -57,31 +55,26 @@ def blocked_host(
     shutil.copy(migrated_database, folder / "gumcp.sqlite3")
     port, log = free_port(), Unread()
     application = "gumcp_site.asgi:application"
-    process = subprocess.Popen(
-        [sys.executable, *(part.format(port=port, application=application) for part in ASGI_SERVERS[asgi_server])],
-        cwd=ROOT,
-        env=environment(folder, GUMCP_SHUTDOWN_GRACE_SECONDS=str(grace_seconds)),
-        stdin=subprocess.DEVNULL,
-        stdout=log.writer,
-        stderr=log.writer,
-    )
+    arguments = (part.format(port=port, application=application) for part in HOST_COMMANDS[asgi_server])
 
     def is_healthy() -> bool:
-        assert process.poll() is None
         log.empty()
-        try:
-            return exchange(port, "GET", "/health_check").status == 200
-        except OSError:
-            return False
+        return exchange(port, "GET", "/health_check").status == 200
 
     try:
-        until(is_healthy, START_SECONDS)
-        log.fill()
-        until(lambda: not _is_answering(port))
-        yield process
+        with running(
+            [sys.executable, *arguments],
+            env=environment(folder, GUMCP_SHUTDOWN_GRACE_SECONDS=str(grace_seconds)),
+            log=folder / "log",
+            is_ready=is_healthy,
+            stdout=log.writer,
+            stderr=log.writer,
+        ) as process:
+            log.fill()
+            until(lambda: not _is_answering(port))
+            yield process
+            process.kill()
     finally:
-        process.kill()
-        process.wait(10)
         log.close()
 
 

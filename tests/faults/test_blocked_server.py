@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
-from tests.support.host_process import HostProcess, until
+from tests.support.host_process import HostProcess
+from tests.support.processes import until
 from tests.support.wire import tool_call
-
-pytestmark = pytest.mark.e2e
 
 BLOCK_SECONDS = 2.0
 

@@ -14,12 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartHost
 from tests.faults.figures import MIB, Record, Watched
-from tests.serving.test_smuggling import CANARY, READ, REFUSED
-from tests.support.host_process import HostProcess
-
-pytestmark = pytest.mark.e2e
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.smuggling import CANARY, READ, REFUSED
 
 FIELDS = b"POST /workshop/ada HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 PING = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"}).encode()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import selectors
 import socket
-import struct
 import threading
 import time
 from typing import Any
@@ -14,12 +13,11 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.eras import SseSession
-from tests.conftest import StartHost
-from tests.faults.figures import IS_FULL, Record, Watched, milliseconds, percentile, size
-from tests.support.host_process import HostProcess, until
+from tests.faults.figures import Record, Watched, milliseconds, percentile, size
+from tests.faults.vanishing import vanish
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import until
 from tests.support.wire import request_bytes
-
-pytestmark = pytest.mark.e2e
 
 HOST_OPTIONS = {"GUMCP_PING_SECONDS": "1"}
 """A silent stream is written to every second, so that one whose client vanished is noticed within the test."""
@@ -30,9 +28,6 @@ AT_ONCE = 50
 
 LOST_SECONDS = 90.0
 """How soon the host has noticed that a client is gone which it has nothing to say to."""
-
-TCP_REPAIR = 19
-"""Linux: a socket in repair mode is closed without a word to its peer. Needs CAP_NET_ADMIN."""
 
 
 def test_connections_are_taken_while_the_loop_is_held(probed_host: HostProcess, record: Record) -> None:
@@ -71,29 +66,6 @@ def collect(waiting: selectors.BaseSelector, latencies: list[float], seconds: fl
         assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
         latencies.append(time.monotonic() - key.data)
         waiting.unregister(connection)
-
-
-def vanish(session: SseSession) -> str:
-    """Drop both of its connections without a FIN: silently where this process may, by a reset where it may not.
-
-    A connection that carried only requests is written to by nobody: that its client is gone shows after a minute. That
-    is waited for in the full run only.
-    """
-    how = "silently"
-    for connection in (session._stream, session._connection):
-        if connection is None or connection._transport is None:
-            continue
-        connection._is_closing = True
-        own = connection._transport.get_extra_info("socket")
-        try:
-            if connection is session._connection and not IS_FULL:
-                raise PermissionError
-            own.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
-        except OSError:
-            how = how if connection is session._connection else "by a reset"
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection._transport.abort()
-    return how
 
 
 async def cycles(port: int, count: int) -> str:

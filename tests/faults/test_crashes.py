@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from tests.conftest import StartHost
-from tests.support.host_process import until
-
-pytestmark = pytest.mark.e2e
+from tests.support.host_process import StartHost
+from tests.support.processes import until
 
 LOST_SECONDS = 15.0
 """How soon the sessions of a process that died are marked."""

@@ -9,35 +9,23 @@ import sqlite3
 import stat
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlencode
 
 import psutil
 import pytest
 
-from tests.conftest import StartHost
 from tests.faults.figures import Record, milliseconds, percentile, size
-from tests.support.host_process import HostProcess, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import until
 from tests.support.wire import SseStream
-
-pytestmark = pytest.mark.e2e
 
 LOCK_SECONDS = size(3, 10)
 """How long the database is locked."""
 
 ROW_SECONDS = 8.0
 """How soon rows have caught up: a writer may be in the middle of a wait for the lock, which takes 5 s at most."""
-
-
-@contextmanager
-def locked(host: HostProcess) -> Iterator[None]:
-    with closing(sqlite3.connect(host.data_dir / "gumcp.sqlite3", isolation_level=None)) as database:
-        database.execute("PRAGMA busy_timeout=5000")
-        database.execute("BEGIN EXCLUSIVE")
-        yield
-        database.execute("ROLLBACK")
 
 
 def latencies(stream: SseStream, seconds: float) -> list[float]:
@@ -55,7 +43,7 @@ def test_calls_keep_their_latency_while_the_database_is_locked_and_rows_catch_up
     with host.session("workshop", "steady:key") as stream:
         until(lambda: host.rows("SELECT * FROM records_sessionrecord WHERE user_id = 'steady'"))
         usual = latencies(stream, 1)
-        with locked(host):
+        with host.locked_database():
             started = time.monotonic()
             meanwhile = latencies(stream, LOCK_SECONDS - 0.5)
             with host.session("workshop", "opened-meanwhile:key") as other:

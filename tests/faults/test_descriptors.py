@@ -10,15 +10,12 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
-from tests.conftest import StartHost
 from tests.faults.figures import Record
-from tests.support.host_process import HostProcess, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import until
 from tests.support.wire import request_bytes
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(shutil.which("prlimit") is None, reason="util-linux has prlimit"),
-]
+pytestmark = pytest.mark.skipif(shutil.which("prlimit") is None, reason="util-linux has prlimit")
 
 
 def connect(host: HostProcess, number: int, stack: ExitStack) -> list[socket.socket]:

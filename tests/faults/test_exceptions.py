@@ -8,9 +8,8 @@ from http.client import IncompleteRead
 import pytest
 
 from tests.faults.figures import Record, Watched
-from tests.support.host_process import HostProcess, until
-
-pytestmark = pytest.mark.e2e
+from tests.support.host_process import HostProcess
+from tests.support.processes import until
 
 EACH = 100
 

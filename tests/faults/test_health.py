@@ -17,13 +17,10 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.benchmarks.client import Job, as_json
-from tests.conftest import StartHost
 from tests.faults.figures import IS_FULL, Record, milliseconds, percentile, size
-from tests.faults.test_database import locked
-from tests.support.host_process import BUNDLED_SERVERS, ROOT, HostProcess, manage, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import BUNDLED_SERVERS, ROOT, manage, until
 from tests.support.wire import Answer, request_bytes, tool_call
-
-pytestmark = pytest.mark.e2e
 
 LOAD_SECONDS = size(2, 10)
 
@@ -58,7 +55,7 @@ def test_probe_is_answered_while_fifty_sessions_call_without_a_pause(
 
 
 def test_probe_is_answered_at_once_while_the_database_is_locked(host: HostProcess, record: Record) -> None:
-    with locked(host):
+    with host.locked_database():
         latencies = []
         for _ in range(50):
             started = time.monotonic()

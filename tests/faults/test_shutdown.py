@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StartHost
 from tests.faults.figures import Record, size
-from tests.support.host_process import ROOT, HostProcess, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import ROOT, until
 from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, Request
 from tests.support.wire import SseStream, request_bytes, tool_call
-
-pytestmark = pytest.mark.e2e
 
 GRACE_SECONDS = size(2, 5)
 SERVERS = ["daphne", "uvicorn"]

@@ -14,13 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import StartHost
 from tests.faults.figures import MIB, Record, size
-from tests.support.host_process import HostProcess
+from tests.support.host_process import HostProcess, StartHost
 from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession
 from tests.support.wire import WAIT_SECONDS, request_bytes, tool_call
-
-pytestmark = pytest.mark.e2e
 
 RESULT_BYTES = size(12, 48) * MIB
 """Far more than kernels keep for a socket."""

@@ -10,12 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.conftest import StartHost
 from tests.faults.figures import MIB, Record, Watched, milliseconds, percentile, size
-from tests.support.host_process import HostProcess, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import until
 from tests.support.wire import request_bytes, tool_call
-
-pytestmark = pytest.mark.e2e
 
 SLOW_SECONDS = size(2, 30)
 """How long a client may leave its stream full; 30 s is the host's own setting."""

@@ -8,12 +8,9 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 
-import pytest
-
 from tests.faults.figures import Record, Watched, milliseconds, percentile, size
-from tests.support.host_process import HostProcess, until
-
-pytestmark = pytest.mark.e2e
+from tests.support.host_process import HostProcess
+from tests.support.processes import until
 
 EACH = size(100, 500)
 

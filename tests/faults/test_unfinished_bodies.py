@@ -8,14 +8,10 @@ import socket
 import time
 from contextlib import ExitStack
 
-import pytest
-
-from tests.conftest import StartHost
 from tests.faults.figures import MIB, Record, Watched, milliseconds, percentile, size
-from tests.support.host_process import HostProcess, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import until
 from tests.support.wire import JSON, request_bytes, tool_call
-
-pytestmark = pytest.mark.e2e
 
 SENDERS = size(40, 150)
 BODY_BYTES = 4 * MIB

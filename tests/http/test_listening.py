@@ -12,7 +12,7 @@ from gateway.http.listening import (
     listening_addresses,
     require_keys_or_loopback,
 )
-from tests.support.host_process import ROOT
+from tests.support.processes import ROOT
 
 
 @override_settings(GUMCP_AUTH="open", GUMCP_PUBLIC_URL="")
@@ -67,6 +67,7 @@ DAPHNE_LINES = {
 }
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("program", ["/somewhere/bin/daphne", "/lib/daphne/__main__.py"])
 def test_daphnes_command_line_is_read_as_daphne_does(program: str) -> None:
     # In a process of its own: importing daphne.cli installs a Twisted reactor.

@@ -23,8 +23,8 @@ from gateway.instances.instances import Instance, Instances
 from gateway.instances.lanes import Lanes
 from gateway.instances.offers import Offer, Offers
 from gateway.instances.policies import Policies
-from tests.conftest import WriteServer
-from tests.support.host_process import until
+from tests.support.processes import until
+from tests.support.server_folders import WriteServer
 
 
 @asynccontextmanager

@@ -14,8 +14,8 @@ from django.test import override_settings
 from gateway.apps import GatewayConfig
 from gateway.catalog.discovery import discover
 from gateway.catalog.registry import Registry
-from tests.conftest import WriteServer
-from tests.support.host_process import ROOT, manage
+from tests.support.processes import ROOT, manage
+from tests.support.server_folders import WriteServer
 
 KIOSK = """
     import ctypes
@@ -135,7 +135,7 @@ def call(kiosk: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def call_in_shell(kiosk: Path, tmp_path: Path) -> Call:
+def call_in_shell(kiosk: Path, tmp_path: Path, processes: None) -> Call:
     """Run the command as a process of its own."""
 
     def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -152,6 +152,7 @@ def test_text_is_all_that_standard_output_gets_whatever_the_server_prints(call_i
         assert noise in done.stderr
 
 
+@pytest.mark.usefixtures("processes")
 def test_user_and_key_reach_the_factory(call: Call) -> None:
     done = call("kiosk", "whoami", "--user-id", "alice", api_key="secret:key")
     assert done.stdout == "alice with secret:key\n"
@@ -266,6 +267,7 @@ def test_version_1_server_is_called_like_any_other(call: Call, write_server: Wri
     assert "no such thing" in failed.stderr
 
 
+@pytest.mark.usefixtures("processes")
 def test_bundled_server_is_called_without_any_database(tmp_path: Path) -> None:
     done = manage(
         "call",
@@ -280,6 +282,7 @@ def test_bundled_server_is_called_without_any_database(tmp_path: Path) -> None:
     assert done.stdout.strip().endswith("+05:30 Asia/Kolkata")
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize(("tool", "status", "answer"), [("whoami", 0, "local with None"), ("refuse", 1, "not today")])
 def test_call_ends_although_the_server_has_left_a_thread_behind(
     tmp_path: Path, write_server: WriteServer, tool: str, status: int, answer: str

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,22 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.shared.exceptions import MCPError
 
-from tests.conftest import SOUND_SERVER, StartHost, WriteServer
-from tests.e2e.test_operators import Admin
-from tests.support.host_process import PLAIN_SERVERS, ROOT, START_SECONDS, environment, free_port, manage, run, until
+from tests.support.admin_site import Admin
+from tests.support.host_process import HostProcess, StartHost, running_host
+from tests.support.processes import (
+    BUNDLED_SERVERS,
+    PLAIN_SERVERS,
+    ROOT,
+    environment,
+    free_port,
+    is_listening,
+    manage,
+    run,
+    running,
+)
+from tests.support.server_folders import SOUND_SERVER, WriteServer
+
+pytestmark = pytest.mark.usefixtures("processes")
 
 # -- README ----------------------------------------------------------------------------------------------------------
 
@@ -254,72 +268,30 @@ def test_serve_says_that_it_cannot_listen_on_an_address_that_is_not_its_own(tmp_
     assert "Traceback" not in done.stderr
 
 
-class Served:
-    """A `manage.py serve --prepare` with a folder of its own."""
-
-    def __init__(self, data_dir: Path, *arguments: str, **settings: str) -> None:
-        self.port, self.metrics_port = free_port(), free_port()
-        self.log = data_dir / f"serve-{self.port}"
-        ports = {"GUMCP_PORT": str(self.port), "GUMCP_METRICS_PORT": str(self.metrics_port)}
-        self.base_url = f"http://127.0.0.1:{self.port}"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "serve", "--prepare", *arguments],
-                cwd=ROOT,
-                env=environment(data_dir, GUMCP_SERVER_DIRS="servers", **{**ports, **settings}),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    def __enter__(self) -> "Served":
-        until(self._is_healthy, START_SECONDS)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        finally:
-            self.process.kill()
-            self.process.wait()
-
-    def _is_healthy(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            with urllib.request.urlopen(f"{self.base_url}/health_check", timeout=5) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
+@contextmanager
+def served(data_dir: Path, **settings: str) -> Iterator[HostProcess]:
+    """Run `manage.py serve --prepare` with a folder of its own."""
+    with running_host(data_dir, None, asgi_server="prepare", server_dirs=BUNDLED_SERVERS, **settings) as host:
+        yield host
 
 
 def test_first_run_of_serve_makes_an_operator_once_and_says_where_to_go_next(tmp_path: Path) -> None:
-    with Served(tmp_path) as served:
-        text = served.log.read_text()
+    with served(tmp_path) as host:
+        text = host.log()
         (password,) = re.findall(r"password +(\S+)", text)
         assert len(password) >= 16
-        assert f"{served.base_url}/simple-tools-server/" in text
-        assert f"{served.base_url}/admin/" in text
-        assert f"http://127.0.0.1:{served.metrics_port}/metrics" in text
+        assert f"{host.base_url}/simple-tools-server/" in text
+        assert f"{host.base_url}/admin/" in text
+        assert f"http://127.0.0.1:{host.metrics_port}/metrics" in text
         client = json.loads("{" + text.partition("{")[2].rpartition("}")[0] + "}")
-        assert client["mcpServers"]["simple-tools-server"]["url"].startswith(served.base_url)
-        with urllib.request.urlopen(f"http://127.0.0.1:{served.metrics_port}/metrics", timeout=5) as response:
+        assert client["mcpServers"]["simple-tools-server"]["url"].startswith(host.base_url)
+        with urllib.request.urlopen(f"http://127.0.0.1:{host.metrics_port}/metrics", timeout=5) as response:
             assert b"gumcp_active_connections" in response.read()
-
-        class Operator(Admin):
-            def __init__(self) -> None:
-                host = type("Host", (), {"base_url": served.base_url})()
-                self.password = password
-                super().__init__(host, "operator")
-
-            def post(self, path: str, fields: dict[str, str]) -> str:
-                return super().post(path, {**fields, "password": self.password})
-
-        assert "Log out" in Operator().get("/admin/")
+        assert "Log out" in Admin(host, "operator", password).get("/admin/")
     stored = b"".join(path.read_bytes() for path in tmp_path.glob("gumcp.sqlite3*"))
     assert password.encode() not in stored
-    with Served(tmp_path) as served:
-        assert "password" not in served.log.read_text()
+    with served(tmp_path) as host:
+        assert "password" not in host.log()
 
 
 def test_first_run_of_serve_leaves_a_caller_who_is_called_operator_alone(
@@ -328,16 +300,16 @@ def test_first_run_of_serve_leaves_a_caller_who_is_called_operator_alone(
     shutil.copy(migrated_database, tmp_path / "gumcp.sqlite3")
     done = manage("create_key", "operator", data_dir=tmp_path)
     assert done.returncode == 0, done.stderr
-    with Served(tmp_path) as served:
-        assert re.search(r"^ +name +operator-2\n +password +\S+$", served.log.read_text(), re.MULTILINE)
+    with served(tmp_path) as host:
+        assert re.search(r"^ +name +operator-2\n +password +\S+$", host.log(), re.MULTILINE)
     with closing(sqlite3.connect(tmp_path / "gumcp.sqlite3")) as database:
         users = database.execute("SELECT username, is_superuser FROM auth_user ORDER BY username").fetchall()
     assert users == [("operator", 0), ("operator-2", 1)]
 
 
 def test_serve_that_checks_keys_says_how_to_make_one_and_where_it_goes(tmp_path: Path) -> None:
-    with Served(tmp_path, GUMCP_AUTH="keys") as served:
-        text = served.log.read_text()
+    with served(tmp_path, GUMCP_AUTH="keys") as host:
+        text = host.log()
         (command,) = re.findall(r"^ +(.* manage.py .+)$", text, re.MULTILINE)
         # As one would paste it into a shell, whatever that takes for python.
         made = run("sh", "-c", command.replace("USER", "ada"), data_dir=tmp_path)
@@ -358,24 +330,13 @@ def test_serve_takes_host_and_port_from_its_arguments(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as occupant:
         taken = str(occupant.getsockname()[1])
         port = free_port()
-        process = subprocess.Popen(
+        with running(
             [sys.executable, "manage.py", "serve", "--prepare", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=ROOT,
             env=environment(tmp_path, GUMCP_PORT=taken),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            until(lambda: is_listening(port), START_SECONDS)
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+            log=tmp_path / "log",
+            is_ready=lambda: is_listening(port),
+        ):
+            pass
 
 
 # -- The metrics port ------------------------------------------------------------------------------------------------

@@ -13,14 +13,15 @@ from gateway.catalog.discovery import discover
 from gateway.catalog.factories import make
 from gateway.catalog.names import RESERVED_NAMES
 from gateway.management.shell import this_python
-from tests.conftest import WriteServer
-from tests.support.host_process import ROOT, manage, run
+from tests.support.processes import ROOT, manage, run
+from tests.support.server_folders import WriteServer
 
 
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, str(folder), data_dir=folder)
 
 
+@pytest.mark.usefixtures("processes")
 def test_new_server_is_served_and_its_tool_can_be_called(tmp_path: Path) -> None:
     servers = tmp_path / "servers"
     settings = {"GUMCP_SERVER_DIRS": str(servers), "GUMCP_LOG_LEVEL": "WARNING"}
@@ -31,6 +32,7 @@ def test_new_server_is_served_and_its_tool_can_be_called(tmp_path: Path) -> None
     assert called.stdout == "Hello, Ada! This is greeting number 1 for local.\n"
 
 
+@pytest.mark.usefixtures("processes")
 def test_it_needs_no_database_and_loads_no_servers(tmp_path: Path, write_server: WriteServer) -> None:
     servers = write_server("loud", "raise RuntimeError('loaded')")
     made = manage(
@@ -41,6 +43,7 @@ def test_it_needs_no_database_and_loads_no_servers(tmp_path: Path, write_server:
     assert sorted(path.name for path in (servers / "new").iterdir()) == ["main.py", "test_new.py"]
 
 
+@pytest.mark.usefixtures("processes")
 def test_tests_of_two_new_servers_pass_together_inside_the_project_and_outside_of_it(tmp_path: Path) -> None:
     for name in ("one", "another-one"):
         call_command("startserver", name, directory=tmp_path, verbosity=0)
@@ -54,6 +57,7 @@ def test_tests_of_two_new_servers_pass_together_inside_the_project_and_outside_o
     assert "12 passed" in outside.stdout
 
 
+@pytest.mark.usefixtures("processes")
 def test_tests_of_a_new_server_fail_when_its_tool_is_broken(tmp_path: Path) -> None:
     call_command("startserver", "broken", directory=tmp_path)
     main = tmp_path / "broken" / "main.py"
@@ -125,6 +129,7 @@ def test_directory_that_cannot_be_written_is_told_with_its_reason(tmp_path: Path
         call_command("startserver", "new", directory=tmp_path / "file")
 
 
+@pytest.mark.usefixtures("processes")
 def test_refusal_is_one_line_on_standard_error_and_status_1(tmp_path: Path) -> None:
     refused = manage("startserver", "admin", "--directory", str(tmp_path / "in"), data_dir=tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")

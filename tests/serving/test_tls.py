@@ -10,9 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.serving.conftest import HURRIED
 from tests.support.certificates import write_certificate
-from tests.support.serving_process import Client, Host, running_host, statuses
+from tests.support.serving_process import HURRIED, Client, Host, running_host, statuses
 
 MEBIBYTE = 1024 * 1024
 SOON_SECONDS = 3.0

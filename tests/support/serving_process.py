@@ -20,12 +20,24 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-WAIT_SECONDS = 10.0
-"""How long anything may take that is expected to happen."""
+from tests.support.processes import ROOT, WAIT_SECONDS, running
 
 OF_TWISTED = "ignore:Passing pyOpenSSL:DeprecationWarning"
 """What Twisted does when it makes a TLS context, and nothing here can help."""
+
+HURRIED: dict[str, Any] = {
+    "limits": {
+        "body_bytes": 100_000,
+        "header_timeout_seconds": 1.0,
+        "body_grace_seconds": 0.6,
+        "body_bytes_per_second": 1000,
+        "body_timeout_seconds": 2.0,
+        "keep_alive_seconds": 1.2,
+        "slow_reader_seconds": 1.0,
+    },
+    "server": {"application_close_timeout": 1},
+}
+"""A host whose clients and applications have to be quick."""
 
 
 class Host:
@@ -162,29 +174,31 @@ class Client:
 
 @contextmanager
 def running_host(log: Path, terminal: int | None = None, **options: Any) -> Iterator[Host]:
-    """Start a host; end it by force if the test has not ended it. With a terminal, that is where its log goes."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": f"error,{OF_TWISTED}"}
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.serving.host", json.dumps(options)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr if terminal is None else terminal,
-            text=True,
-            env=environment,
-            cwd=ROOT,
-            start_new_session=terminal is not None,
-            preexec_fn=None if terminal is None else lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
-        )
-    host = Host(process, log)
-    try:
-        yield host
-    finally:
-        process.kill()
-        process.wait(WAIT_SECONDS)
-        host._reader.join(WAIT_SECONDS)
-        assert process.stdout is not None
-        process.stdout.close()
+    """Run a host for the length of a `with` block; kill it on leaving, if the test has not ended it.
+
+    With a terminal, the host's log goes there, and the terminal controls the host.
+    """
+    controlled = {
+        "stderr": terminal,
+        "start_new_session": True,
+        "preexec_fn": lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
+    }
+    with running(
+        [sys.executable, "-m", "tests.serving.host", json.dumps(options)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": f"error,{OF_TWISTED}"},
+        log=log,
+        stdout=subprocess.PIPE,
+        text=True,
+        **({} if terminal is None else controlled),
+    ) as process:
+        host = Host(process, log)
+        try:
+            yield host
+        finally:
+            process.kill()
+            host.exit_status()
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def statuses(data: bytes) -> list[int]:

@@ -10,8 +10,8 @@ import pytest
 from gateway.exceptions import StreamClosed
 from gateway.transports import event_stream
 from gateway.transports.event_stream import BATCH_BYTES, COMMENT, EventStream, frame
-from tests.conftest import InThreads
-from tests.support.host_process import until
+from tests.support.processes import until
+from tests.support.threads import InThreads
 
 
 class Client:

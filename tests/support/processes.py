@@ -1,0 +1,165 @@
+"""How tests, benchmarks and tools start a process of the project, wait for it, and end it.
+
+Needs only the standard library. The two kinds of hosts stand on it: `host_process` runs the project, and
+`serving_process` runs our Daphne around an application that misbehaves on request.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[2]
+PLAIN_SERVERS: Final = ROOT / "tests" / "servers" / "plain"
+BUNDLED_SERVERS: Final = ROOT / "servers"
+
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 15.0
+WAIT_SECONDS: Final = 10.0
+"""How long anything may take that is expected to happen and has no time of its own."""
+
+HOST_COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "daphne": ("-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", "{application}"),
+    "uvicorn": ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "{application}"),
+    "serve": ("manage.py", "serve", "--port", "{port}"),
+    "prepare": ("manage.py", "serve", "--prepare"),
+    "reload": ("manage.py", "serve", "--reload", "--port", "{port}"),
+}
+"""What Python runs to serve the project."""
+
+
+class ProcessFailed(Exception):
+    """A process ended before it was ready, or was not ready in time; the message ends with the end of its log."""
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def is_listening(port: int) -> bool:
+    """Tell whether something accepts connections on a port of 127.0.0.1."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def environment(data_dir: Path, **settings: str) -> dict[str, str]:
+    """Return the environment of a host: a data directory of its own and these settings, nothing of the developer's."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GUMCP_", "DATABASE_", "DJANGO_"))
+    }
+    return {
+        **kept,
+        "GUMCP_ENV_FILE": "",
+        "GUMCP_DATA_DIR": str(data_dir),
+        "DATABASE_URL": f"sqlite:///{data_dir / 'gumcp.sqlite3'}",
+        "GUMCP_METRICS_PORT": "0",
+        # A call that a test leaves in flight must not delay the end of its host.
+        "GUMCP_SHUTDOWN_GRACE_SECONDS": "3",
+        "GUMCP_SERVER_DIRS": str(PLAIN_SERVERS),
+        "PYTHONUNBUFFERED": "1",
+        **settings,
+    }
+
+
+def run(*command: str, data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command at the project's root, in a host's environment, to its end."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(data_dir, **settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+
+
+def manage(*arguments: str, data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a management command to its end."""
+    return run(sys.executable, "manage.py", *arguments, data_dir=data_dir, **settings)
+
+
+def migrate(data_dir: Path) -> None:
+    """Make the database of a host.
+
+    :raises ProcessFailed: if the command fails.
+    """
+    done = manage("migrate", "--verbosity", "0", data_dir=data_dir)
+    if done.returncode != 0:
+        raise ProcessFailed(f"manage.py migrate failed:\n{done.stderr}")
+
+
+def until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
+    """Ask `condition` again and again, and return its first true value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not reached in {seconds} s"
+        time.sleep(0.02)
+    return value
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    log: Path,
+    is_ready: Callable[[], bool] = lambda: True,
+    cwd: Path = ROOT,
+    start_seconds: float = START_SECONDS,
+    **options: Any,
+) -> Iterator[subprocess.Popen[Any]]:
+    """Run Python with `command` for the length of a `with` block, and end it on leaving.
+
+    The body begins when `is_ready` returns true; until then it may raise OSError. The process writes to `log`. On
+    leaving it gets SIGTERM, and SIGKILL if it has not ended after `STOP_SECONDS` or if the body failed. `options` are
+    those of `Popen`.
+
+    :raises ProcessFailed: if the process ends before it is ready, or is not ready in time.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            **{"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, **options},
+        )
+    try:
+        _wait_until_ready(process, is_ready, log, start_seconds)
+        yield process
+        process.terminate()
+        process.wait(STOP_SECONDS)
+    finally:
+        process.kill()
+        process.wait(STOP_SECONDS)
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[Any], is_ready: Callable[[], bool], log: Path, start_seconds: float
+) -> None:
+    end = time.monotonic() + start_seconds
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise ProcessFailed(f"{process.args} exited with {process.returncode}\n{tail(log)}")
+        try:
+            if is_ready():
+                return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise ProcessFailed(f"{process.args} was not ready within {start_seconds:.0f} s\n{tail(log)}")
+
+
+def tail(path: Path, lines: int = 25) -> str:
+    """Return the last lines of a log."""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

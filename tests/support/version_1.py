@@ -1,0 +1,136 @@
+"""What mcp 1.28 answers to the conversations of `tests.compat`, and how an answer here is compared with it.
+
+The environment with mcp 1.28 is made once, in `.venv-mcp1` of the project or in the folder that MCP1_ENV names.
+It comes from the package index. Without one, making it fails, and so does the test that asked for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mcp_types as types
+from mcp import Client, MCPError
+from mcp_types import INTERNAL_ERROR
+from pydantic import TypeAdapter
+
+from tests.compat.conversations import CONVERSATIONS, Step
+from tests.support.processes import ROOT
+from tests.support.projects import PROJECT
+
+VERSION_1 = "1.28"
+RUNNER = ROOT / "tests" / "compat" / "version_1_runner.py"
+
+REQUESTS = {
+    "tools/list": types.ListToolsRequest,
+    "tools/call": types.CallToolRequest,
+    "resources/list": types.ListResourcesRequest,
+    "resources/templates/list": types.ListResourceTemplatesRequest,
+    "resources/read": types.ReadResourceRequest,
+    "resources/subscribe": types.SubscribeRequest,
+    "resources/unsubscribe": types.UnsubscribeRequest,
+    "prompts/list": types.ListPromptsRequest,
+    "prompts/get": types.GetPromptRequest,
+    "completion/complete": types.CompleteRequest,
+    "logging/setLevel": types.SetLevelRequest,
+    "ping": types.PingRequest,
+}
+KNOWN_FIELDS = {
+    "tools": {"name", "title", "description", "inputSchema", "annotations", "icons", "execution", "_meta"},
+    "resources": {"name", "title", "uri", "description", "mimeType", "size", "icons", "annotations", "_meta"},
+}
+ADDED_IN_2026 = {"resultType", "ttlMs", "cacheScope"}
+
+AnyResult = TypeAdapter(dict[str, Any])
+
+
+def run(*command: str | Path, **options: Any) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def version_1_python() -> Path:
+    """Return a Python that has mcp 1.28; make its environment if there is none yet."""
+    folder = Path(os.environ.get("MCP1_ENV") or ROOT / ".venv-mcp1")
+    python = folder / "bin" / "python"
+    installed = [python, "-c", "import importlib.metadata as m; print(m.version('mcp'))"]
+    # One process makes the environment; another one that runs tests meanwhile waits for it.
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not python.exists():
+            run(sys.executable, "-m", "venv", folder, timeout=120)
+        found = subprocess.run(installed, capture_output=True, text=True, check=False, timeout=60).stdout
+        if not found.startswith(f"{VERSION_1}."):
+            run(python, "-m", "pip", "install", "--quiet", f"mcp=={VERSION_1}.*", timeout=400)
+    assert run(*installed, timeout=60).startswith(f"{VERSION_1}.")
+    return python
+
+
+def answers_of_version_1(scratch: Path) -> list[list[Any]]:
+    """Return what mcp 1.28 answers to every step of every conversation; `scratch` is an empty folder."""
+    task = {"project": str(PROJECT), "conversations": [asdict(conversation) for conversation in CONVERSATIONS]}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    output = run(version_1_python(), RUNNER, input=json.dumps(task), timeout=100, cwd=scratch, env=environment)
+    answers: list[list[Any]] = json.loads(output)
+    return answers
+
+
+async def perform(client: Client, step: Step, received: list[Any]) -> dict[str, Any]:
+    """Return the outcome of a step, with the list that its notifications arrive in."""
+    received.clear()
+    message = {"method": step.method, "params": step.params}
+    outcome: dict[str, Any]
+    try:
+        if step.is_notification:
+            await client.session.send_notification(types.ProgressNotification.model_validate(message))
+            outcome = {"result": None}
+        else:
+            request = REQUESTS[step.method].model_validate(message)
+            outcome = {"result": await client.session.send_request(request, AnyResult)}
+    except MCPError as exc:
+        outcome = {"error": {"code": exc.code, "message": exc.message, "data": exc.data}}
+    return outcome | {"notifications": received}
+
+
+def visible(outcome: dict[str, Any], mode: str) -> dict[str, Any]:
+    """Drop what 2026-07-28 adds to every result, and the notifications that it has no stream for."""
+    result = outcome.get("result")
+    if isinstance(result, dict):
+        result = {key: value for key, value in result.items() if key not in ADDED_IN_2026}
+        meta = {k: v for k, v in result.pop("_meta", {}).items() if not k.startswith("io.modelcontextprotocol/")}
+        outcome = outcome | {"result": result | ({"_meta": meta} if meta else {})}
+    if mode != "legacy":
+        kept = [n for n in outcome["notifications"] if n["method"] == "notifications/progress"]
+        return outcome | {"notifications": kept}
+    return outcome | {"notifications": list(outcome["notifications"])}
+
+
+def wanted_here(step: Step, answer: dict[str, Any], mode: str) -> dict[str, Any]:
+    """Apply the differences that are on purpose to an answer of 1.28."""
+    wanted = dict(answer)
+    if step.here is not None:
+        wanted["result"] = step.here
+    elif (error := wanted.get("error")) and error["code"] == 0:
+        wanted["error"] = error | {"code": INTERNAL_ERROR}  # 1
+    elif (error := wanted.get("error")) and error["message"] == "Method not found":
+        wanted["error"] = error | {"data": step.method}  # version 2's dispatcher adds it
+    elif wanted.get("result"):
+        wanted["result"] = {
+            key: [with_unknown_in_meta(item, KNOWN_FIELDS[key]) for item in value] if key in KNOWN_FIELDS else value
+            for key, value in wanted["result"].items()
+        }
+    return visible(wanted, mode)
+
+
+def with_unknown_in_meta(item: dict[str, Any], known: set[str]) -> dict[str, Any]:  # 2, 6
+    unknown = {key: value for key, value in item.items() if key not in known}
+    kept = {key: value for key, value in item.items() if key in known}
+    return kept | ({"_meta": unknown | item.get("_meta", {})} if unknown else {})
