@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Two processes run tests. Tests of one module stay together: they share what their module started.
+PARALLEL := -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help run settings test lint types contracts check conformance matrix bench faults soak clean
+.PHONY: help run settings quick test lint types contracts check conformance matrix bench faults soak clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,8 +24,11 @@ $(BIN)/.dev: requirements-dev.txt $(BIN)/.run
 run: $(BIN)/.run ## serve on 127.0.0.1:8000
 	@$(BIN)/python manage.py serve --prepare
 
+quick: $(BIN)/.dev ## the tests that start no process (under a minute)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not e2e"
+
 test: $(BIN)/.dev ## run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(BIN)/.dev ## ruff
 	$(BIN)/ruff check .

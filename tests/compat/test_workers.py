@@ -242,12 +242,13 @@ async def test_burst_beyond_the_limit_waits_for_its_turn(threads: HandlerThreads
     assert (threads.threads, threads.busy) == (4, 0)
 
 
-@pytest.mark.usefixtures("processes")
 async def test_waiting_call_is_refused_as_soon_as_every_thread_is_stuck(
     threads: HandlerThreads, gate: threading.Event
 ) -> None:
-    callers = [asyncio.create_task(threads.run(blocking(gate))) for _ in range(4)]
-    await until(lambda: threads.busy == 4)
+    # A call that is cancelled before its handler has begun frees its thread at once.
+    began = [threading.Event() for _ in range(4)]
+    callers = [asyncio.create_task(threads.run(blocking(gate, event))) for event in began]
+    await until(lambda: all(event.is_set() for event in began))
     waiting = asyncio.create_task(threads.run(thread_and_loop))
     await asyncio.sleep(0)
     for caller in callers:
