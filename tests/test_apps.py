@@ -18,6 +18,7 @@ MARKER = """
 """
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize(
     "command", [("migrate", "--verbosity", "0"), ("check",), ("serve", "--help"), ("call", "--help")]
 )
@@ -31,6 +32,7 @@ def test_command_leaves_server_modules_alone(
     assert "marking" not in done.stderr
 
 
+@pytest.mark.usefixtures("processes")
 def test_server_directories_are_a_path_list_with_relative_paths_from_the_projects_root(
     tmp_path: Path, write_server: WriteServer
 ) -> None:

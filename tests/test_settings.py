@@ -98,6 +98,7 @@ def test_long_value_is_cut_in_the_message(tmp_path: Path) -> None:
     assert len(str(raised.value)) < 200
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize(
     "command",
     [
@@ -221,6 +222,7 @@ def test_secret_key_is_kept_beside_the_database_and_readable_by_its_owner_only(
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("secret_key")] == ["secret_key"]
 
 
+@pytest.mark.usefixtures("processes")
 def test_processes_that_start_at_once_share_one_secret_key(tmp_path: Path) -> None:
     code = "from gumcp_site import settings; print(settings.SECRET_KEY)"
     with ThreadPoolExecutor(4) as pool:
@@ -272,6 +274,7 @@ def test_data_folder_that_cannot_be_made_stops_the_start(tmp_path: Path, django_
         django_settings(GUMCP_DATA_DIR=str(tmp_path / "file" / "var"))
 
 
+@pytest.mark.usefixtures("processes")
 def test_database_is_sqlite_in_wal_mode(tmp_path: Path) -> None:
     assert manage("migrate", "--verbosity", "0", data_dir=tmp_path).returncode == 0
     code = (
@@ -282,6 +285,7 @@ def test_database_is_sqlite_in_wal_mode(tmp_path: Path) -> None:
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, env=env, text=True).strip() == "wal"
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("extra", [{}, {"GUMCP_SECRET_KEY": "x" * 25 + "abcdefghijklmnopqrstuvwxyz0123456789"}])
 def test_check_deploy_is_clean_with_the_production_settings(tmp_path: Path, extra: dict[str, str]) -> None:
     done = manage("check", "--deploy", "--fail-level", "INFO", data_dir=tmp_path, **PRODUCTION, **extra)
@@ -289,11 +293,13 @@ def test_check_deploy_is_clean_with_the_production_settings(tmp_path: Path, extr
     assert "no issues" in done.stdout
 
 
+@pytest.mark.usefixtures("processes")
 def test_check_is_clean_with_the_defaults(tmp_path: Path) -> None:
     done = manage("check", "--fail-level", "INFO", data_dir=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.usefixtures("processes")
 def test_missing_server_directory_is_a_warning_of_the_check(tmp_path: Path) -> None:
     done = manage("check", data_dir=tmp_path, GUMCP_SERVER_DIRS=str(tmp_path / "nowhere"))
     assert "gateway.W001" in done.stderr
