@@ -13,7 +13,7 @@ import pytest
 
 from gateway.catalog import load_limits
 from gateway.catalog.definitions import Discovery, LoadFailure, ServerDefinition
-from gateway.catalog.discovery import DJANGO_SEGMENTS, RESERVED_NAMES, Discovery, discover, load_server
+from gateway.catalog.discovery import discover, load_server
 from gateway.catalog.names import DJANGO_SEGMENTS, RESERVED_NAMES
 from gateway.exceptions import UnknownServer
 from tests.support.server_folders import SOUND_SERVER, WriteServer
