@@ -20,5 +20,6 @@ stream_closed = Signal()
 request_refused = Signal()
 """A request was answered with an error by the host itself. `reason`: one of `metrics.REFUSAL_REASONS`."""
 
-offer_learned = Signal()
-"""What a server offers has become known. `server_name`: str, `offer`: the `gateway.instances.offers.Offer`."""
+listing_learned = Signal()
+"""A server has listed its tools, resources and prompts. `server_name`: str, `listing`: the
+`gateway.instances.listings.Listing`."""

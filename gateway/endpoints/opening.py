@@ -6,7 +6,7 @@ from gateway.catalog.definitions import ServerDefinition
 from gateway.endpoints.base import McpRequest
 from gateway.exceptions import GatewayError, Unauthenticated
 from gateway.host.host import Host
-from gateway.instances.instances import Instance
+from gateway.instances.instance import Instance
 from gateway.instances.running_server import RunningServer
 from gateway.transports.sessions import Session, Transport, WireT
 

@@ -26,11 +26,11 @@ from gateway.host.lane_watch import LaneWatch
 from gateway.host.metrics_port import MetricsPort
 from gateway.host.reloading import Reloader
 from gateway.host.serving_loop import ServingLoop
-from gateway.host.wishes import OperatorWishes
+from gateway.host.steering import Steering
 from gateway.http.origins import OriginPolicy
 from gateway.instances.instances import Instances
 from gateway.instances.lanes import STOP_TIMEOUT_SECONDS, Lanes
-from gateway.instances.offers import Offers
+from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies
 from gateway.records.recorder import Recorder
 from gateway.transports.sessions import Sessions
@@ -66,13 +66,13 @@ class Host:
         self.loop = ServingLoop()
         self.lanes = Lanes()
         self.policies = Policies()
-        offers = Offers()
-        self.instances = Instances(self.lanes, offers, self.policies)
+        listings = Listings()
+        self.instances = Instances(self.lanes, listings, self.policies)
         self.sessions = Sessions()
         self.streams = Streams()
         self.stateless_calls = StatelessCalls()
         self.doorkeeper = Doorkeeper(self.sessions, self.loop.call_soon)
-        self.recorder = Recorder(registry, self.sessions, self.instances, offers)
+        self.recorder = Recorder(registry, self.sessions, self.instances, listings)
         self.availability = Availability(
             registry, self.policies, self.instances, self.sessions, self.stateless_calls, self.redactor
         )
@@ -85,7 +85,7 @@ class Host:
         self.lane_watch = LaneWatch(self.lanes, self.instances)
         self.drain = Drain(self.loop, self.sessions, self.streams, self.stateless_calls)
         self._control = ControlListener(self.sessions, on_keys_changed=self.doorkeeper.wake)
-        self._wishes = OperatorWishes(
+        self._steering = Steering(
             self.recorder, self.policies, self.availability, self._control, self.reloader, self.loop
         )
         self._collector = metrics.HostCollector(self.lanes, self.instances, self.sessions)
@@ -116,7 +116,7 @@ class Host:
         gc.collect()
         gc.freeze()
         # A server that is switched off must not be served in the meantime.
-        self._wishes.wait_for_policies(FIRST_LOOK_SECONDS)
+        self._steering.wait_for_policies(FIRST_LOOK_SECONDS)
 
     def ensure_started(self) -> None:
         """Start what needs the serving loop. Call it on that loop; a second call changes nothing.
@@ -147,7 +147,7 @@ class Host:
                 self.streams.keep_up(conf.ping_seconds)
                 self.sessions.expire(conf.session_idle_seconds)
                 self.instances.keep_up()
-                self._wishes.carry_out()
+                self._steering.carry_out()
                 self.recorder.note_conditions(self.lane_watch.look())
             except Exception:  # upkeep must go on, whatever happened in one round
                 logger.exception("Upkeep failed")

@@ -1,12 +1,11 @@
-"""What the host does around every request that reaches a server's handlers, on every transport: SDK middleware.
+"""What the host does around every request that reaches a server's handlers, on every transport, as SDK middleware.
 
-Lives here: time limits, concurrency limits, metrics of tool calls, which call is blocking its lane, and containing what
-a handler must not do to its lane. Not here: the threads that version 1 handlers run in (`compat.workers`).
+Lives here: time limits, limits on concurrent calls, metrics of tool calls, which call blocks its lane, and keeping what
+a handler raises from ending more than its own call. Not here: the threads of version 1 handlers (`handler_threads`).
 """
 
 import asyncio
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,8 +20,8 @@ from mcp_types import INTERNAL_ERROR
 from mcp_types.methods import SPEC_CLIENT_METHODS
 
 from gateway import metrics
-from gateway.compat.workers import HandlerThreads
-from gateway.instances.offers import Offers
+from gateway.instances.handler_threads import ServerThreads
+from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies, Policy
 from gateway.instances.tool_schemas import ToolSchemas
 from gateway.tool_results import error_result
@@ -30,14 +29,16 @@ from gateway.tool_results import error_result
 logger = logging.getLogger(__name__)
 
 UNLIMITED: Final = frozenset({"initialize", "ping", "subscriptions/listen"})
-"""Methods that are the protocol's own, or last as long as their client listens."""
-
+"""Methods without limits: the protocol's own, and the one that lasts as long as its client listens."""
 
 GIVE_UP_SECONDS: Final = 1.0
-"""How long a handler that is cancelled may take to clean up; after that nobody waits for it any more."""
+"""How long a cancelled handler may take to clean up. After that the host no longer waits for it."""
 
 MAX_NAME_LENGTH: Final = 100
-"""Longest tool name that is shown: clients call whatever they like."""
+"""Longest tool name that is shown. Clients can send any name."""
+
+OTHER_METHOD: Final = "(other)"
+"""The label of a method that the protocol does not define."""
 
 
 class HandlerAborted(Exception):
@@ -49,30 +50,29 @@ class RunningCall:
     """One request that is being handled."""
 
     label: str
-    """The tool's label in metrics, or the method; one of a bounded set."""
+    """The tool's label in metrics, or the method. It is one of a bounded set."""
     name: str
-    """What people are told: the tool as it was called, or the method."""
+    """What people are shown: the tool's name as the client sent it, or the method."""
     started: float
     """Monotonic seconds."""
 
 
 class ServerCalls:
-    """The calls of one server: how many run, for whom, and in which tasks.
+    """The calls of one server: how many run, for which users, and in which tasks.
 
-    Calls are noted in the server's lane only; its threads may be asked for and renewed from anywhere.
+    Threads: calls are counted in the server's lane only. Any thread may use `policy`, `stuck`, `blocking`, `threads`.
     """
 
-    def __init__(self, server_name: str, offers: Offers, policies: Policies) -> None:
+    def __init__(self, server_name: str, listings: Listings, policies: Policies) -> None:
         self.server_name = server_name
-        self._offers = offers
+        self._listings = listings
         self._policies = policies
         self.by_user: Counter[str] = Counter()
         self.running: dict[asyncio.Task[Any], RunningCall] = {}
         self.given_up: set[asyncio.Task[Any]] = set()
-        """Handlers that go on in the lane although they were cancelled."""
-        self._threads_lock = threading.Lock()
-        self._holders: Counter[HandlerThreads] = Counter()
-        """How many generations use which threads; the newest come last, whether or not somebody uses them yet."""
+        """Handlers that were cancelled and still run in the lane."""
+        self.threads = ServerThreads(server_name, lambda: self.policy.max_threads)
+        """Where the handlers of a version 1 server run."""
 
     @property
     def policy(self) -> Policy:
@@ -81,12 +81,12 @@ class ServerCalls:
 
     def tool_label(self, name: object) -> str:
         """The label of a called tool: its name if the server lists it."""
-        offer = self._offers.get(self.server_name)
-        return name if isinstance(name, str) and offer is not None and name in offer.tools else metrics.OTHER_TOOL
+        listing = self._listings.get(self.server_name)
+        return name if isinstance(name, str) and listing is not None and name in listing.tools else metrics.OTHER_TOOL
 
     @contextmanager
     def noting(self, what: str) -> Iterator[None]:
-        """Make what the current task does inside the block known as `what`, in case that it blocks the lane."""
+        """Name what the current task does inside the block, in case it blocks the lane."""
         task = asyncio.current_task()
         assert task is not None
         self.running[task] = RunningCall(what, what, time.monotonic())
@@ -95,64 +95,20 @@ class ServerCalls:
         finally:
             self.running.pop(task, None)
 
-    def hold_threads(self) -> HandlerThreads:
-        """The threads of the newest code, kept open until they are released as often as they were held."""
-        with self._threads_lock:
-            if not self._holders:
-                self._add_threads()
-            threads = next(reversed(self._holders))
-            self._holders[threads] += 1
-            return threads
-
-    def release_threads(self, threads: HandlerThreads) -> None:
-        """Let go of threads. Those of older code end with the last call that is in them."""
-        with self._threads_lock:
-            self._holders[threads] -= 1
-            self._close_unused()
-
-    def renew_threads(self) -> None:
-        """Give the next generation threads of its own. The older ones stay open while a generation holds them."""
-        with self._threads_lock:
-            self._add_threads()
-            self._close_unused()
-
-    def _add_threads(self) -> None:
-        self._holders[HandlerThreads(self.server_name, limit=self.policy.max_threads)] = 0
-
-    def _close_unused(self) -> None:
-        for threads in list(self._holders)[:-1]:
-            if self._holders[threads] <= 0:
-                threads.close()
-                if not threads.busy and not threads.stuck:
-                    del self._holders[threads]
-
     @property
     def stuck(self) -> int:
         """Calls that were given up and have not returned, and jobs that version 1 handlers left in `asyncio.to_thread`.
 
-        Handlers in the lane may take `GIVE_UP_SECONDS` to clean up before they count.
+        A cancelled handler in the lane may take `GIVE_UP_SECONDS` to clean up before it counts.
         """
-        return len(self.given_up) + sum(threads.stuck for threads in list(self._holders))
-
-    def keep_up(self) -> None:
-        """Apply the limit on threads and let idle ones go. Called regularly."""
-        with self._threads_lock:
-            self._close_unused()
-        for threads in list(self._holders):
-            threads.limit = self.policy.max_threads
-            threads.retire_idle()
-
-    def close(self) -> None:
-        """Let all threads go."""
-        for threads in list(self._holders):
-            threads.close()
+        return len(self.given_up) + self.threads.stuck
 
     def blocking(self, loop: asyncio.AbstractEventLoop) -> RunningCall | None:
-        """The call that runs in `loop` at this moment. Asked from another thread, of a loop that does not answer."""
+        """The call that runs in `loop` at this moment. Call it from another thread, for a loop that does not answer."""
         task = asyncio.current_task(loop)
         call = self.running.get(task) if task is not None else None
         if call is None and self.running:
-            # It runs in a task that a handler made: the newest call is the likeliest.
+            # It runs in a task that a handler made. The newest call is the likeliest.
             call = max(list(self.running.values()), key=lambda running: running.started)
         return call
 
@@ -166,7 +122,7 @@ class CallMiddleware:
         self._schemas = schemas
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """Handle one message. Raises what the handler raises, `HandlerAborted` for what is no `Exception`."""
+        """Handle one message. Raises what the handler raises, or `HandlerAborted` if that is not an `Exception`."""
         if ctx.request_id is None or ctx.method in UNLIMITED:
             return await _contained(ctx, call_next)
         if ctx.method == "tools/call":
@@ -204,19 +160,19 @@ class CallMiddleware:
             calls.by_user[self._user_id] -= 1
             if not calls.by_user[self._user_id]:
                 del calls.by_user[self._user_id]
-            label = calls.tool_label(name)  # what the server offers may not have been known yet when the call began
+            label = calls.tool_label(name)  # the listing may not have been known yet when the call began
             metrics.tool_calls.labels(calls.server_name, label, outcome).inc()
             metrics.tool_call_seconds.labels(calls.server_name, label).observe(time.perf_counter() - started)
 
     def _refusal(self, policy: Policy) -> str | None:
         limit = policy.max_concurrent_calls
         if limit and self._calls.by_user.total() >= limit:
-            return f"This server is running {limit} calls already, as many as it may. Try again later."
+            return f"This server is running {limit} calls already, which is its limit. Try again later."
         limit = policy.max_concurrent_calls_per_user
         if limit and self._calls.by_user[self._user_id] >= limit:
-            return f"You have {limit} calls of this server running already, as many as you may. Wait for one to end."
+            return f"You have {limit} calls of this server running already, which is your limit. Wait for one to end."
         if len(self._calls.given_up) >= policy.max_threads:
-            return f"{len(self._calls.given_up)} calls of this server are stuck, as many as may be. Tell its operator."
+            return f"{len(self._calls.given_up)} calls of this server are stuck, which is the limit. Tell its operator."
         return None
 
     async def _limited(
@@ -224,8 +180,8 @@ class CallMiddleware:
     ) -> HandlerResult:
         """The handler's result, or `_TIMED_OUT`.
 
-        The handler has a task of its own: it may raise `CancelledError` without meaning its caller, and one that does
-        not let itself be cancelled would hold up the session and the answer for ever.
+        The handler has a task of its own. It may raise a `CancelledError` that is not its caller's, and a handler that
+        ignores its cancellation must not hold up the session and the answer for ever.
         """
         running = self._calls.running
         task = asyncio.get_running_loop().create_task(_contained(ctx, call_next))
@@ -245,13 +201,13 @@ class CallMiddleware:
         return task.result()
 
     async def _give_up(self, task: "asyncio.Task[HandlerResult]") -> None:
-        """Cancel a handler, and leave it behind if it does not end."""
+        """Cancel a handler. If it does not end, leave it running."""
         task.cancel()
         try:
-            # Shielded: SDK and transport cancel with scopes, which would interrupt every wait in here.
+            # Shielded: the SDK and the transports cancel with scopes, which would interrupt every wait in here.
             with anyio.CancelScope(shield=True):
                 await asyncio.wait((task,), timeout=GIVE_UP_SECONDS)
-        finally:  # a shield does not hold off `Task.cancel`
+        finally:  # a shield does not stop `Task.cancel`
             if not task.done():
                 self._calls.given_up.add(task)
                 task.add_done_callback(self._calls.given_up.discard)
@@ -261,21 +217,18 @@ class CallMiddleware:
         return f"{what} took longer than {self._calls.policy.call_timeout_seconds:g} seconds and was stopped."
 
 
-OTHER_METHOD: Final = "(other)"
-"""The label of a method that the protocol does not know."""
-
 _TIMED_OUT: Final[dict[str, Any]] = {}
-"""Told from results by identity."""
+"""The result of a call that was stopped. Compare it by identity."""
 
 
 def _shown(name: object) -> str:
-    """A name from a request as it may stand in a log line or a sentence."""
+    """A name from a request, safe to show in a log line or a sentence."""
     text = str(name)[:MAX_NAME_LENGTH]
     return text if text.isprintable() else ascii(text)
 
 
 def _note_late_end(task: "asyncio.Task[HandlerResult]") -> None:
-    """Look at how a handler ended that nobody waits for: asyncio complains of exceptions that nobody saw."""
+    """Retrieve the exception of a handler that nobody waits for: asyncio logs exceptions that nobody retrieves."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.debug("A handler that was given up ended with %s", type(error).__name__)
 
@@ -285,6 +238,6 @@ async def _contained(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -
         return await call_next(ctx)
     except (Exception, asyncio.CancelledError, GeneratorExit):
         raise
-    # asyncio lets SystemExit and KeyboardInterrupt out of the loop, and with it would go every session of the lane.
+    # asyncio lets SystemExit and KeyboardInterrupt out of the loop, which would end every session of the lane.
     except BaseException as error:
         raise HandlerAborted(f"The handler raised {type(error).__name__}.") from error

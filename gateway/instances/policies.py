@@ -1,6 +1,7 @@
-"""How operators want each server to be run: enabled or not, and the limits of its calls.
+"""How operators want each server to run: enabled or not, and the limits of its calls.
 
-Kept in the servers' rows, read by the recorder, in force within seconds. Nothing on the request path reads a row.
+Operators set policies in the servers' rows. The recorder reads the rows, and a change is in force within seconds.
+Nothing on the request path reads a row.
 """
 
 from collections.abc import Mapping
@@ -9,38 +10,38 @@ from dataclasses import dataclass
 from gateway.conf import conf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """One server's limits; 0 stands for no limit."""
+    """The limits of one server; 0 means no limit. What an operator has not set comes from the settings."""
 
     is_enabled: bool = True
-    call_timeout_seconds: float = 0.0
-    max_concurrent_calls: int = 0
-    max_concurrent_calls_per_user: int = 0
-    max_threads: int = 32
-    """Threads for handlers of version 1 modules; so many calls of a server may be stuck."""
+    call_timeout_seconds: float
+    max_concurrent_calls: int
+    max_concurrent_calls_per_user: int
+    max_threads: int
+    """How many threads run handlers of a version 1 module, and how many of its calls may be stuck. At least 1."""
 
 
 class Policies:
-    """The policies of this process, by server. Read from any thread, replaced as a whole."""
+    """The policies of this process, by server. Any thread may use them; they are replaced as a whole."""
 
     def __init__(self) -> None:
         self._policies: dict[str, Policy] = {}
         self._default = default_policy()
 
     def get(self, server_name: str) -> Policy:
-        """The policy of `server_name`; the settings' limits where an operator has set none."""
+        """The policy of server `server_name`, or the settings' limits if it has no row yet."""
         return self._policies.get(server_name, self._default)
 
     def replace(self, policies: Mapping[str, Policy]) -> list[str]:
-        """Put `policies` in force; returns the servers that they disable and that were enabled."""
+        """Put `policies` in force. Returns the servers that were enabled and no longer are."""
         disabled = [name for name, policy in policies.items() if not policy.is_enabled and self.get(name).is_enabled]
         self._policies = dict(policies)
         return disabled
 
 
 def default_policy() -> Policy:
-    """What the settings say."""
+    """The limits from the settings."""
     return Policy(
         call_timeout_seconds=conf.call_timeout_seconds,
         max_concurrent_calls=conf.max_concurrent_calls,

@@ -22,8 +22,8 @@ from django.utils import timezone
 from gateway import signals
 from gateway.catalog.registry import Registry
 from gateway.database_thread import DatabaseThread, Outage
-from gateway.instances.instances import Instance
-from gateway.instances.offers import Offer, Offers
+from gateway.instances.instance import Instance
+from gateway.instances.listings import Listing, Listings
 from gateway.records.models import (
     FLUSH_SECONDS,
     HEARTBEAT_SECONDS,
@@ -46,7 +46,7 @@ UPKEEP_SECONDS: Final = 600.0
 MAX_KEPT_CLOSED_SESSIONS: Final = 50_000
 """How many ended sessions are kept in memory while the database is away; beyond it the oldest are dropped."""
 
-MAX_OFFERED_NAME_LENGTH: Final = 1000
+MAX_LISTED_NAME_LENGTH: Final = 1000
 """Longest name of a tool, URI of a resource or name of a prompt that is kept."""
 
 _UNKNOWN_REQUESTS: Final = -1
@@ -73,11 +73,13 @@ class Recorder:
     `_lock`.
     """
 
-    def __init__(self, registry: Registry, sessions: Sessions, instances: Iterable[Instance], offers: Offers) -> None:
+    def __init__(
+        self, registry: Registry, sessions: Sessions, instances: Iterable[Instance], listings: Listings
+    ) -> None:
         self._registry = registry
         self._sessions = sessions
         self._instances = instances
-        self._offers = offers
+        self._listings = listings
         self._process_id = uuid4()
         self._started_at = timezone.now()
         self.operator_requests = OperatorRequests(registry, since=self._started_at)
@@ -90,7 +92,7 @@ class Recorder:
         """The type of the error that keeps rows from being written now. No text: it could hold what a client sent."""
         self._lock = threading.Lock()
         self._closed: dict[UUID, tuple[Session, datetime]] = {}
-        self._unwritten_offers: dict[str, Offer] = {}
+        self._unwritten_listings: dict[str, Listing] = {}
         self._conditions: dict[str, str] = {}
         # From here on: used in the thread only.
         self._writer = RowWriter()
@@ -109,14 +111,14 @@ class Recorder:
     def start(self) -> None:
         """Start to listen and to write."""
         signals.session_closed.connect(self._on_session_closed)
-        signals.offer_learned.connect(self._on_offer_learned)
+        signals.listing_learned.connect(self._on_listing_learned)
         self._thread.start()
 
     def stop(self) -> None:
         """Write what is left and stop. Blocks for a moment: do not call it on an event loop."""
         self._thread.stop()
         signals.session_closed.disconnect(self._on_session_closed)
-        signals.offer_learned.disconnect(self._on_offer_learned)
+        signals.listing_learned.disconnect(self._on_listing_learned)
 
     def note_conditions(self, conditions: dict[str, str]) -> None:
         """Show operators what is wrong with which server at the moment: server name -> text."""
@@ -129,9 +131,9 @@ class Recorder:
             while len(self._closed) > MAX_KEPT_CLOSED_SESSIONS:
                 self._closed.pop(next(iter(self._closed)))
 
-    def _on_offer_learned(self, server_name: str, offer: Offer, **_: Any) -> None:
+    def _on_listing_learned(self, server_name: str, listing: Listing, **_: Any) -> None:
         with self._lock:
-            self._unwritten_offers[server_name] = offer
+            self._unwritten_listings[server_name] = listing
 
     # -- In the thread -----------------------------------------------------------------------------------------------
 
@@ -158,7 +160,7 @@ class Recorder:
         if revision != self._written_revision:
             self._write_servers()
             self._written_revision = revision
-        self._write_offers()
+        self._write_listings()
         self._write_conditions()
         self._write_sessions()
         self._write_instances(is_last)
@@ -188,7 +190,7 @@ class Recorder:
         self._written_conditions = None
         self._written_revision = -1
         with self._lock:
-            self._unwritten_offers = self._offers.all()
+            self._unwritten_listings = self._listings.all()
 
     def _write_process(self) -> None:
         _, is_new = HostProcess.objects.update_or_create(
@@ -242,16 +244,16 @@ class Recorder:
                 ServerRecord.objects.filter(name=server_name).update(condition=storable(condition, 500))
         self._written_conditions = conditions
 
-    def _write_offers(self) -> None:
+    def _write_listings(self) -> None:
         with self._lock:
-            offers, self._unwritten_offers = self._unwritten_offers, {}
-        for server_name, offer in offers.items():
-            with self._writer.skipping_refused(f"what server {server_name} offers"):
+            listings, self._unwritten_listings = self._unwritten_listings, {}
+        for server_name, listing in listings.items():
+            with self._writer.skipping_refused(f"the listing of server {server_name}"):
                 ServerRecord.objects.filter(name=server_name, status=ServerRecord.Status.LOADED).update(
-                    version=storable(offer.version, 255),
-                    tools=_storable_names(offer.tools),
-                    resources=_storable_names(offer.resources),
-                    prompts=_storable_names(offer.prompts),
+                    version=storable(listing.version, 255),
+                    tools=_storable_names(listing.tools),
+                    resources=_storable_names(listing.resources),
+                    prompts=_storable_names(listing.prompts),
                 )
 
     def _write_sessions(self) -> None:
@@ -331,4 +333,4 @@ class Recorder:
 
 
 def _storable_names(names: Iterable[str]) -> list[str]:
-    return [storable(name, MAX_OFFERED_NAME_LENGTH) for name in names]
+    return [storable(name, MAX_LISTED_NAME_LENGTH) for name in names]

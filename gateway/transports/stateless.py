@@ -210,9 +210,9 @@ class StatelessCall:
         name, arguments = params.get("name"), params.get("arguments")
         if not isinstance(name, str) or not isinstance(arguments, dict | None):
             return None  # malformed: the handler's side says so
-        await self._running.schemas.prepare(name)
+        await self._running.prepare_tool_schema(name)
         try:
-            schema = self._running.server.get_tool_input_schema(name)  # type: ignore[misc]  # the front always has one
+            schema = self._running.server.get_tool_input_schema(name)  # type: ignore[misc]  # the proxy always has one
         except Exception:
             logger.exception("Mcp-Param headers of a call of %s go unchecked", self.server_name)
             return None

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gateway.catalog.discovery import discover
 from gateway.catalog.registry import Registry
 from gateway.endpoints.session import SessionEndpoint
 from gateway.host.host import Host
-from gateway.instances.policies import Policy
+from gateway.instances.policies import default_policy
 from tests.support.key_rows import Rows
 from tests.support.processes import until
 from tests.support.server_folders import WriteServer
@@ -135,7 +136,7 @@ async def test_request_for_a_server_that_is_switched_off_while_its_body_comes_ma
     async with new_host(write_server("patient", SERVER)) as (host, module):
         exchange = Exchange(host, message[0], headers=message[1])
         await asyncio.sleep(0.01)
-        host.policies.replace({"patient": Policy(is_enabled=False)})
+        host.policies.replace({"patient": replace(default_policy(), is_enabled=False)})
         host.availability.end_disabled("patient")
         assert await exchange.finish() == 503
         assert (module["built"], len(host.instances), len(host.sessions)) == ([], 0, 0)

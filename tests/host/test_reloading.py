@@ -17,7 +17,7 @@ from gateway.catalog.registry import Registry
 from gateway.host.reloading import Reloader
 from gateway.instances.instances import Instances
 from gateway.instances.lanes import Lanes
-from gateway.instances.offers import Offers
+from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies
 from tests.support.processes import until
 from tests.support.server_folders import WriteServer
@@ -28,7 +28,7 @@ async def reloading(*server_dirs: Path, load_timeout_seconds: float = 5) -> Asyn
     """A registry of what is in `server_dirs`, and its reloader."""
     with override_settings(GUMCP_SERVER_DIRS=server_dirs, GUMCP_LOAD_TIMEOUT_SECONDS=load_timeout_seconds):
         lanes = Lanes()
-        instances = Instances(lanes, Offers(), Policies())
+        instances = Instances(lanes, Listings(), Policies())
         registry = Registry(discover(list(server_dirs)))
         try:
             yield registry, Reloader(registry, instances, on_switched=lambda name: None, on_removed=lambda name: None)

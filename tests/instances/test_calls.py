@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.instances.calls import CallMiddleware, ServerCalls
-from gateway.instances.offers import Offers
+from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies
 
 
@@ -21,7 +21,7 @@ async def test_handler_whose_caller_is_cancelled_once_more_counts_as_stuck_until
                 await may_end.wait()
         return {}
 
-    calls = ServerCalls("stubborn", Offers(), Policies())
+    calls = ServerCalls("stubborn", Listings(), Policies())
     schemas: Any = None  # they learn from lists of tools only
     context: Any = SimpleNamespace(request_id=1, method="prompts/get", params={})
     caller = asyncio.create_task(CallMiddleware(calls, "ada", schemas)(context, insist))

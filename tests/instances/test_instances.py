@@ -19,18 +19,19 @@ from gateway.apps import GatewayConfig
 from gateway.catalog.definitions import ServerDefinition
 from gateway.catalog.discovery import discover
 from gateway.exceptions import InstanceLimitReached, InstanceUnavailable
-from gateway.instances.instances import Instance, Instances
+from gateway.instances.instance import Instance
+from gateway.instances.instances import Instances
 from gateway.instances.lanes import Lanes
-from gateway.instances.offers import Offer, Offers
+from gateway.instances.listings import Listing, Listings
 from gateway.instances.policies import Policies
 from tests.support.processes import until
 from tests.support.server_folders import WriteServer
 
 
 @asynccontextmanager
-async def new_instances(offers: Offers | None = None) -> AsyncIterator[Instances]:
+async def new_instances(listings: Listings | None = None) -> AsyncIterator[Instances]:
     lanes = Lanes()
-    instances = Instances(lanes, offers or Offers(), Policies())
+    instances = Instances(lanes, listings or Listings(), Policies())
     try:
         yield instances
     finally:
@@ -200,16 +201,15 @@ async def test_longest_idle_instance_makes_room_for_a_new_one(workshop: ServerDe
 async def test_instance_that_makes_room_ends_when_what_it_handles_has_ended(workshop: ServerDefinition) -> None:
     async with new_instances() as instances:
         instance = await use_once(instances, workshop, Identity("busy"))
-        generation = instance._generation
-        assert generation is not None
+        generation = instance.running.generation
         is_begun, is_handled = threading.Event(), asyncio.Event()
 
         async def wait(ctx: Any) -> None:
             is_begun.set()
             await is_handled.wait()
 
-        context: Any = SimpleNamespace(lifespan_context=generation.lifespan_state)
-        handling = instance.lane.submit(generation(context, wait))
+        context: Any = SimpleNamespace(lifespan_context=generation.lifespan.state)
+        handling = instance.lane.submit(generation.handle(context, wait))
         await asyncio.to_thread(is_begun.wait, 5)
         await use_once(instances, workshop, Identity("new"))
         await instance.lane.run(asyncio.sleep(0))
@@ -277,22 +277,22 @@ def narrow_identity(server_name: str, tool: str) -> Identity:
     return Identity("narrow", "canary-key", Grant(facts, time.monotonic(), RateLimits({})))
 
 
-async def test_offer_is_all_that_the_server_has_whatever_the_first_callers_key_is_for(
+async def test_listing_is_all_that_the_server_has_whatever_the_first_callers_key_is_for(
     workshop: ServerDefinition,
 ) -> None:
-    offers, identity = Offers(), narrow_identity("workshop", "echo")
+    listings, identity = Listings(), narrow_identity("workshop", "echo")
     current_identity.set(identity)
-    async with new_instances(offers) as instances:
+    async with new_instances(listings) as instances:
         await use_once(instances, workshop, identity)
-        await asyncio.to_thread(until, lambda: offers.get("workshop"))
-        first = offers.get("workshop")
+        await asyncio.to_thread(until, lambda: listings.get("workshop"))
+        first = listings.get("workshop")
         assert first is not None
         assert {"echo", "keep", "whoami"} <= set(first.tools)
-        offers.learn("workshop", Offer())
+        listings.learn("workshop", Listing())
         newer = replace(workshop)
         instances.expect(newer)
         await instances.switch(newer)
-        await asyncio.to_thread(until, lambda: offers.get("workshop") == first)
+        await asyncio.to_thread(until, lambda: listings.get("workshop") == first)
 
 
 async def test_options_of_the_module_name_the_server(workshop: ServerDefinition) -> None:
@@ -332,8 +332,8 @@ async def test_no_failure_of_a_servers_own_code_says_the_key(
     (definition,) = discover([write_server("talkative", TALKATIVE)]).definitions
     async with new_instances() as instances:
         instance = await use_once(instances, definition, Identity("ada", "canary-key"))
-        await asyncio.to_thread(until, lambda: "could not be asked what it offers" in caplog.text)
-        await instance.lane.run(instance.running.schemas.prepare("tool"))
+        await asyncio.to_thread(until, lambda: "could not be asked for its lists" in caplog.text)
+        await instance.lane.run(instance.running.prepare_tool_schema("tool"))
         newer = replace(definition)
         instances.expect(newer)
         await instances.switch(newer)
@@ -381,7 +381,7 @@ FRAGILE = """
 
 async def lose_lifespan(instance: Instance) -> None:
     instance.lane.post(instance.running.lifespan_state.set)
-    await asyncio.to_thread(until, lambda: instance.is_lost)
+    await asyncio.to_thread(until, lambda: instance.running.is_lost)
 
 
 async def test_instance_whose_lifespan_ended_by_itself_is_made_anew_with_its_next_use(
@@ -414,13 +414,10 @@ async def test_instance_that_is_let_go_while_its_lost_lifespan_is_entered_anew_l
     left = definition.style.server.__globals__["left"]
     async with new_instances() as instances:
         instance = await use_once(instances, definition, Identity("ada"))
-        lost = instance._generation
-        assert lost is not None
         await lose_lifespan(instance)
         await asyncio.to_thread(until, lambda: left == ["ada"])
-        assert lost.replacement is not None
         # The lane comes to it when the instance has been let go.
-        replacing = instance.lane.submit(lost.replacement())
+        replacing = instance.lane.submit(instance.running._replace_lost())
         instances.drop("fragile")
         await asyncio.wrap_future(replacing)
         await asyncio.to_thread(until, lambda: left == ["ada", "ada"])

@@ -13,8 +13,8 @@ from gateway.access.identity import Identity
 from gateway.apps import GatewayConfig
 from gateway.catalog.definitions import Discovery, LoadFailure
 from gateway.catalog.registry import Registry
-from gateway.instances.instances import Instance
-from gateway.instances.offers import Offer, Offers
+from gateway.instances.instance import Instance
+from gateway.instances.listings import Listing, Listings
 from gateway.records import models
 from gateway.records.models import HostProcess
 from gateway.records.recorder import Recorder
@@ -30,10 +30,10 @@ class Mirror:
     def __init__(self, registry: Registry | None = None) -> None:
         self.sessions = Sessions()
         self.instances: list[Instance] = []
-        self.offers = Offers()
+        self.listings = Listings()
         # Not started: it writes when it is told to.
         served = registry or GatewayConfig.current().registry
-        self.recorder = Recorder(served, self.sessions, self.instances, self.offers)
+        self.recorder = Recorder(served, self.sessions, self.instances, self.listings)
 
     def open(self, user_id: str = "ada") -> Session:
         session = Session("workshop", Identity(user_id, "canary-key"), "sse", "127.0.0.1")
@@ -41,9 +41,8 @@ class Mirror:
         return session
 
     def add_instance(self) -> Instance:
-        definition = GatewayConfig.current().registry.get("workshop")
-        nothing: Any = None  # what it would need to run
-        instance = Instance(definition, Identity("ada", "canary-key"), nothing, nothing)
+        not_running: Any = None
+        instance = Instance("workshop", Identity("ada", "canary-key"), not_running)
         self.instances.append(instance)
         return instance
 
@@ -51,9 +50,9 @@ class Mirror:
         self.sessions.remove(session)
         self.recorder._on_session_closed(session)
 
-    def learn(self, server_name: str, offer: Offer) -> None:
-        self.offers.learn(server_name, offer)
-        self.recorder._on_offer_learned(server_name, offer)
+    def learn(self, server_name: str, listing: Listing) -> None:
+        self.listings.learn(server_name, listing)
+        self.recorder._on_listing_learned(server_name, listing)
 
     def flush(self) -> None:
         self.recorder._flush(is_last=False)
@@ -131,7 +130,7 @@ def test_what_could_not_be_written_is_written_later(monkeypatch: pytest.MonkeyPa
     mirror.flush()
     closed, opened = mirror.open("closed"), mirror.open("opened")
     mirror.close(closed)
-    mirror.learn("workshop", Offer("9", ("a",)))
+    mirror.learn("workshop", Listing("9", ("a",)))
 
     def fail(*arguments: Any, **options: Any) -> None:
         raise DatabaseError("locked")
@@ -312,7 +311,7 @@ def test_texts_that_no_database_takes_cost_no_row() -> None:
     session = mirror.open(odd)
     session.note_client("client\0", "\udce9", "\0")
     session.address = session.end_reason = odd
-    mirror.learn("workshop", Offer(odd, ("a\0", odd), (odd,), (odd,)))
+    mirror.learn("workshop", Listing(odd, ("a\0", odd), (odd,), (odd,)))
     mirror.recorder.note_conditions({"workshop": odd})
     mirror.flush()
     failed = models.ServerRecord.objects.filter(status="failed")
@@ -389,7 +388,7 @@ def test_rows_that_a_replaced_database_lacks_are_written_again_and_none_is_left_
 def test_database_that_was_replaced_without_an_error_gets_everything_with_the_next_sign_of_life() -> None:
     mirror = Mirror()
     session, instance = mirror.open(), mirror.add_instance()
-    mirror.learn("workshop", Offer("1.2", ("echo",), (), ()))
+    mirror.learn("workshop", Listing("1.2", ("echo",), (), ()))
     mirror.flush()
     for model in (models.SessionRecord, models.InstanceRecord, models.ServerRecord, HostProcess):
         model.objects.all().delete()

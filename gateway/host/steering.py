@@ -15,8 +15,8 @@ from gateway.records.recorder import Recorder
 logger = logging.getLogger(__name__)
 
 
-class OperatorWishes:
-    """Carries out operators' wishes. Used on the host's loop."""
+class Steering:
+    """Carries out what operators ask for. Used on the host's loop, except for `wait_for_policies`."""
 
     def __init__(
         self,

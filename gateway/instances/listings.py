@@ -1,7 +1,7 @@
-"""What a server offers: the names of its tools, resources and prompts, asked once of its first instance.
+"""What servers list: the names of their tools, resources and prompts, asked once of the first instance.
 
-A factory may make a different `Server` for every user; what is kept here is what operators are shown and what metrics
-use as labels, so the first instance's answer stands for all, and later calls of tools it did not name are "(other)".
+A factory may make a different `Server` for every user. What is kept here is shown to operators and gives metrics their
+labels, so the first instance's answer stands for all. Later calls of tools that it did not name count as "(other)".
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ MAX_NAMES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """Names in the order in which the server lists them."""
+class Listing:
+    """The names that one server lists, in its order."""
 
     version: str = ""
     tools: tuple[str, ...] = ()
@@ -34,31 +34,34 @@ class Offer:
     prompts: tuple[str, ...] = ()
 
 
-class Offers:
-    """What is known of each server's offer."""
+class Listings:
+    """The listings of a host's servers.
+
+    Threads: `learn` is called in lanes; everything else in any thread. A listing is replaced as a whole.
+    """
 
     def __init__(self) -> None:
-        self._offers: dict[str, Offer] = {}
+        self._by_server: dict[str, Listing] = {}
 
-    def get(self, server_name: str) -> Offer | None:
-        """The offer of server `server_name`, or None while nobody has asked it."""
-        return self._offers.get(server_name)
+    def get(self, server_name: str) -> Listing | None:
+        """The listing of server `server_name`, or None if it has not been asked yet."""
+        return self._by_server.get(server_name)
 
-    def all(self) -> dict[str, Offer]:
-        """What is known by now: server name -> offer. Any thread."""
-        return dict(self._offers)
+    def all(self) -> dict[str, Listing]:
+        """All listings known now, by server name."""
+        return dict(self._by_server)
 
-    def learn(self, server_name: str, offer: Offer) -> None:
-        """Keep `offer`."""
-        self._offers[server_name] = offer
+    def learn(self, server_name: str, listing: Listing) -> None:
+        """Keep `listing` in place of the previous one."""
+        self._by_server[server_name] = listing
 
 
-async def ask_offer(server: Server[Any], lifespan_state: Any) -> Offer:
+async def ask_listing(server: Server[Any], lifespan_state: Any) -> Listing:
     """Ask `server` for its lists, as a client of the current protocol would. Call it in the server's lane.
 
-    Raises whatever a list handler raises; a list without a handler is empty.
+    A list that has no handler is empty. Raises whatever a list handler raises.
     """
-    return Offer(
+    return Listing(
         version=server.version,
         tools=await _list_names(server, lifespan_state, "tools", "name"),
         resources=await _list_names(server, lifespan_state, "resources", "uri"),
@@ -67,7 +70,10 @@ async def ask_offer(server: Server[Any], lifespan_state: Any) -> Offer:
 
 
 async def list_items(server: Server[Any], lifespan_state: Any, kind: str) -> list[dict[str, Any]]:
-    """What `server` lists under `{kind}/list`, in wire form; bounded by `MAX_PAGES` and about `MAX_NAMES`."""
+    """The items that `server` returns for `{kind}/list`, in wire form, up to `MAX_PAGES` pages.
+
+    It asks for no further page once it has `MAX_NAMES` items.
+    """
     method = f"{kind}/list"
     if server.get_request_handler(method) is None:
         return []
@@ -95,7 +101,7 @@ async def _list_names(server: Server[Any], lifespan_state: Any, kind: str, key: 
 
 @dataclass
 class _InternalRequest:
-    """The `DispatchContext` of a request that the host makes itself: nobody is there to be told or asked anything."""
+    """The `DispatchContext` of a request that the host makes itself: there is no client to notify or to ask."""
 
     transport: TransportContext = field(
         default_factory=lambda: TransportContext(kind="internal", can_send_request=False)

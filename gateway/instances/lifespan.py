@@ -1,0 +1,85 @@
+"""The lifespan of one `Server` object: entered, held open and left by one task, as a context manager requires."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from typing import Any, Self
+
+from mcp.server import Server
+
+from gateway.access.redaction import traceback_text
+
+logger = logging.getLogger(__name__)
+
+
+class OpenLifespan:
+    """A lifespan that has been entered.
+
+    Threads: used in the lane, except for `is_lost` and `ended`, which any thread may read.
+    """
+
+    __slots__ = ("_leaving", "_task", "ended", "is_lost", "state")
+
+    def __init__(self) -> None:
+        self.state: Any = None
+        """What the lifespan yielded."""
+        self.is_lost = False
+        """Whether the lifespan ended by itself, so that its state cannot be used any more."""
+        self.ended: Future[None] = Future()
+        """Done when the lifespan has been left."""
+        self._leaving = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def enter(
+        cls, server: Server[Any], server_name: str, api_key: str | None, on_left: Callable[[], object]
+    ) -> Self:
+        """Enter the lifespan of `server`. Raises whatever it raises.
+
+        `on_left` is called in the lane when the lifespan has been left, or could not be entered. `api_key` is the
+        caller's key, which must not appear in the log.
+        """
+        lifespan = cls()
+        entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lifespan._task = asyncio.create_task(lifespan._hold(server, server_name, api_key, entered))
+        lifespan._task.add_done_callback(lambda _: lifespan._note_left(on_left))
+        try:
+            await entered
+        except asyncio.CancelledError:
+            lifespan._task.cancel()
+            raise
+        return lifespan
+
+    def leave(self) -> None:
+        """Leave the lifespan. Does not wait for it, nor for what still uses it."""
+        self._leaving.set()
+
+    async def _hold(
+        self, server: Server[Any], server_name: str, api_key: str | None, entered: "asyncio.Future[None]"
+    ) -> None:
+        """Hold the lifespan open until `leave`, or until it ends by itself."""
+        try:
+            async with server.lifespan(server) as self.state:
+                if not entered.done():
+                    entered.set_result(None)
+                try:
+                    await self._leaving.wait()
+                finally:
+                    self.is_lost = not self._leaving.is_set()
+        except asyncio.CancelledError:
+            raise
+        # The server's own code: what it raises affects this instance only.
+        except BaseException as error:
+            if not entered.done():
+                entered.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+                return
+            how = "ended by itself and is entered again with the next use" if self.is_lost else "failed as it ended"
+            text = traceback_text(error, api_key)
+            logger.error("The lifespan of an instance of %s %s: %s", server_name, how, text)
+
+    def _note_left(self, on_left: Callable[[], object]) -> None:
+        on_left()
+        with suppress(InvalidStateError):  # a cancelled wait for this future has cancelled it too
+            self.ended.set_result(None)
