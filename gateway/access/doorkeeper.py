@@ -8,6 +8,7 @@ from gateway.access.grants import Grant
 from gateway.access.key_watch import KeyWatch
 from gateway.access.limits import RateLimits
 from gateway.access.owned import OwnedSessions
+from gateway.access.session_room import SessionRoom
 from gateway.access.store import KeyStore
 from gateway.conf import conf
 from gateway.exceptions import NotOpenToNetwork
@@ -19,19 +20,18 @@ KEY_REVOKED: Final = "its key is no longer valid"
 
 
 class Doorkeeper:
-    """Who is let in, and who is shown out again. Used on the host's loop, except where it says otherwise."""
+    """Who may use the host, and for how long. Used on the host's loop, except the methods that say otherwise."""
 
     def __init__(self, sessions: OwnedSessions, call_soon: Callable[..., None]) -> None:
-        """`call_soon` calls a function on the host's loop, from any thread."""
+        """`call_soon` calls a function on the host's loop and may itself be called from any thread."""
         limits = RateLimits(conf.rate_limits, conf.limits_storage_url)
         store = KeyStore()
-        self.authenticator = Authenticator(
-            conf.auth_mode,
-            store,
+        self.authenticator = Authenticator(conf.auth_mode, store, limits, hides_keys=conf.hides_keys)
+        self.session_room = SessionRoom(
             limits,
-            max_sessions_of_key=conf.max_sessions_per_key,
-            max_sessions_of_address=conf.max_sessions_per_address,
-            hides_keys=conf.hides_keys,
+            of_host=conf.max_sessions,
+            of_key=conf.max_sessions_per_key,
+            of_address=conf.max_sessions_per_address,
         )
         self.proxies = TrustedProxies(conf.trusted_proxies)
         self._sessions = sessions
@@ -39,23 +39,22 @@ class Doorkeeper:
         self._watch = KeyWatch(self.authenticator, store, limits, lambda grants: call_soon(self._end_revoked, grants))
 
     def start(self) -> None:
-        """Start to watch the keys, where they are checked."""
-        if self.authenticator.checks_keys:
-            self.authenticator.start()
-            self._watch.start()
+        """Start to count sessions and to watch the keys. The watch writes refusals too, so it runs in both modes."""
+        self.session_room.start()
+        self._watch.start()
 
     def wake(self) -> None:
-        """Look at the keys' rows now."""
-        if self.authenticator.checks_keys:
-            self._watch.wake()
+        """Read the keys' rows now."""
+        self._watch.wake()
 
     def stop(self) -> None:
-        """Write what is left and stop. Blocks for a moment: not on the loop."""
+        """Write what is left and stop. Blocks for a moment: do not call it on an event loop."""
         self._watch.stop()
+        self.session_room.stop()
         self.authenticator.close()
 
     def require_reachable(self, scope: Any) -> None:
-        """Check that a request may come in from where it did.
+        """Check that the host may answer on the address at which the request arrived.
 
         Raises:
             NotOpenToNetwork: without keys, only requests to this machine's own addresses are answered.

@@ -40,7 +40,6 @@ class Grant:
         "_closers",
         "confirmed_at",
         "facts",
-        "is_hidden",
         "last_used",
         "limits",
         "requests",
@@ -48,11 +47,9 @@ class Grant:
         "written_use",
     )
 
-    def __init__(self, facts: KeyFacts, confirmed_at: float, limits: RateLimits, *, is_hidden: bool = False) -> None:
+    def __init__(self, facts: KeyFacts, confirmed_at: float, limits: RateLimits) -> None:
         self.facts = facts
         self.limits = limits
-        self.is_hidden = is_hidden
-        """Whether the key is kept from the servers' modules."""
         self.confirmed_at = confirmed_at
         """Monotonic seconds: the rows said so at or after this moment."""
         self.last_used = 0.0

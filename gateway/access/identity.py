@@ -30,13 +30,17 @@ class Identity:
 
     user_id: str
     api_key: str | None = field(default=None, repr=False)
+    """The key as text, for the server's factory. None where there is no key, or where keys are hidden from servers:
+    then the host keeps no text of a key."""
     grant: Grant | None = field(default=None, repr=False, compare=False)
     """What the key allows; None where keys are not checked."""
+    key_digest: bytes | None = field(default=None, repr=False)
+    """Tells keys apart where keys are checked, also those that are hidden."""
 
     @property
-    def key_for_factory(self) -> str | None:
-        """The key as the server's module sees it: nothing, where an operator wants it kept from modules."""
-        return None if self.grant is not None and self.grant.is_hidden else self.api_key
+    def is_key_hidden(self) -> bool:
+        """Whether the key is kept from servers."""
+        return self.key_digest is not None and self.api_key is None
 
     @property
     def is_revoked(self) -> bool:

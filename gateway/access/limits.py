@@ -37,6 +37,9 @@ MAX_REFUSED_SUBJECTS: Final = 1000
 MAX_ALLOWANCES: Final = 50_000
 """How many keys and addresses are counted at once before old windows are looked for."""
 
+SITE_FACTOR: Final = 4
+"""How many times the limit of one IPv6 /64 network its /48 network has, where both are counted."""
+
 OTHERS: Final = "(others)"
 
 IN_MEMORY: Final = "memory://"

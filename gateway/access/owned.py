@@ -1,4 +1,4 @@
-"""What access needs to know of a session: whose it is, where it came from, and how it is ended.
+"""What access needs to know of a session: whose it is, where it came from, whether it is in use, and how it is ended.
 
 The sessions themselves: `gateway.transports.sessions`, which this package does not import.
 """
@@ -10,7 +10,7 @@ from gateway.access.identity import Identity
 
 
 class OwnedSession(Protocol):
-    """A session as the authenticator sees it."""
+    """A session as access sees it."""
 
     @property
     def identity(self) -> Identity:
@@ -20,6 +20,16 @@ class OwnedSession(Protocol):
     @property
     def address(self) -> str:
         """The client's IP address; empty where it has none."""
+        ...
+
+    @property
+    def last_used(self) -> float:
+        """When a message passed or a request ended last (monotonic seconds)."""
+        ...
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it may make room for a new session: it has no open stream and no request under way."""
         ...
 
     def end(self, reason: str) -> None:

@@ -56,10 +56,11 @@ Rule = Literal[
     "calls of a key",
     "sessions of a key",
     "sessions of an address",
+    "sessions of the host",
     "failed keys",
     "failed logins",
 ]
-"""What is limited. Sessions are counted elsewhere (`authenticator`), since they end."""
+"""What is limited. Sessions are counted elsewhere (`session_room`), since they end."""
 
 
 class GatewaySettings:
@@ -138,10 +139,16 @@ class GatewaySettings:
     limit_failed_keys = Setting(Rate(), "30/minute", "Refused keys of one client address.")
     limit_failed_logins = Setting(Rate(), "10 per 5 minutes", "Failed logins to the admin, of one address or one name.")
     max_sessions_per_key = Setting(
-        Count(is_limit=True), "100", "Sessions and listeners that one key may have open in this process."
+        Count(is_limit=True),
+        "100",
+        "Sessions and listeners that one key may have open in this process. "
+        "Beyond it the longest idle session makes room; while all are in use, a new one is answered 429.",
     )
     max_sessions_per_address = Setting(
-        Count(is_limit=True), "1000", "Sessions and listeners that one client address may have open in this process."
+        Count(is_limit=True),
+        "1000",
+        "Sessions and listeners that one client address may have open in this process, in both modes. "
+        "Beyond it the longest idle session makes room; while all are in use, a new one is answered 429.",
     )
     limits_storage_url = Setting(
         StorageUrl(),
@@ -195,7 +202,10 @@ class GatewaySettings:
         Duration(at_least=0.1), "30m", "How long a Streamable HTTP session without a request in flight is kept."
     )
     max_sessions = Setting(
-        Count(at_least=1), "10000", "Sessions and listeners in this process; beyond it a new one is answered 503."
+        Count(at_least=1),
+        "10000",
+        "Sessions and listeners in this process. "
+        "Beyond it the longest idle session makes room; while all are in use, a new one is answered 503.",
     )
     max_session_backlog = Setting(
         Count(at_least=1), "1000", "Messages of one session that may wait or run at once; beyond it 503."

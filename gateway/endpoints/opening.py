@@ -30,11 +30,12 @@ async def acquire_with_room(host: Host, request: McpRequest) -> Instance:
     Raises:
         GatewayError: there is no room, or the instance could not be made.
     """
-    # Check before the factory runs, which may take long, and again afterwards: others may have taken the room.
-    host.require_room(request.identity, request.address)
+    # Check before the factory runs, which may take long. Others may take the room meanwhile, so it is made afterwards.
+    room = host.doorkeeper.session_room
+    room.require(request.identity, request.address)
     instance = await host.instances.acquire(request.definition, request.identity)
     try:
-        host.require_room(request.identity, request.address)
+        room.make(request.identity, request.address)
     except GatewayError:
         host.instances.release(instance)
         raise

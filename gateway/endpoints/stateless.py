@@ -68,4 +68,4 @@ class StatelessRequests:
     def _listening(self, call: StatelessCall, request: McpRequest) -> AbstractContextManager[None]:
         if not call.is_listening:
             return nullcontext()
-        return self._host.doorkeeper.authenticator.listening(request.identity, request.address)
+        return self._host.doorkeeper.session_room.listening(request.identity, request.address)

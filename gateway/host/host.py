@@ -15,7 +15,6 @@ from django.conf import settings
 
 from gateway import metrics
 from gateway.access.doorkeeper import Doorkeeper
-from gateway.access.identity import Identity
 from gateway.access.redaction import PathRedactor, install_record_redaction
 from gateway.catalog.registry import Registry
 from gateway.conf import conf
@@ -130,15 +129,6 @@ class Host:
             self._control.start()
             if self.watches_files:
                 self.loop.start_task(self.reloader.watch())
-
-    def require_room(self, identity: Identity, address: str) -> None:
-        """Check that a caller may open one more session or listener. Call it in the step that opens it.
-
-        Raises:
-            SessionLimitReached, TooManyRequests, Unauthenticated
-        """
-        self.sessions.require_room(conf.max_sessions - self.doorkeeper.authenticator.listeners)
-        self.doorkeeper.authenticator.require_room(identity, address)
 
     async def _keep_up(self) -> None:
         while True:

@@ -14,6 +14,9 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 COUNTED_IPV6_PREFIX: Final = 64
 """An IPv6 customer gets a network of this size at least, and can use any address in it."""
 
+SITE_IPV6_PREFIX: Final = 48
+"""A site, such as a company, may get an IPv6 network of this size: 65 536 of the networks that are counted."""
+
 NO_ADDRESS: Final = "(no address)"
 """What clients without an address, such as those on a Unix socket, are counted as."""
 
@@ -79,3 +82,12 @@ def counted_address(address: str) -> str:
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, COUNTED_IPV6_PREFIX), strict=False))
     return str(parsed)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def counted_site(address: str) -> str | None:
+    """The /48 network of an IPv6 address, which limits count as well; None for any other address."""
+    parsed = parse_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, SITE_IPV6_PREFIX), strict=False))
+    return None

@@ -74,7 +74,7 @@ class Generation:
 
     @classmethod
     async def _start(cls, definition: ServerDefinition, identity: Identity, calls: ServerCalls) -> "Generation":
-        server, options = await make(definition.style, identity.user_id, identity.key_for_factory)
+        server, options = await make(definition.style, identity.user_id, identity.api_key)
         # Without a handshake no options are sent: the SDK reports the Server object's own name and version.
         server.name, server.version = options.server_name, options.server_version
         lifespan = await OpenLifespan.enter(

@@ -15,7 +15,6 @@ from typing_extensions import TypeVar
 
 from gateway import signals
 from gateway.access.identity import Identity
-from gateway.exceptions import SessionLimitReached
 from gateway.transports.wire import SessionWire, StreamableHttpWire
 
 Transport = Literal["sse", "streamable-http"]
@@ -95,6 +94,12 @@ class Session(Generic[WireT]):
         """Whether every request is answered and every answer is on its way to the client."""
         return not self.in_flight and (self._wire is None or self._wire.is_flushed)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the session may make room for a new one: no open stream, no request under way."""
+        # An HTTP+SSE session is its stream.
+        return self.transport == "streamable-http" and not self.open_requests and not self.in_flight
+
     def announce(self) -> None:
         """Tell the client that the server's lists may have changed."""
         self.wire.announce()
@@ -129,15 +134,6 @@ class Sessions:
 
     def __init__(self) -> None:
         self._by_id: dict[str, Session[Any]] = {}
-
-    def require_room(self, limit: int) -> None:
-        """Check that one more session may be opened.
-
-        Raises:
-            SessionLimitReached
-        """
-        if len(self._by_id) >= limit:
-            raise SessionLimitReached("The host has as many sessions open as it may. Try again later.")
 
     def add(self, session: Session[Any]) -> None:
         """Make `session` reachable. Whoever adds it removes it."""

@@ -1,21 +1,24 @@
 """The door with a store that tests control: what is remembered, for how long, and that it fails closed."""
 
 import asyncio
+import gc
 import time
+import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
 from django.db import OperationalError
 
-from gateway.access import authenticator as module
-from gateway.access.authenticator import CONFIRMED_SECONDS, Authenticator
+from gateway.access import authenticator, known_keys
+from gateway.access.authenticator import Authenticator
 from gateway.access.grants import Grant
 from gateway.access.identity import Identity
 from gateway.access.key_watch import KeyWatch
 from gateway.access.keys import NewKey, make_key
+from gateway.access.known_keys import CONFIRMED_SECONDS
 from gateway.access.limits import RateLimits
 from gateway.conf import Rule
 from gateway.exceptions import (
@@ -156,7 +159,7 @@ async def test_failure_of_the_look_up_fails_closed(
 
 
 async def test_look_up_that_takes_too_long_fails_closed(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_UP_SECONDS", 0.05)
+    monkeypatch.setattr(known_keys, "LOOK_UP_SECONDS", 0.05)
     key, at = rows.issue("ada"), door(rows)
     rows.may_answer.clear()
     try:
@@ -180,7 +183,7 @@ async def test_requests_that_come_together_share_one_look_up(rows: Rows) -> None
 
 
 async def test_too_many_look_ups_at_once_fail_closed(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_LOOK_UPS", 3)
+    monkeypatch.setattr(known_keys, "MAX_LOOK_UPS", 3)
     at = door(rows)
     rows.may_answer.clear()
     comers = [asyncio.create_task(come(at, make_key())) for _ in range(4)]
@@ -225,7 +228,7 @@ async def test_refusals_are_paced_and_nobody_waits_longer_than_half_a_second(
     async def note(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(module.asyncio, "sleep", note)
+    monkeypatch.setattr("gateway.access.refusal_pacing.asyncio.sleep", note)
     at = door(rows, {"failed keys": "1/hour"})
 
     async def guess(times: int) -> list[float]:
@@ -262,41 +265,6 @@ async def test_requests_are_limited_by_key_and_by_address(rows: Rows) -> None:
     await come(at, second, address="192.0.2.7")
 
 
-async def test_sessions_are_limited_by_key_and_by_address(rows: Rows) -> None:
-    key, at = rows.issue("ada"), door(rows, max_sessions_of_key=1)
-    identity = await come(at, key)
-    at.require_room(identity, "127.0.0.1")
-    assert identity.grant is not None
-    identity.grant.sessions = 1
-    with pytest.raises(TooManyRequests):
-        at.require_room(identity, "127.0.0.1")
-
-
-async def test_listeners_take_room_of_their_key_and_address_and_give_it_back(rows: Rows) -> None:
-    first, second = rows.issue("ada"), rows.issue("bob")
-    at = door(rows, max_sessions_of_key=1, max_sessions_of_address=2)
-    ada, bob = await come(at, first), await come(at, second, "bob")
-    with at.listening(ada, "127.0.0.1"):
-        with pytest.raises(TooManyRequests, match="key"):
-            at.require_room(ada, "192.0.2.7")
-        at.require_room(bob, "127.0.0.1")
-        with at.listening(ada, "127.0.0.1"):
-            assert at.listeners == 2
-            with pytest.raises(TooManyRequests, match="address"):
-                at.require_room(bob, "127.0.0.1")
-    at.require_room(ada, "127.0.0.1")
-    assert (at.listeners, ada.grant and ada.grant.sessions, len(at._sessions_of_address)) == (0, 0, 0)
-
-
-async def test_session_is_not_opened_with_a_key_that_was_revoked_meanwhile(rows: Rows) -> None:
-    key, at = rows.issue("ada"), door(rows)
-    identity = await come(at, key)
-    assert identity.grant is not None
-    identity.grant.facts = replace(identity.grant.facts, is_active=False)
-    with pytest.raises(Unauthenticated):
-        at.require_room(identity, "127.0.0.1")
-
-
 async def test_renamed_user_is_found_under_the_new_name_only(rows: Rows) -> None:
     key, at = rows.issue("ada"), door(rows)
     await come(at, key)
@@ -310,14 +278,15 @@ async def test_renamed_user_is_found_under_the_new_name_only(rows: Rows) -> None
 async def test_keys_are_forgotten_when_unused_and_beyond_a_number(
     rows: Rows, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_REMEMBERED_KEYS", 3)
+    monkeypatch.setattr(known_keys, "MAX_KNOWN_KEYS", 3)
+    monkeypatch.setattr(authenticator, "MAX_KNOWN_CALLERS", 3)
     at = door(rows)
     for _ in range(5):
         await come(at, rows.issue("ada"))
-    assert len(at._remembered) == len(at._callers) == 3
-    later(module.FORGET_SECONDS + 1)
+    assert len(at._keys._by_digest) == len(at._callers) == 3
+    later(known_keys.FORGET_SECONDS + 1)
     at.forget_unused()
-    assert not at._remembered
+    assert not at._keys._by_digest
     assert not at._callers
 
 
@@ -325,8 +294,64 @@ async def test_hidden_key_is_not_given_to_the_factory_and_still_owns_what_it_ope
     key, second = rows.issue("ada"), rows.issue("ada")
     at = door(rows, hides_keys=True)
     identity = await come(at, key)
-    assert identity.key_for_factory is None
+    assert identity.api_key is None
+    assert identity == await come(at, key)
     assert identity != await come(at, second)
+
+
+async def test_nothing_in_memory_holds_the_text_of_a_hidden_key(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows, hides_keys=True)
+    identity = await come(at, key)
+    header = [(b"authorization", f"Bearer {key.text}".encode())]
+    assert await at.identify(header, "127.0.0.1", "time", None) == identity
+    secret = key.text[len(key.public) + 1 :]
+    texts = [found for found in _reachable(at) if isinstance(found, str | bytes)]
+    assert key.public in texts
+    assert not [text for text in texts if secret in (text if isinstance(text, str) else text.decode("latin-1"))]
+
+
+def _reachable(root: object) -> list[object]:
+    """What can be reached from `root` without passing through modules, classes and functions."""
+    found: dict[int, object] = {}
+    pending = [root]
+    while pending:
+        item = pending.pop()
+        if id(item) not in found and not isinstance(item, type | ModuleType | FunctionType):
+            found[id(item)] = item
+            pending += gc.get_referents(item)
+    return list(found.values())
+
+
+async def test_request_without_a_key_does_not_count_as_a_failed_key(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows, {"failed keys": "2/hour"})
+    without_key: list[tuple[str | None, bytes | None]] = [
+        (None, None),
+        ("ada", None),
+        ("oauth-protected-resource", None),
+        (None, b"Basic YWRhOng="),
+        (None, b"Bearer "),
+        ("ada", b"Bearer"),
+    ]
+    for session_key, authorization in without_key * 10:
+        headers = [] if authorization is None else [(b"authorization", authorization)]
+        with pytest.raises(Unauthenticated):
+            await at.identify(headers, "127.0.0.1", "time", session_key)
+    await come(at, key)
+    assert not at.limits.take_refusals()
+
+
+async def test_key_that_is_written_in_many_long_ways_keeps_no_memory_for_their_text(rows: Rows) -> None:
+    key, at = rows.issue("ada"), door(rows)
+    tracemalloc.start()
+    try:
+        for number in range(500):
+            header = [(b"authorization", b"Bearer" + b" " * (7000 + number) + key.text.encode())]
+            await at.identify(header, "127.0.0.1", "time", None)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(at._callers) == 500
+    assert kept < 500 * 1000
 
 
 async def test_repr_of_an_identity_does_not_say_its_key(rows: Rows) -> None:

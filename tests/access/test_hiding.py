@@ -7,7 +7,7 @@ import pytest
 from gateway.access.grants import Grant, KeyFacts
 from gateway.access.hiding import scope_for_server
 from gateway.access.identity import Identity
-from gateway.access.keys import make_key
+from gateway.access.keys import key_digest, make_key
 from gateway.access.limits import RateLimits
 
 KEY = make_key().text
@@ -16,7 +16,7 @@ ENCODED = "".join(f"%{ord(character):02x}" for character in KEY)
 
 def identity(*, is_hidden: bool = True) -> Identity:
     facts = KeyFacts(1, KEY[:14], b"", "ada", None, None, is_active=True)
-    return Identity("ada", KEY, Grant(facts, 0.0, RateLimits({}), is_hidden=is_hidden))
+    return Identity("ada", None if is_hidden else KEY, Grant(facts, 0.0, RateLimits({})), key_digest(KEY))
 
 
 def scope(value: str, query: bytes = b"page=2") -> dict[str, object]:

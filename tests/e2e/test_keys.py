@@ -309,7 +309,7 @@ def test_log_says_of_keys_only_what_is_so(start_host: StartHost, tmp_path: Path,
             host.request("GET", "/workshop/ada:mistyped")
             assert stream.call("echo", text="x") == "x"
             time.sleep(0.2)
-        assert host.log().count("whom limits refused, cannot be written") == 1
+        assert host.log().count("refusals by limits cannot be written") == 1
         assert "cannot be checked" not in host.log()
         assert "checked again" not in host.log()
 
@@ -358,6 +358,8 @@ def test_limits_hold_for_the_key_not_for_the_session(start_host: StartHost, data
             assert first.call("echo", text="1") == second.call("echo", text="1")
             third = HandshakeSession(host, "workshop", busy.session_key)
             assert third.call("echo", text="3") == "3"
+            in_use = third.get()
+            assert in_use.status == 200
             for answer in (
                 first.request("tools/call", {"name": "echo", "arguments": {"text": "x"}}),
                 third.start("echo", text="x").answer().json,
@@ -376,6 +378,7 @@ def test_limits_hold_for_the_key_not_for_the_session(start_host: StartHost, data
             refused = host.request("DELETE", "/workshop", headers=busy.bearer)
             assert refused.status == 429
             assert 3000 < int(refused.headers["retry-after"]) <= 3601
+            in_use.leave()
         with host.session("workshop", other.session_key) as stream:
             assert stream.call("echo", text="free") == "free"
         statuses = [host.request("GET", "/workshop/ada:wrong").status for _ in range(10)]

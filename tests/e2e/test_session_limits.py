@@ -39,8 +39,39 @@ def open_sessions(host: HostProcess) -> float:
     return host.metric("gumcp_sessions")
 
 
-def test_session_over_the_limit_is_503_until_one_is_gone(small_host: HostProcess) -> None:
+def in_use(session: HandshakeSession) -> Request:
+    """Open the session's standalone stream."""
+    stream = session.get()
+    assert stream.status == 200
+    return stream
+
+
+def test_longest_idle_session_makes_room_for_a_new_one(small_host: HostProcess) -> None:
+    sessions = [HandshakeSession(small_host, "ledger", f"early{number}") for number in range(LIMIT)]
+    streams = [in_use(sessions[0])]
+    assert sessions[1].call("echo", text="used") == "used"
+    try:
+        late = [HandshakeSession(small_host, "ledger", f"late{number}") for number in range(2)]
+        assert open_sessions(small_host) == LIMIT
+        statuses = [session.start("echo", text="x").answer().status for session in sessions]
+        assert statuses == [200, 200, 404, 404]
+        rows = until(
+            lambda: small_host.rows("select * from records_sessionrecord where user_id = 'early2' and closed_at")
+        )
+        assert rows[0]["end_reason"] == "made room for a newer session"
+        streams += [in_use(session) for session in (sessions[1], *late)]
+        assert post(small_host, "/ledger/refused", initialize_message()).answer().status == 503
+    finally:
+        for stream in streams:
+            stream.leave()
+        for session in (*sessions, *late):
+            session.delete()
+    assert open_sessions(small_host) == 0
+
+
+def test_session_over_the_limit_is_503_while_all_are_in_use(small_host: HostProcess) -> None:
     sessions = [HandshakeSession(small_host, "ledger", f"user{number}") for number in range(LIMIT)]
+    streams = [in_use(session) for session in sessions]
     try:
         before = small_host.metric("gumcp_instances")
         refused = post(small_host, "/ledger/late", initialize_message()).answer()
@@ -58,6 +89,8 @@ def test_session_over_the_limit_is_503_until_one_is_gone(small_host: HostProcess
         assert sessions.pop().delete().status == 200
         sessions.append(HandshakeSession(small_host, "ledger", "late"))
     finally:
+        for streaming in streams:
+            streaming.leave()
         for session in sessions:
             session.delete()
     assert open_sessions(small_host) == 0
@@ -77,6 +110,7 @@ def opens_and_ends_a_session(host: HostProcess, user: str) -> bool:
 
 def test_listener_takes_the_room_of_a_session_and_is_none(small_host: HostProcess) -> None:
     session = HandshakeSession(small_host, "ledger", "ada")
+    streaming = in_use(session)
     listeners = [listen(small_host, f"ear{number}") for number in range(LIMIT - 1)]
     try:
         for listener in listeners:
@@ -93,6 +127,7 @@ def test_listener_takes_the_room_of_a_session_and_is_none(small_host: HostProces
     finally:
         for listener in listeners:
             listener.leave()
+        streaming.leave()
         session.delete()
 
 

@@ -5,6 +5,7 @@ import pytest
 from gateway.endpoints.health import is_from_this_machine
 from gateway.http.addresses import (
     counted_address,
+    counted_site,
     is_loopback,
     parse_address,
     parse_forwarded_address,
@@ -106,3 +107,17 @@ def test_forwarded_address_may_have_a_port(entry: str, expected: str | None) -> 
 )
 def test_ipv6_clients_are_counted_by_their_network(address: str, counted: str) -> None:
     assert counted_address(address) == counted
+
+
+@pytest.mark.parametrize(
+    ("address", "site"),
+    [
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1::/48"),
+        ("2001:db8:1:ffff::1", "2001:db8:1::/48"),
+        ("::ffff:10.0.0.7", None),
+        ("127.0.0.1", None),
+        ("", None),
+    ],
+)
+def test_ipv6_clients_are_counted_by_their_site_too(address: str, site: str | None) -> None:
+    assert counted_site(address) == site
