@@ -18,7 +18,8 @@ from gateway.host.serving import serving_hooks, serving_limits
 from gateway.http.listening import listening_addresses, require_keys_or_loopback
 from gateway.serving import install_if_daphne
 
-require_keys_or_loopback(listening_addresses())
+with ending_with_settings_errors():
+    require_keys_or_loopback(listening_addresses())
 host = Host(GatewayConfig.current().registry)
 GatewayConfig.current().host = host
 host.prepare()

@@ -75,6 +75,19 @@ def proxies_are_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return []
 
 
+@register(Tags.security, deploy=True)
+def deployment_has_https(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """gateway.W006: a host that is to be deployed has no public https address."""
+    if conf.is_production:
+        return []
+    text = "The host has no public https address. Cookies and keys can be read on the way."
+    hint = (
+        "Put a proxy with TLS in front and set GUMCP_PUBLIC_URL=https://…, such as https://mcp.example.com. That turns "
+        "on keys, secure cookies, HSTS and the redirect to HTTPS. A host that only this machine uses needs none of it."
+    )
+    return [Warning(text, hint=hint, id="gateway.W006")]
+
+
 @register(Tags.security)
 def debug_is_local(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """gateway.W005: debug pages on a public address."""

@@ -33,6 +33,7 @@ from gateway.conf.kinds import (
     Size,
     StorageUrl,
     Text,
+    url_host,
 )
 
 __all__ = [
@@ -266,6 +267,13 @@ class GatewaySettings:
     def is_production(self) -> bool:
         """Whether the host is set up for a public https address."""
         return self.public_url.startswith("https://")
+
+    @property
+    def base_url(self) -> str:
+        """The address to show to people, without a slash at its end: the public one if there is one."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        return f"http://{url_host(self.host)}:{self.port}"
 
     @property
     def api_key(self) -> str | None:

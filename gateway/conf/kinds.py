@@ -420,6 +420,13 @@ def split_url(text: str) -> SplitResult:
     return parts
 
 
+def url_host(address: str) -> str:
+    """Return how clients on this machine write an address that a server listens on."""
+    if address in ("0.0.0.0", "::"):  # noqa: S104
+        return "127.0.0.1"
+    return f"[{address}]" if ":" in address else address
+
+
 def _is_host_name(text: str) -> bool:
     return text.isascii() and len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None
 

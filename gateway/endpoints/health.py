@@ -61,9 +61,14 @@ class HealthEndpoint:
 
 
 def liveness(host: Host) -> tuple[dict[str, Any], int]:
-    """The answer to a probe and its status: 200, or 503 once the process has been told to stop."""
+    """The answer to a probe and its status.
+
+    200, or 503: once the process has been told to stop, and as long as the database has not been migrated.
+    """
     if host.drain.is_begun:
         return {"status": "draining", "servers": host.registry.names}, 503
+    if host.recorder.lacks_migrations:
+        return {"status": "not migrated", "servers": host.registry.names}, 503
     return {"status": "ok", "servers": host.registry.names}, 200
 
 
@@ -88,7 +93,7 @@ def report(host: Host) -> tuple[dict[str, Any], int]:
             for lane in host.lanes
         },
         "database": {
-            "status": "late" if is_database_late else "ok",
+            "status": "not migrated" if recorder.lacks_migrations else "late" if is_database_late else "ok",
             "seconds_since_last_write": None if age is None else round(age, 1),
             "error": recorder.last_error,
         },

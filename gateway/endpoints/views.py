@@ -36,7 +36,7 @@ async def index(request: HttpRequest) -> HttpResponseBase:
         content, status = {"status": "ok", "servers": config.registry.names}, 200
     else:
         content, status = health.liveness(config.host)
-    message = "guMCP server running" if status == 200 else "guMCP server stopping"
+    message = "guMCP server running" if status == 200 else f"guMCP server {content['status']}"
     return JsonResponse({**content, "message": message}, status=status)
 
 

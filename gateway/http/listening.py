@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from django.core.exceptions import ImproperlyConfigured
-
-from gateway.conf import conf
+from gateway.conf import SettingsError, conf
 from gateway.http.addresses import is_loopback
 
 PERMISSION: Final = "GUMCP_ALLOW_NETWORK_WITHOUT_KEYS"
@@ -29,7 +27,7 @@ def require_keys_or_loopback(addresses: Sequence[str]) -> None:
     """Refuse to start without keys where others can reach the host, unless an operator said that they may.
 
     Raises:
-        ImproperlyConfigured
+        SettingsError
     """
     if conf.auth_mode != "open" or conf.allows_network_without_keys:
         return
@@ -40,7 +38,7 @@ def require_keys_or_loopback(addresses: Sequence[str]) -> None:
         reason = "GUMCP_PUBLIC_URL is an https address"
     else:
         return
-    raise ImproperlyConfigured(
+    raise SettingsError(
         f"guMCP does not start without keys, since {reason}: anybody could use every server as any user. "
         f"Set GUMCP_AUTH=keys and make keys with `manage.py create_key USER`, or listen on 127.0.0.1. "
         f"If it is meant to be open to everybody who can reach it, set {PERMISSION}=true."

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.core.management.base import CommandError
-from django.db import DatabaseError, connection
-from django.db.migrations.executor import MigrationExecutor
+from django.db import DatabaseError
 
 from gateway.management.shell import this_python
+from gateway.records.migrations_check import is_migrated
 
 
 @contextmanager
@@ -20,14 +20,9 @@ def needing_tables() -> Iterator[None]:
     try:
         yield
     except DatabaseError:
-        if _is_migrated():
+        if is_migrated():
             raise
         migrate = f"{this_python()} manage.py migrate"
         raise CommandError(
             f"The database lacks tables. Make them with `{migrate}`; `make run` does so when it starts."
         ) from None
-
-
-def _is_migrated() -> bool:
-    executor = MigrationExecutor(connection)
-    return not executor.migration_plan(executor.loader.graph.leaf_nodes())

@@ -24,6 +24,7 @@ from gateway.catalog.registry import Registry
 from gateway.database_thread import DatabaseThread, Outage
 from gateway.instances.instance import Instance
 from gateway.instances.listings import Listing, Listings
+from gateway.records.migrations_check import UnappliedMigrations, is_migrated
 from gateway.records.models import (
     FLUSH_SECONDS,
     HEARTBEAT_SECONDS,
@@ -90,6 +91,8 @@ class Recorder:
         """When all rows were last up to date (monotonic seconds); None before the first time."""
         self.last_error = ""
         """The type of the error that keeps rows from being written now. No text: it could hold what a client sent."""
+        self.lacks_migrations = False
+        """Whether the database was found without the tables that this version needs. Looked at until it has them."""
         self._lock = threading.Lock()
         self._closed: dict[UUID, tuple[Session, datetime]] = {}
         self._unwritten_listings: dict[str, Listing] = {}
@@ -101,6 +104,7 @@ class Recorder:
         self._written_revision = -1
         self._written_instances: dict[UUID, int] = {}
         self._last_heartbeat = self._last_upkeep = float("-inf")
+        self._is_migrated = False
         self._outage = Outage(
             logger,
             "Rows cannot be written, the admin shows old facts until they can",
@@ -149,6 +153,8 @@ class Recorder:
         if is_heartbeat_due:
             # A database file that was deleted or replaced accepts writes without an error as long as it stays open.
             connection.close()
+        if not self._is_migrated:
+            self._require_migrations()
         if not is_last:
             self.operator_requests.read(self._process_id)
             self.has_tried.set()
@@ -172,7 +178,16 @@ class Recorder:
         self._writer.trusts_foreign_keys = False
         self._outage.end()
 
+    def _require_migrations(self) -> None:
+        self.lacks_migrations = not is_migrated()
+        if self.lacks_migrations:
+            raise UnappliedMigrations
+        # Not looked at again: a database that loses its tables later is an outage like others, and calls go on.
+        self._is_migrated = True
+
     def _note_failure(self, error: Exception) -> None:
+        if isinstance(error, UnappliedMigrations) and not self._outage.is_present:
+            logger.error("%s", error)
         if self._outage.begin(error) and not isinstance(error, DatabaseError):
             logger.error("It happened in\n%s", "".join(traceback.format_tb(error.__traceback__)))
         self.last_error = type(error).__name__

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 from django.core.checks import run_checks
+from django.core.management import call_command
 from django.test import override_settings
 
 PUBLIC = "https://mcp.example.com"
@@ -44,6 +45,16 @@ def test_unsafe_setting_is_found_with_a_way_to_mend_it(
     checks = found(**settings)
     assert list(checks) == [check]
     assert checks[check]
+
+
+def test_check_for_deployment_says_in_the_hosts_terms_that_https_is_missing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call_command("check", deploy=True)
+    printed = capsys.readouterr().err
+    assert "gateway.W006" in printed
+    assert "set GUMCP_PUBLIC_URL=https://" in printed
+    assert "security." not in printed
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,10 @@ def test_host_without_tables_serves_and_writes_once_they_are_there(
     path = tmp_path / "data"
     path.mkdir()
     sqlite3.connect(path / "gumcp.sqlite3").close()
-    with start_host(data_dir=path) as host, host.session("workshop", "early:key") as stream:
+    with start_host(data_dir=path, health=503) as host, host.session("workshop", "early:key") as stream:
         assert stream.call("echo", text="x") == "x"
-        until(lambda: "Rows cannot be written" in host.log())
+        assert "Run `manage.py migrate`" in host.log()
+        assert host.request("GET", "/health_check").json["status"] == "not migrated"
         with (
             closing(sqlite3.connect(migrated_database)) as source,
             closing(sqlite3.connect(path / "gumcp.sqlite3")) as target,
@@ -78,7 +79,8 @@ def test_host_without_tables_serves_and_writes_once_they_are_there(
             source.backup(target)
         until(lambda: host.rows("SELECT * FROM records_sessionrecord WHERE user_id = 'early'"), ROW_SECONDS)
         until(lambda: host.rows("SELECT * FROM records_serverrecord"), ROW_SECONDS)
-        assert host.log().count("Rows cannot be written") == 1
+        assert host.request("GET", "/health_check").status == 200
+        assert host.log().count("Rows cannot be written") == host.log().count("manage.py migrate") == 1
 
 
 def log_in(host: HostProcess) -> tuple[int, int]:

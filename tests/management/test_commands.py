@@ -259,13 +259,20 @@ def test_serve_says_which_port_is_in_use_and_what_to_do(tmp_path: Path, taken: s
     assert "password" not in done.stdout
 
 
-@pytest.mark.parametrize("host", ["203.0.113.1", "no..host"])
-def test_serve_says_that_it_cannot_listen_on_an_address_that_is_not_its_own(tmp_path: Path, host: str) -> None:
-    done = manage("serve", "--host", host, "--port", "1", data_dir=tmp_path)
+def test_serve_says_that_it_cannot_listen_on_an_address_that_is_not_its_own(tmp_path: Path) -> None:
+    done = manage("serve", "--host", "203.0.113.1", "--port", "8000", data_dir=tmp_path, GUMCP_AUTH="keys")
     assert done.returncode == 1
-    assert host in done.stderr
-    assert "Unknown error" not in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr == "CommandError: Cannot listen on 203.0.113.1:8000: Cannot assign requested address.\n"
+
+
+@pytest.mark.parametrize("command", [("migrate",), ("serve", "--prepare")])
+def test_database_that_cannot_be_opened_ends_a_command_in_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
+    url = f"sqlite:///{tmp_path / 'nowhere' / 'gumcp.sqlite3'}"
+    done = manage(*command, data_dir=tmp_path, DATABASE_URL=url, GUMCP_PORT=str(free_port()))
+    assert done.returncode == 1
+    expected = "The database cannot be used: unable to open database file. See DATABASE_URL and GUMCP_DATA_DIR"
+    assert done.stderr.startswith(expected)
+    assert done.stderr.count("\n") == 1
 
 
 @contextmanager
@@ -292,6 +299,20 @@ def test_first_run_of_serve_makes_an_operator_once_and_says_where_to_go_next(tmp
     assert password.encode() not in stored
     with served(tmp_path) as host:
         assert "password" not in host.log()
+
+
+def test_serve_names_failed_folders_and_shows_the_public_address(tmp_path: Path, write_server: WriteServer) -> None:
+    write_server("broken", "raise ValueError('half written')")
+    directory = write_server("sound")
+    settings = {"GUMCP_SERVER_DIRS": str(directory), "GUMCP_PUBLIC_URL": "http://mcp.lan"}
+    with served(tmp_path, **settings) as host:
+        text = host.log()
+        assert re.search(r"^  broken: .*half written", text, re.MULTILINE)
+        assert "MCP endpoint  http://mcp.lan/sound/me" in text
+        assert f"listens on    {host.base_url}" in text
+        client = json.loads("{" + text.partition("{")[2].rpartition("}")[0] + "}")
+        assert client["mcpServers"]["sound"]["url"] == "http://mcp.lan/sound/me"
+        assert text.index("Listening on TCP address") < text.index("guMCP serves")
 
 
 def test_first_run_of_serve_leaves_a_caller_who_is_called_operator_alone(

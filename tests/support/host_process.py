@@ -126,12 +126,14 @@ def running_host(
     metrics: bool = True,
     application: str = "gumcp_site.asgi:application",
     wrapper: tuple[str, ...] = (),
+    health: int = 200,
     **settings: str,
 ) -> Iterator[HostProcess]:
     """Run a host with a database and ports of its own for the length of a `with` block.
 
     On leaving, the host must end at SIGTERM, with its child processes, its port, and nothing neglected in its log.
-    `application` may be another one around the host's; `wrapper` is a command that runs what comes after it.
+    `application` may be another one around the host's; `wrapper` is a command that runs what comes after it. The
+    host is ready once its health has the status `health`.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     database = data_dir / "gumcp.sqlite3"
@@ -146,7 +148,7 @@ def running_host(
         [*wrapper, sys.executable, *arguments],
         env=environment(data_dir, **settings),
         log=log,
-        is_ready=lambda: exchange(port, "GET", "/health_check").status == 200,
+        is_ready=lambda: exchange(port, "GET", "/health_check").status == health,
     ) as process:
         host = HostProcess(process, port, metrics_port, data_dir, log)
         yield host

@@ -5,30 +5,37 @@ import itertools
 import json
 import socket
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, TypeVar
 
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.crypto import get_random_string
 
 from gateway.apps import GatewayConfig
-from gateway.conf import conf
+from gateway.conf import SettingsError, conf
+from gateway.conf.kinds import Address, Kind, Port, url_host
 from gateway.http.listening import require_keys_or_loopback
 from gateway.management.shell import this_python
 
+T = TypeVar("T")
+
 
 class Command(BaseCommand):
-    """Checks the ports, prepares the database if asked to, says what to open next, and serves."""
+    """Checks the ports, prepares the database if asked to, serves, and says what to open next."""
 
     help = "Serve with Daphne."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--host", default=conf.host, help="address to listen on (GUMCP_HOST, %(default)s)")
-        parser.add_argument("--port", type=int, default=conf.port, help="port to listen on (GUMCP_PORT, %(default)s)")
+        parser.add_argument(
+            "--host", type=_as(Address()), default=conf.host, help="address to listen on (GUMCP_HOST, %(default)s)"
+        )
+        parser.add_argument(
+            "--port", type=_as(Port()), default=conf.port, help="port to listen on (GUMCP_PORT, %(default)s)"
+        )
         parser.add_argument(
             "--prepare", action="store_true", help="first migrate the database, and make an operator if there is none"
         )
@@ -37,19 +44,22 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         host, port = options["host"], options["port"]
         if isinstance(sys.stdout, TextIOWrapper):
-            # A pipe would get the operator's login and the access log only when a buffer is full.
+            # Through a pipe, the operator's login and the access log would appear only when a buffer is full.
             sys.stdout.reconfigure(line_buffering=True)
         try:
             require_keys_or_loopback([host])
-        except ImproperlyConfigured as error:
+        except SettingsError as error:
             raise CommandError(str(error)) from None
         _require_free_port(host, port, "GUMCP_PORT")
         if conf.metrics_port:
+            if (conf.metrics_host, conf.metrics_port) == (host, port):
+                raise CommandError(
+                    f"GUMCP_PORT and GUMCP_METRICS_PORT are both {port}. Choose another for one of them."
+                )
             _require_free_port(conf.metrics_host, conf.metrics_port, "GUMCP_METRICS_PORT")
         if options["prepare"]:
             call_command("migrate", verbosity=0, interactive=False)
             self._make_operator()
-        self._say_what_is_next(host, port)
 
         # Imported here: it builds the host, which only a process that serves may do.
         from daphne.access import AccessLogGenerator
@@ -66,13 +76,14 @@ class Command(BaseCommand):
             action_logger=AccessLogGenerator(sys.stdout),
             limits=serving_limits(),
             hooks=serving_hooks(asgi.host),
+            ready_callable=lambda: self._say_what_is_next(host, port),
         ).run()
 
     def _make_operator(self) -> None:
         users = get_user_model()
         if users.objects.filter(is_superuser=True).exists():
             return
-        # A caller may be called operator (`create_key operator`): that user is given no rights behind their back.
+        # A caller may be called operator (`create_key operator`). That user must not become an operator unasked.
         names = itertools.chain(["operator"], (f"operator-{number}" for number in itertools.count(2)))
         name = next(name for name in names if not users.objects.filter(username=name).exists())
         password = get_random_string(20)
@@ -82,20 +93,28 @@ class Command(BaseCommand):
         )
 
     def _say_what_is_next(self, host: str, port: int) -> None:
-        shown_host = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
-        base = f"http://{shown_host}:{port}"
-        names = GatewayConfig.current().registry.names
+        """Print what is served and how to reach it. Called once the port is open."""
+        here = f"http://{url_host(host)}:{port}"
+        base = conf.base_url if conf.public_url else here
+        registry = GatewayConfig.current().registry
+        names = registry.names
         name = "simple-tools-server" if "simple-tools-server" in names else (names or ["your-server"])[0]
         checks_keys = conf.auth_mode == "keys"
         url = f"{base}/{name}" if checks_keys else f"{base}/{name}/me"
         entry = {"url": url, **({"headers": {"Authorization": "Bearer KEY"}} if checks_keys else {})}
         client = json.dumps({"mcpServers": {name: entry}}, indent=2).replace("\n", "\n    ")
+        self.stdout.write(f"\nguMCP serves {len(names)} servers: {', '.join(names) or 'none'}")
+        if registry.failures:
+            self.stdout.write(f"\nNot served, {len(registry.failures)} folders that did not load:\n")
+            for failure in registry.failures:
+                self.stdout.write(f"  {failure.name}: {failure.reason}")
         self.stdout.write(
-            f"\nguMCP serves {len(names)} servers: {', '.join(names) or 'none'}\n"
             f"\n  MCP endpoint  {url}\n  admin         {base}/admin/\n  health        {base}/health_check"
         )
         if conf.metrics_port:
-            self.stdout.write(f"  metrics       http://{conf.metrics_host}:{conf.metrics_port}/metrics")
+            self.stdout.write(f"  metrics       http://{url_host(conf.metrics_host)}:{conf.metrics_port}/metrics")
+        if base != here:
+            self.stdout.write(f"  listens on    {here}")
         heading = "For your MCP client"
         if checks_keys:
             command = f"{this_python()} manage.py create_key USER"
@@ -104,11 +123,23 @@ class Command(BaseCommand):
         self.stdout.write(f"\n{heading}:\n\n    {client}\n\nStop with Ctrl-C.\n")
 
 
+def _as(kind: Kind[T]) -> Callable[[str], T]:
+    """Return a type for argparse that reads a value as a setting of this kind is read."""
+
+    def parse(text: str) -> T:
+        try:
+            return kind.parse(text)
+        except ValueError:
+            raise ArgumentTypeError(f"must be {kind.allowed} (got {text!r})") from None
+
+    return parse
+
+
 def _require_free_port(host: str, port: int, variable: str) -> None:
-    """Fail with a sentence if nothing can listen there.
+    """Check that this process can listen there.
 
     Raises:
-        CommandError
+        CommandError: it cannot. The message says what to do.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -119,9 +150,7 @@ def _require_free_port(host: str, port: int, variable: str) -> None:
             if error.errno == errno.EADDRINUSE:
                 raise CommandError(
                     f"Port {port} on {host} is in use. Stop what uses it, or choose another port: "
-                    f"{variable}={port + 1} make run"
+                    f"{variable}={port % 65_535 + 1} make run"
                 ) from None
-            # Not os.strerror: a name that is not known has an errno of the resolver's.
+            # Not os.strerror: for a name that is not known the number is the resolver's.
             raise CommandError(f"Cannot listen on {host}:{port}: {error.strerror or error}.") from None
-        except UnicodeError:
-            raise CommandError(f"Cannot listen on {host}:{port}: that is no host name.") from None
