@@ -1,9 +1,11 @@
-"""JSON-RPC messages between bytes and types: one function for the way in, one for the way out.
+"""JSON-RPC messages: from bytes to types for what clients send, and back for what servers send.
 
 Spec: 2025-11-25 basic#messages, JSON-RPC 2.0 sections 4 and 5.
 """
 
+import json
 import logging
+import re
 from typing import Any, Final
 
 import pydantic_core
@@ -24,10 +26,14 @@ from pydantic import ValidationError
 from gateway.exceptions import InvalidMessage
 
 __all__ = [
+    "INITIALIZE",
     "JSONRPCMessage",
     "error_body",
+    "is_initialize",
+    "is_request_id",
     "json_body",
     "message_body",
+    "message_from",
     "parse_message",
     "request_key",
     "require_json",
@@ -35,23 +41,37 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+INITIALIZE: Final = "initialize"
+
+NOT_JSON: Final = "The body is not valid JSON in UTF-8."
+
 NOT_WRITABLE: Final = "The server's answer cannot be written as JSON."
+
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 def parse_message(body: bytes) -> JSONRPCMessage:
     """Read one JSON-RPC message.
 
     Raises:
-        InvalidMessage: it is not JSON in UTF-8, a batch, or no message that MCP allows.
+        InvalidMessage: the body is not JSON in UTF-8, or not a message that MCP allows.
     """
-    raw = require_json(body)
+    return message_from(require_json(body))
+
+
+def message_from(raw: Any) -> JSONRPCMessage:
+    """Check one decoded JSON-RPC message.
+
+    Raises:
+        InvalidMessage: it is not a message that MCP allows.
+    """
     if isinstance(raw, list):
         # Spec 2025-06-18 changelog: batching was removed.
-        raise InvalidMessage("Batches are not supported. Send one message a request.", INVALID_REQUEST)
-    if isinstance(raw, dict) and "method" in raw and "id" in raw and not _is_request_id(raw["id"]):
-        # Spec 2025-11-25 basic#requests: the id MUST be a string or integer, and not null. Unchecked, the SDK's
-        # models would take such a request for a notification and it would never be answered.
-        raise InvalidMessage("A request's id must be a string or an integer.", INVALID_REQUEST)
+        raise InvalidMessage("Batches are not supported. Send one message in each request.", INVALID_REQUEST)
+    if isinstance(raw, dict) and "method" in raw and "id" in raw and not is_request_id(raw["id"]):
+        # Spec 2025-11-25 basic#requests: the id MUST be a string or integer, and not null. Without this check the
+        # SDK's models would take the request for a notification, and it would never be answered.
+        raise InvalidMessage("A request's id must be a string of valid Unicode or an integer.", INVALID_REQUEST)
     try:
         return jsonrpc_message_adapter.validate_python(raw, by_name=False)
     except ValidationError:
@@ -59,42 +79,66 @@ def parse_message(body: bytes) -> JSONRPCMessage:
 
 
 def require_json(body: bytes) -> Any:
-    """Read `body` as JSON.
+    """Decode `body` as JSON.
 
     Raises:
-        InvalidMessage: it is none, or not in UTF-8.
+        InvalidMessage: it is not JSON, or not in UTF-8.
     """
     try:
-        # NaN and Infinity are no JSON, and would be sent on as such.
-        return pydantic_core.from_json(body, allow_inf_nan=False)
+        return _decode(body)
     except ValueError:
-        raise InvalidMessage("The body is not valid JSON in UTF-8.", PARSE_ERROR) from None
+        # Half of a surrogate pair, as in a text that was cut in the middle of an emoji, is JSON (RFC 8259 section 8.2),
+        # but pydantic_core (2.50) refuses it. The server gets it as it is, as with mcp 1.30 and the TypeScript SDK.
+        if _SURROGATE_ESCAPE.search(body):
+            return _decode_with_surrogates(body)
+        raise InvalidMessage(NOT_JSON, PARSE_ERROR) from None
 
 
-def _is_request_id(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
+def _decode(body: bytes) -> Any:
+    # NaN and Infinity are not JSON, and would be passed on as they are.
+    return pydantic_core.from_json(body, allow_inf_nan=False)
+
+
+def _decode_with_surrogates(body: bytes) -> Any:
+    try:
+        # The usual decoder checks everything else, such as the depth of nesting.
+        _decode(_SURROGATE_ESCAPE.sub(rb"\\ufffd", body))
+        return json.loads(body.decode("utf-8"))
+    except ValueError:
+        raise InvalidMessage(NOT_JSON, PARSE_ERROR) from None
+
+
+def is_initialize(raw: Any) -> bool:
+    """Whether a decoded message is an `initialize` request."""
+    return isinstance(raw, dict) and raw.get("method") == INITIALIZE and "id" in raw
+
+
+def is_request_id(value: Any) -> bool:
+    """Whether `value` may be a request's id: an integer, or a text that the answer can repeat."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def request_key(request_id: RequestId) -> RequestId:
-    """What request ids are compared by. The SDK's dispatcher takes `1` and `"1"` for the same, so we do."""
+    """A request id in the form in which ids are compared: the SDK's dispatcher treats `1` and `"1"` as equal."""
     return coerce_request_id(request_id)
 
 
 def error_body(code: int, message: str, request_id: RequestId | None = None) -> bytes:
-    """A JSON-RPC error as a response body; `id` is null where the request's is not known."""
-    told = ErrorData(code=code, message=_without_surrogates(message))
-    error = JSONRPCError(jsonrpc="2.0", id=request_id, error=told)
+    """A JSON-RPC error as a response body; `id` is null where the request's id is not known."""
+    error = JSONRPCError(jsonrpc="2.0", id=request_id, error=ErrorData(code=code, message=_without_surrogates(message)))
     return error.model_dump_json(by_alias=True, exclude_none=request_id is not None, exclude_unset=True).encode()
 
 
 def message_body(message: JSONRPCMessage) -> bytes:
-    """A message of the server as it goes over the wire.
+    """A message of the server as bytes.
 
-    An answer that cannot be written as JSON becomes an error with its id. If it were raised, the SDK (mcp 2.3) would
-    answer for a result with code 0 and the exception's text, and end the session for an error.
+    An answer that cannot be written as JSON becomes an error with the same id. If the exception were raised, the SDK
+    (mcp 2.3) would answer a result with code 0 and the exception's text, and would end the session for an error.
 
     Raises:
-        ValueError: a request or a notification cannot be written; whoever sends it is told.
+        ValueError: a request or a notification cannot be written. The handler that sends it gets this exception.
     """
     try:
         return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
@@ -111,10 +155,10 @@ def message_body(message: JSONRPCMessage) -> bytes:
 
 
 def json_body(value: Any) -> bytes:
-    """`value` as JSON in UTF-8; lone surrogates, as file names may have them, as `\\udce9`.
+    """`value` as JSON in UTF-8. A lone surrogate, which file names may contain, is written as `\\udce9`.
 
     Raises:
-        ValueError: it holds an object that is no JSON.
+        ValueError: it contains an object that JSON cannot express.
     """
     try:
         return pydantic_core.to_json(value)

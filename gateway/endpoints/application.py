@@ -12,10 +12,9 @@ from types import FrameType
 from typing import Any, Final
 
 from gateway import metrics
-from gateway.catalog.names import DJANGO_SEGMENTS
 from gateway.conf import conf
 from gateway.endpoints.health import HealthEndpoint
-from gateway.endpoints.routing import HttpRouter, build_mcp_router
+from gateway.endpoints.routing import HttpRouter
 from gateway.host.host import Host
 from gateway.http.asgi import Headers, Message, Receive, Scope, Send
 from gateway.http.cors import readable_headers
@@ -33,7 +32,7 @@ class Application:
 
     def __init__(self, host: Host, django: Any) -> None:
         self.host = host
-        self._http = HttpRouter(HealthEndpoint(host, django), build_mcp_router(host), DJANGO_SEGMENTS)
+        self._http = HttpRouter(host, HealthEndpoint(host, django))
         self._requests: set[asyncio.Task[Any]] = set()
         self._has_lifespan = False
 

@@ -1,29 +1,42 @@
-"""Which ASGI application answers a path: the MCP doors by Channels' routing, everything else Django."""
+"""Which ASGI application answers a path: Django's pages, or the MCP endpoints by Channels' routing."""
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from channels.routing import URLRouter
 from django.urls import re_path
 
-from gateway.endpoints.not_found import NotFound
+from gateway.catalog.names import DJANGO_SEGMENTS
+from gateway.endpoints.not_found import NoOAuth, NotFound
 from gateway.endpoints.session import SessionEndpoint
 from gateway.endpoints.sse_messages import SseMessagesEndpoint
 from gateway.host.host import Host
 from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.cors import CrossOriginAccess
+from gateway.http.refusals import refuse
+
+SESSION_METHODS: Final = b"GET, POST, DELETE"
+
+KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""The HTTP methods that Django may see. django-prometheus (2.5) makes time series of every method it sees."""
+
+OAUTH_PATHS: Final = frozenset({"/register", "/authorize", "/token"})
+"""Where clients look for OAuth if a host has no metadata. Spec: 2025-03-26 basic/authorization#2-3-3."""
+
+WELL_KNOWN: Final = "/.well-known/"
+"""Clients look for OAuth metadata below it at the root, and with it in front of and behind the path of the server."""
 
 
 def build_mcp_router(host: Host) -> Any:
     """The MCP routes of `host`. They match the path as the client wrote it."""
     session_url = r"^(?P<server_name>[^/]+)/(?P<session_key>[^/]+)"
-    session = CrossOriginAccess(SessionEndpoint(host), host.origin_policy, b"GET, POST, DELETE")
+    session = CrossOriginAccess(SessionEndpoint(host), host.origin_policy, SESSION_METHODS)
     messages = CrossOriginAccess(SseMessagesEndpoint(host), host.origin_policy, b"POST")
-    # A page that left the session key out is to read the 404 that says so.
-    nothing = CrossOriginAccess(NotFound(), host.origin_policy, b"GET, POST, DELETE")
+    # A web page that left out the session key must be able to read the 404 that says so.
+    nothing = CrossOriginAccess(NotFound(), host.origin_policy, SESSION_METHODS)
     routes: list[tuple[str, Any]] = []
     if host.doorkeeper.authenticator.checks_keys:
-        # With a bearer key the URL need not say who is calling. Nobody with a key is called "messages".
+        # With a key in the Authorization header the URL need not say who is calling. No user is called "messages".
         routes += [
             (r"^(?P<server_name>[^/]+)/messages/?$", messages),
             (r"^(?P<server_name>[^/]+)/?$", session),
@@ -37,28 +50,34 @@ def build_mcp_router(host: Host) -> Any:
 
 
 class HttpRouter:
-    """Sends a request to Django if its first path segment is one of Django's, and to the MCP routes otherwise."""
+    """Sends a request to Django if its first path segment belongs to Django, and to the MCP routes otherwise."""
 
-    def __init__(self, django: Any, mcp: Any, django_segments: frozenset[str]) -> None:
+    def __init__(self, host: Host, django: Any) -> None:
+        self._registry = host.registry
         self._django = django
-        self._mcp = mcp
-        self._django_segments = django_segments
+        self._mcp = build_mcp_router(host)
+        self._no_oauth = CrossOriginAccess(NoOAuth(), host.origin_policy, SESSION_METHODS)
         self._not_found = NotFound()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
-        # Not every ASGI server sends raw_path; without it the best there is is the decoded path.
+        # Not every ASGI server sends raw_path; the decoded path is the second best.
         path: str = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
         # uvicorn puts the root path before the path, Daphne beside it.
         root_path = scope.get("root_path", "").rstrip("/")
         inner = path.removeprefix(root_path) if root_path else path
         outer = path if inner != path else root_path + path
-        if inner == "/" or inner.lstrip("/").partition("/")[0] in self._django_segments:
-            await self._django(scope, receive, send)
+        if inner == "/" or inner.lstrip("/").partition("/")[0] in DJANGO_SEGMENTS:
+            if scope["method"] in KNOWN_METHODS:
+                await self._django(scope, receive, send)
+            else:
+                await refuse(send, 501, "method_not_allowed", "This host does not implement the request's method.")
+        elif WELL_KNOWN in inner or (inner in OAUTH_PATHS and inner[1:] not in self._registry.names):
+            await self._no_oauth(scope, receive, send)
         elif inner.startswith("//"):
-            # Repeated in the endpoint event it would be another host's URL.
+            # In the endpoint event this path would be a URL of another host.
             await self._not_found(scope, receive, send)
         else:
-            # A percent-encoded slash in a key is no separator: match what was written, not what it decodes to.
+            # A percent-encoded slash in a key does not separate segments: match the path as it was written.
             inner_scope = {**scope, "raw_path": outer.encode("latin-1"), "path": inner, "root_path": ""}
             await self._mcp(inner_scope, receive, send)

@@ -23,20 +23,20 @@ class SessionEndpoint(McpEndpoint):
     def __init__(self, host: Host) -> None:
         super().__init__(host)
         self._streamable_http = StreamableHttpRequests(host)
-        self._stateless = StatelessRequests(host)
+        self._stateless = StatelessRequests(host, self._streamable_http)
 
     async def answer(self, request: McpRequest) -> None:
         """Pass `request` to the protocol it speaks."""
         scope = request.scope
         method = scope["method"]
-        if is_stateless(header(scope, VERSION)):
-            if method != "POST":
-                await refuse_method(request.send, "POST")
-            elif await _is_acceptable(request):
+        if method == "POST":
+            if not await _is_acceptable(request):
+                return
+            if is_stateless(header(scope, VERSION)):
                 await self._stateless.post(request)
-        elif method == "POST":
-            if await _is_acceptable(request):
+            else:
                 await self._streamable_http.post(request)
+        # The other methods belong to the handshake era, whatever version their header names.
         elif method == "GET":
             await self._get(request)
         elif method == "DELETE":

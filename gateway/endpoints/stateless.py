@@ -11,18 +11,21 @@ from gateway.conf import conf
 from gateway.endpoints.answering import new_reply, run_reply
 from gateway.endpoints.base import McpRequest
 from gateway.endpoints.opening import acquire_with_room, require_still_open
+from gateway.endpoints.streamable_http import StreamableHttpRequests
 from gateway.exceptions import Unauthenticated
 from gateway.host.host import Host
 from gateway.http.requests import header, read_body
-from gateway.jsonrpc import require_json
+from gateway.jsonrpc import is_initialize, message_from, require_json
 from gateway.transports.stateless import LISTEN, VERSION, StatelessCall
 
 
 class StatelessRequests:
     """Answers the POST requests of the stateless protocol."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, handshake: StreamableHttpRequests) -> None:
+        """`handshake` answers `initialize`."""
         self._host = host
+        self._handshake = handshake
 
     async def post(self, request: McpRequest) -> None:
         """Run one request in the caller's instance."""
@@ -31,6 +34,11 @@ class StatelessRequests:
         body = await read_body(scope, request.receive, conf.max_body_bytes)
         require_named_tool(request.identity, request.definition.name, method, header(scope, b"mcp-name"), body)
         message = require_json(body)
+        if is_initialize(message):
+            # Spec 2026-07-28 basic/versioning#backward-compatibility-with-initialization-based-versions: `initialize`
+            # selects the handshake era. Some clients send the newest version they know in the header with it.
+            await self._handshake.initialize(message_from(message), request)
+            return
         request.definition = require_still_open(host, request)
         is_listening = method == LISTEN
         if is_listening:  # it lasts as long as a session does, so it takes the room of one

@@ -20,8 +20,7 @@ from gateway.http.refusals import refuse_message
 from gateway.http.requests import header, read_body
 from gateway.http.responses import respond
 from gateway.instances.running_server import RunningServer
-from gateway.jsonrpc import JSONRPCMessage, parse_message
-from gateway.transports.link import INITIALIZE
+from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, parse_message
 from gateway.transports.sessions import Session, WireT
 from gateway.transports.streamable_http import StreamableHttpTransport
 from gateway.transports.wire import StreamableHttpWire
@@ -54,11 +53,8 @@ class StreamableHttpRequests:
             if session is not None:
                 require_tool(request.identity, request.definition.name, message)
                 await self._hand_over(message, session, request)
-        elif isinstance(message, JSONRPCRequest) and message.method == INITIALIZE:
-            await self._initialize(message, request)
         else:
-            # Not 404: clients would try another transport, or take their session for lost.
-            await _refuse_without_session_id(request)
+            await self.initialize(message, request)
 
     async def _hand_over(
         self, message: JSONRPCMessage, session: Session[StreamableHttpWire], request: McpRequest
@@ -72,8 +68,12 @@ class StreamableHttpRequests:
                 session.wire.deliver(message, request.scope_for_server)
                 await respond(request.send, 202, b"", b"application/json", _session_headers(session))
 
-    async def _initialize(self, message: JSONRPCRequest, request: McpRequest) -> None:
+    async def initialize(self, message: JSONRPCMessage, request: McpRequest) -> None:
         """Open a session. Keep it if the server accepts `initialize` and the client receives the answer."""
+        if not isinstance(message, JSONRPCRequest) or message.method != INITIALIZE:
+            # Not 404: clients would try another transport, or take their session for lost.
+            await _refuse_without_session_id(request)
+            return
         request.definition = require_still_open(self._host, request)
         session: Session[StreamableHttpTransport] = await open_session(
             self._host, request, "streamable-http", _new_transport

@@ -16,6 +16,8 @@ from mcp.shared.subscriptions import (
 from mcp_types import JSONRPCNotification, JSONRPCRequest, SubscriptionsListenRequestParams
 from pydantic import ValidationError
 
+from gateway.transports.event_stream import frame
+
 EVENTS: Final[tuple[ServerEvent, ...]] = (ToolsListChanged(), PromptsListChanged(), ResourcesListChanged())
 
 
@@ -42,4 +44,4 @@ def listen_frames(body: Any) -> Iterator[bytes]:
         if event_matches(asked, frozenset(), event):
             notification = event_to_notification(event, meta)
             message = {"jsonrpc": "2.0", **notification.model_dump(by_alias=True, mode="json", exclude_none=True)}
-            yield b"event: message\r\ndata: %b\r\n\r\n" % json.dumps(message, separators=(",", ":")).encode()
+            yield frame(b"message", json.dumps(message, separators=(",", ":")).encode())

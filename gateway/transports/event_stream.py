@@ -36,8 +36,20 @@ STREAM_HEADERS: Final = (
 )
 
 
+_UNICODE_LINE_BREAKS: Final = (
+    ("\u0085".encode(), rb"\u0085"),
+    ("\u2028".encode(), rb"\u2028"),
+    ("\u2029".encode(), rb"\u2029"),
+)
+"""Line breaks that JSON allows in strings. The standard does not end a line there, but older SSE clients do (those that
+use Python's `str.splitlines`), and then wait forever for the rest of the event."""
+
+
 def frame(event: bytes, data: bytes, event_id: bytes | None = None) -> bytes:
-    """One event. `data` holds no line break: JSON escapes them, and our own texts have none."""
+    """One event. `data` is JSON, or text without line breaks."""
+    if not data.isascii():
+        for line_break, escape in _UNICODE_LINE_BREAKS:
+            data = data.replace(line_break, escape)
     if event_id is None:
         return b"event: %b\r\ndata: %b\r\n\r\n" % (event, data)
     return b"id: %b\r\nevent: %b\r\ndata: %b\r\n\r\n" % (event_id, event, data)

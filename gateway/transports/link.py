@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import anyio
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
@@ -20,10 +20,8 @@ from gateway import metrics
 from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull, StreamClosed
 from gateway.http.asgi import Scope
 from gateway.instances.lanes import Lane
-from gateway.jsonrpc import JSONRPCMessage, request_key
+from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, request_key
 from gateway.transports.sessions import MAX_FACT_LENGTH, Session
-
-INITIALIZE: Final = "initialize"
 
 
 class Inbound:

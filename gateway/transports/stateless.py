@@ -55,7 +55,7 @@ from gateway.http.asgi import Scope
 from gateway.http.refusals import count_refusal
 from gateway.http.requests import header
 from gateway.instances.running_server import RunningServer
-from gateway.jsonrpc import NOT_WRITABLE, error_body, json_body
+from gateway.jsonrpc import NOT_WRITABLE, error_body, is_request_id, json_body
 from gateway.transports.announcements import listen_frames
 from gateway.transports.event_stream import frame
 from gateway.transports.reply import Answer, Reply
@@ -152,6 +152,9 @@ class StatelessCall:
             request = JSONRPCRequest.model_validate(body)
         except ValidationError:
             # A batch, a response (which clients must not post in this protocol), or a malformed request.
+            self._refuse(_NOT_A_MESSAGE)
+            return
+        if not is_request_id(request.id):
             self._refuse(_NOT_A_MESSAGE)
             return
         self._request_id = request.id
@@ -292,8 +295,8 @@ class _RequestChannel:
 
 
 def is_stateless(protocol_version: str | None) -> bool:
-    """Whether a request with this `MCP-Protocol-Version` header belongs to the stateless protocol.
+    """Whether a POST with this `MCP-Protocol-Version` header belongs to the stateless protocol, unless it initializes.
 
-    Versions that nobody knows do too: they are answered with the list of those that are served.
+    Unknown versions belong to it too: the answer lists the versions that are served. An empty header counts as none.
     """
-    return protocol_version is not None and protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS
+    return bool(protocol_version) and protocol_version not in HANDSHAKE_PROTOCOL_VERSIONS

@@ -24,11 +24,11 @@ from mcp_types.version import is_version_at_least
 from gateway.exceptions import StreamClosed
 from gateway.http.asgi import Scope
 from gateway.instances.running_server import RunningServer
-from gateway.jsonrpc import JSONRPCMessage, error_body, message_body, request_key
+from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, error_body, message_body, request_key
 from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_buffer import STANDALONE, EventBuffer
 from gateway.transports.event_stream import EventStream, frame
-from gateway.transports.link import INITIALIZE, Link
+from gateway.transports.link import Link
 from gateway.transports.message_loop import MessageLoop
 from gateway.transports.reply import Answer, Reply
 from gateway.transports.sessions import Session

@@ -317,7 +317,6 @@ def test_json_of_any_spelling_is_taken(stream: SseStream, content_type: str) -> 
         pytest.param('{"jsonrpc": "2.0", "id": 1, "method": "ping"}'.encode("utf-16"), -32700, id="utf-16"),
         pytest.param(b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"x": NaN}}', -32700, id="NaN"),
         pytest.param(b"[" * 20_000, -32700, id="deep nesting"),
-        pytest.param(b'{"jsonrpc": "2.0", "id": 1, "method": "\\ud800"}', -32700, id="lone surrogate"),
         pytest.param(b"[]", -32600, id="empty batch"),
         pytest.param(b'[{"jsonrpc": "2.0", "id": 1, "method": "ping"}]', -32600, id="batch"),
         pytest.param(b"null", -32600, id="null"),

@@ -154,11 +154,11 @@ def test_unknown_version_is_400_with_what_is_spoken(client: StatelessClient, ver
     assert STATELESS in json.dumps(reply["error"]["data"])
 
 
-def test_initialize_is_no_method_of_this_era(client: StatelessClient) -> None:
+def test_initialize_selects_the_handshake_era(client: StatelessClient) -> None:
     headers = {"MCP-Protocol-Version": STATELESS, "Mcp-Method": "initialize"}
     answer = post(client.host, client.target, initialize_message(), headers).answer()
-    assert answer.status in (400, 404)
-    assert "mcp-session-id" not in answer.headers
+    assert (answer.status, answer.json["result"]["protocolVersion"]) == (200, "2025-11-25")
+    assert answer.headers["mcp-session-id"]
 
 
 # -- Headers that repeat the body ------------------------------------------------------------------------------------
