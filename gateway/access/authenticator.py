@@ -19,7 +19,7 @@ from gateway.access.known_keys import KnownKeys, Store, is_confirmed
 from gateway.access.limits import RateLimits
 from gateway.access.refusal_pacing import RefusalPacing
 from gateway.exceptions import OutOfScope, TooManyRequests, Unauthenticated
-from gateway.http.addresses import counted_address
+from gateway.http.addresses import counted_address, counted_site
 
 Mode = Literal["open", "keys"]
 
@@ -88,7 +88,7 @@ class Authenticator:
         presented = _digest(session_key, authorization)
         identity = self._callers.get(presented)
         if identity is None or not _holds(identity):
-            identity = await self._check(session_key, authorization, counted_address(address))
+            identity = await self._check(session_key, authorization, address)
             with self._lock:
                 if len(self._callers) >= MAX_KNOWN_CALLERS and presented not in self._callers:
                     del self._callers[next(iter(self._callers))]
@@ -112,44 +112,45 @@ class Authenticator:
         self._keys.close()
         self.limits.close()
 
-    async def _check(self, session_key: str | None, authorization: bytes | None, subject: str) -> Identity:
+    async def _check(self, session_key: str | None, authorization: bytes | None, address: str) -> Identity:
         try:
             credentials = read_credentials(session_key, authorization)
         except NoKey:
             # Not a failure: clients send such requests, also to other paths, before they know that they need a key.
             raise Unauthenticated from None
         except UnusableKey:
-            raise await self._refusal(subject) from None
-        grant = await self._find(credentials.key, subject)
+            raise await self._refusal(address) from None
+        grant = await self._find(credentials.key, address)
         if grant is None:
-            raise await self._refusal(subject)
+            raise await self._refusal(address)
         user_id = grant.facts.user_id
         is_owner = credentials.user_id is None or hmac.compare_digest(credentials.user_id.encode(), user_id.encode())
         # `&` instead of `and`: the same work whatever was wrong.
         if not (is_owner & grant.is_valid):
-            raise await self._refusal(subject)
+            raise await self._refusal(address)
         api_key = None if self._hides_keys else credentials.key
         return Identity(user_id, api_key, grant, key_digest(credentials.key))
 
-    async def _find(self, key: str, subject: str) -> Grant | None:
+    async def _find(self, key: str, address: str) -> Grant | None:
         if not is_well_formed(key):
             return None
         digest = key_digest(key)
         grant = self._keys.get(digest)
         if grant is not None and is_confirmed(grant):
             return grant
-        if grant is None and (seconds := self.limits.is_spent("failed keys", subject)) is not None:
+        if grant is None and (seconds := self.limits.is_spent_for_address("failed keys", address)) is not None:
             # Guesses cost no look-ups. A caller whose key is known is not shut out by a neighbour's failures.
-            raise await self._paced(subject, seconds)
+            raise await self._paced(address, seconds)
         return await self._keys.look_up(key, digest)
 
-    async def _refusal(self, subject: str) -> Unauthenticated | TooManyRequests:
+    async def _refusal(self, address: str) -> Unauthenticated | TooManyRequests:
         """Count a key that was presented and is not good."""
-        seconds = await self.limits.spend("failed keys", subject)
-        return Unauthenticated() if seconds is None else await self._paced(subject, seconds)
+        seconds = await self.limits.spend_for_address("failed keys", address)
+        return Unauthenticated() if seconds is None else await self._paced(address, seconds)
 
-    async def _paced(self, subject: str, seconds: int) -> TooManyRequests:
-        await self._pacing.wait(subject)
+    async def _paced(self, address: str, seconds: int) -> TooManyRequests:
+        # A site shares its pace: it may call from any of its networks.
+        await self._pacing.wait(counted_site(address) or counted_address(address))
         return TooManyRequests("Too many requests with keys that are not valid.", seconds)
 
     async def _spend(self, rule: Literal["requests of a key", "requests of an address"], subject: str) -> None:

@@ -28,6 +28,9 @@ REFRESH_SECONDS: Final = 0.5
 IN_USE_SECONDS: Final = 60.0
 """For how long after a request a key counts as in use."""
 
+FORGET_SECONDS: Final = 10.0
+"""How often keys that were revoked or not used for long are forgotten."""
+
 USE_SECONDS: Final = 60.0
 """How often the last use of keys is written."""
 
@@ -57,7 +60,7 @@ class KeyWatch:
             "The last use of keys and the refusals by limits cannot be written",
             "The last use of keys and the refusals by limits are written again",
         )
-        self._last_use_write = self._last_refusal_write = time.monotonic()
+        self._last_use_write = self._last_refusal_write = self._last_forgetting = time.monotonic()
         self._thread = DatabaseThread("key-watch", self._run_round, self._note_bug, interval_seconds=REFRESH_SECONDS)
 
     def start(self) -> None:
@@ -76,7 +79,7 @@ class KeyWatch:
         self._store.renew()
         if not is_last:
             self._attempt(self.refresh, self._reading)
-            self._authenticator.forget_unused()
+            self._forget_unused()
         self._attempt(partial(self._write, is_last), self._writing)
 
     def _attempt(self, work: Callable[[], bool], outage: Outage) -> None:
@@ -89,6 +92,12 @@ class KeyWatch:
             return
         if was_needed:
             outage.end()
+
+    def _forget_unused(self) -> None:
+        now = time.monotonic()
+        if now - self._last_forgetting >= FORGET_SECONDS:
+            self._last_forgetting = now
+            self._authenticator.forget_unused()
 
     def _note_bug(self, error: Exception) -> None:
         logger.error("Keys could not be read again", exc_info=error)

@@ -1,19 +1,21 @@
-"""How often a key or an address may do what, on the `limits` package: in memory, or in Redis for several processes.
+"""How often a key or an address may do what: in memory, or in Redis for several processes.
 
-Lives here: the rules, counting, and who ran into which rule. Not here: what is answered (`authenticator` at the door,
-`tool_scope` for calls).
+Lives here: the rules, counting, and who was refused by which rule. Not here: what is answered (`authenticator`,
+`tool_scope`, `login_throttle`), the windows in memory (`rate_windows`).
 
-Counting costs 10 µs in memory and a round trip in Redis, for a request that is served in 250 µs. So a process draws an
-allowance from the storage, a fiftieth of the limit at a time, and counts that down by itself. Small limits are exact;
-of larger ones a process wastes at most one allowance a window. It draws once at a time for a key or an address, and all
-that wait share what was drawn. A storage that fails, or does not answer at once, is left alone for a while, in which
-each process counts for itself. Windows are fixed: they begin with the first request.
+Windows are fixed: they begin with the first request. In memory a subject gets the whole limit when its window begins.
+With a shared storage a round trip for each request would cost too much, so a process draws an allowance from the
+storage, a fiftieth of the limit at a time, and counts that down by itself. Small limits are exact; of larger ones a
+process wastes at most one allowance in a window. It draws once at a time for a key or an address, and all requests that
+wait share what was drawn. A storage that fails, or does not answer at once, is left alone for a while. Until then each
+process counts for itself.
 """
 
 import asyncio
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -21,21 +23,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from limits import RateLimitItem, parse
-from limits.storage import MemoryStorage, storage_from_string
+from limits.storage import storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 
+from gateway.access.rate_windows import Allowance, Windows
 from gateway.conf import Rule
+from gateway.http.addresses import counted_address, counted_site
 
 logger = logging.getLogger(__name__)
 
 ALLOWANCES: Final = 50
-"""In how many parts a limit is drawn."""
+"""In how many parts a limit is drawn from a shared storage."""
 
 MAX_REFUSED_SUBJECTS: Final = 1000
 """How many keys and addresses are told apart until they are written down; the rest count as `OTHERS`."""
-
-MAX_ALLOWANCES: Final = 50_000
-"""How many keys and addresses are counted at once before old windows are looked for."""
 
 SITE_FACTOR: Final = 4
 """How many times the limit of one IPv6 /64 network its /48 network has, where both are counted."""
@@ -45,19 +46,13 @@ OTHERS: Final = "(others)"
 IN_MEMORY: Final = "memory://"
 
 ANSWER_SECONDS: Final = 1.0
-"""How long a request waits for the shared storage. Drivers have patience of their own, of seconds or none."""
+"""How long a request waits for the shared storage. Drivers wait for seconds, or without limit."""
 
 AWAY_SECONDS: Final = 5.0
-"""How long it is not asked again after it has failed."""
+"""How long the storage is not asked again after it has failed."""
 
-
-@dataclass(slots=True)
-class _Allowance:
-    left: int
-    until: float
-    """Seconds since the epoch at which the window ends."""
-    is_last: bool
-    """Whether the window has no more to draw."""
+_Key = tuple[Rule, str]
+"""A rule and whom it counts."""
 
 
 @dataclass(slots=True)
@@ -76,32 +71,38 @@ class RateLimits:
         """`rules`: rule -> "600/minute", or "" for no limit.
 
         Raises:
-            ValueError: a limit is not written so.
+            ValueError: a limit is malformed.
         """
         self._items: dict[Rule, RateLimitItem] = {name: parse(text) for name, text in rules.items() if text}
-        self._memory = FixedWindowRateLimiter(MemoryStorage())
         self._shared = FixedWindowRateLimiter(storage_from_string(storage_url)) if storage_url != IN_MEMORY else None
-        # Redis answers when it likes: not on an event loop.
+        # Redis may answer late: it is not asked on an event loop.
         self._executor = ThreadPoolExecutor(2, "limits") if self._shared is not None else None
         self._shared_again_at = 0.0
-        """Before this moment (monotonic) the shared storage is not asked: it has failed. 0 while all is well."""
-        self._allowances: dict[tuple[Rule, str], _Allowance] = {}
-        self._draws: dict[tuple[Rule, str], Future[_Allowance]] = {}
+        """The shared storage has failed and is not asked before this moment (monotonic seconds); 0 if it works."""
+        self._windows: defaultdict[Rule, Windows] = defaultdict(Windows)
+        self._own_windows: defaultdict[Rule, Windows] = defaultdict(Windows)
+        """What this process has not drawn yet while the shared storage is away."""
+        self._draws: dict[_Key, Future[Allowance]] = {}
         """What is being drawn from the shared storage."""
-        self._refusals: dict[tuple[Rule, str], Refusals] = {}
+        self._refusals: dict[_Key, Refusals] = {}
         self._lock = threading.Lock()
 
-    async def spend(self, rule: Rule, subject: str) -> int | None:
-        """Count one. None if it was within the limit, the seconds until the next chance if not."""
+    async def spend(self, rule: Rule, subject: str, *, factor: int = 1) -> int | None:
+        """Count one request. Returns None if it was within the limit, otherwise the seconds until the next window.
+
+        `factor`: how many times the rule's limit this subject has.
+        """
         item = self._items.get(rule)
         if item is None:
             return None
+        if factor != 1:
+            item = type(item)(item.amount * factor, item.multiples, item.namespace)
         key = (rule, subject)
-        drawn: _Allowance | None = None
+        drawn: Allowance | None = None
         while True:
             with self._lock:
-                # What has just been drawn is good even if its window ended on the way.
-                allowance = self._current(key) or drawn
+                # A new draw may be used even if its window ended on the way.
+                allowance = self._windows[rule].current(subject) or drawn
                 if allowance is not None and allowance.left > 0:
                     allowance.left -= 1
                     return None
@@ -109,27 +110,52 @@ class RateLimits:
                     break
                 draw = self._start_draw(item, key)
                 if draw is None:
-                    drawn = self._add(item, key, _draw_from(self._memory, item, key))
+                    drawn = self._add(item, key, self._draw_alone(item, key))
                     continue
             if not await _is_done_in_time(draw):
                 self._note_away("no answer in time")
             drawn = draw.result() if draw.done() and not draw.cancelled() else None
         return self._refuse(key, allowance, time.time())
 
+    async def spend_for_address(self, rule: Rule, address: str) -> int | None:
+        """Count one request of a client's address, and of the site that an IPv6 address belongs to.
+
+        Returns what `spend` returns. A request that the address may not make does not count for its site, so that one
+        network cannot use up the limit of all.
+        """
+        seconds = await self.spend(rule, counted_address(address))
+        site = counted_site(address)
+        if seconds is not None or site is None:
+            return seconds
+        return await self.spend(rule, site, factor=SITE_FACTOR)
+
     def give_back(self, rule: Rule, subject: str) -> None:
-        """Have one that was spent in this window not count after all. It stays with this process."""
+        """Take back one that was counted in this window. It is given back to this process only."""
         with self._lock:
-            allowance = self._current((rule, subject))
+            allowance = self._windows[rule].current(subject)
             if allowance is not None:
                 allowance.left += 1
 
+    def give_back_for_address(self, rule: Rule, address: str) -> None:
+        """Take back what `spend_for_address` has counted."""
+        self.give_back(rule, counted_address(address))
+        site = counted_site(address)
+        if site is not None:
+            self.give_back(rule, site)
+
     def is_spent(self, rule: Rule, subject: str) -> int | None:
-        """The seconds until the next chance if the limit was reached before, as far as this process knows."""
-        allowance = self._allowances.get((rule, subject))
-        now = time.time()
-        if allowance is None or not allowance.is_last or allowance.left > 0 or now >= allowance.until:
+        """The seconds until the next window if the limit was reached before, as far as this process knows."""
+        with self._lock:
+            allowance = self._windows[rule].current(subject)
+        if allowance is None or not allowance.is_last or allowance.left > 0:
             return None
-        return self._refuse((rule, subject), allowance, now)
+        return self._refuse((rule, subject), allowance, time.time())
+
+    def is_spent_for_address(self, rule: Rule, address: str) -> int | None:
+        """The same for a client's address and its site."""
+        seconds = self.is_spent(rule, counted_address(address))
+        site = counted_site(address)
+        return self.is_spent(rule, site) if seconds is None and site is not None else seconds
 
     def note_refusal(self, rule: Rule, subject: str) -> None:
         """Remember that `subject` was refused by `rule`, for operators."""
@@ -137,20 +163,20 @@ class RateLimits:
         with self._lock:
             self._note((rule, subject), Refusals(1, now, now))
 
-    def take_refusals(self) -> dict[tuple[Rule, str], Refusals]:
-        """Who ran into which rule since this was last called."""
+    def take_refusals(self) -> dict[_Key, Refusals]:
+        """Who was refused by which rule since the last call."""
         with self._lock:
             taken, self._refusals = self._refusals, {}
         return taken
 
-    def put_back(self, refusals: Mapping[tuple[Rule, str], Refusals]) -> None:
-        """Remember again what was taken and could not be written down."""
+    def put_back(self, refusals: Mapping[_Key, Refusals]) -> None:
+        """Remember again what was taken and could not be written."""
         with self._lock:
             for key, refused in refusals.items():
                 self._note(key, refused)
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Let the threads end."""
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
             with self._lock:
@@ -158,7 +184,7 @@ class RateLimits:
 
     # -- With the lock held ------------------------------------------------------------------------------------------
 
-    def _note(self, key: tuple[Rule, str], refused: Refusals) -> None:
+    def _note(self, key: _Key, refused: Refusals) -> None:
         if key not in self._refusals and len(self._refusals) >= MAX_REFUSED_SUBJECTS:
             key = (key[0], OTHERS)
         known = self._refusals.setdefault(key, Refusals(0, refused.first_at, refused.last_at))
@@ -166,12 +192,8 @@ class RateLimits:
         known.first_at = min(known.first_at, refused.first_at)
         known.last_at = max(known.last_at, refused.last_at)
 
-    def _current(self, key: tuple[Rule, str]) -> _Allowance | None:
-        allowance = self._allowances.get(key)
-        return allowance if allowance is not None and time.time() < allowance.until else None
-
-    def _start_draw(self, item: RateLimitItem, key: tuple[Rule, str]) -> Future[_Allowance] | None:
-        """Have a thread draw from the shared storage, if none does; None where this process counts for itself."""
+    def _start_draw(self, item: RateLimitItem, key: _Key) -> Future[Allowance] | None:
+        """Let a thread draw from the shared storage, unless one does; None if this process counts for itself."""
         if self._shared is None or self._executor is None or time.monotonic() < self._shared_again_at:
             return None
         if key in self._draws:
@@ -182,33 +204,40 @@ class RateLimits:
             return None
         return draw
 
-    def _add(self, item: RateLimitItem, key: tuple[Rule, str], drawn: _Allowance) -> _Allowance:
-        if len(self._allowances) >= MAX_ALLOWANCES:
-            self._forget_old()
-        known = self._allowances.get(key)
-        # Of the same window. Not by the clock: Redis tells a window's end to the second.
+    def _draw_alone(self, item: RateLimitItem, key: _Key) -> Allowance:
+        """Draw from what this process counts for itself: everything, or a part while the shared storage is away."""
+        whole = Allowance(item.amount, time.time() + item.get_expiry(), is_last=True)
+        if self._shared is None:
+            return whole
+        rule, subject = key
+        own = self._own_windows[rule].current(subject)
+        if own is None:
+            own = whole
+            self._own_windows[rule].begin(subject, own)
+        drawn = min(_part(item), own.left)
+        own.left -= drawn
+        return Allowance(drawn, own.until, is_last=own.left == 0)
+
+    def _add(self, item: RateLimitItem, key: _Key, drawn: Allowance) -> Allowance:
+        rule, subject = key
+        known = self._windows[rule].last(subject)
+        # Of the same window. Not compared by the clock: Redis gives a window's end in whole seconds.
         if known is not None and drawn.until < known.until + item.get_expiry() / 2:
             known.left += drawn.left
             known.until, known.is_last = drawn.until, drawn.is_last
             return known
-        self._allowances[key] = drawn
+        self._windows[rule].begin(subject, drawn)
         return drawn
 
-    def _forget_old(self) -> None:
-        now = time.time()
-        for key, allowance in list(self._allowances.items()):
-            if allowance.until <= now:
-                del self._allowances[key]
+    # -- Without the lock --------------------------------------------------------------------------------------------
 
-    # -- Without it --------------------------------------------------------------------------------------------------
-
-    def _draw_shared(self, shared: FixedWindowRateLimiter, item: RateLimitItem, key: tuple[Rule, str]) -> _Allowance:
-        drawn: _Allowance | None = None
+    def _draw_shared(self, shared: FixedWindowRateLimiter, item: RateLimitItem, key: _Key) -> Allowance:
+        drawn: Allowance | None = None
         try:
-            # What waited for its turn meanwhile is spared the wait for an answer.
+            # If the storage failed while this draw waited for its turn, do not wait for the storage as well.
             if time.monotonic() >= self._shared_again_at:
                 drawn = _draw_from(shared, item, key)
-        # The storage's own trouble, of whatever type its driver has: this process goes on counting for itself.
+        # An error of the storage, of whatever type its driver has: this process goes on counting for itself.
         except Exception as error:
             self._note_away(type(error).__name__)
         with self._lock:
@@ -216,7 +245,7 @@ class RateLimits:
             is_back = drawn is not None and self._shared_again_at > 0
             if is_back:
                 self._shared_again_at = 0.0
-            allowance = self._add(item, key, drawn or _draw_from(self._memory, item, key))
+            allowance = self._add(item, key, drawn or self._draw_alone(item, key))
         if is_back:
             logger.info("Limits are shared again")
         return allowance
@@ -228,16 +257,16 @@ class RateLimits:
         if not was_away:
             logger.warning("Limits are counted by each process for itself: %s", failure)
 
-    def _refuse(self, key: tuple[Rule, str], allowance: _Allowance, now: float) -> int:
+    def _refuse(self, key: _Key, allowance: Allowance, now: float) -> int:
         self.note_refusal(*key)
         return max(1, round(allowance.until - now + 0.5))
 
 
-async def _is_done_in_time(draw: Future[_Allowance]) -> bool:
-    # Not awaited itself: who leaves must not cancel what the others wait for.
+async def _is_done_in_time(draw: Future[Allowance]) -> bool:
+    # Not awaited itself: a caller who leaves must not cancel what the others wait for.
     loop, is_done = asyncio.get_running_loop(), asyncio.Event()
 
-    def tell(_: Future[_Allowance]) -> None:
+    def tell(_: Future[Allowance]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits in it any more
             loop.call_soon_threadsafe(is_done.set)
 
@@ -250,9 +279,13 @@ async def _is_done_in_time(draw: Future[_Allowance]) -> bool:
     return True
 
 
-def _draw_from(limiter: FixedWindowRateLimiter, item: RateLimitItem, key: tuple[Rule, str]) -> _Allowance:
-    remaining = limiter.get_window_stats(item, *key).remaining
-    wanted = min(max(1, item.amount // ALLOWANCES), remaining)
+def _draw_from(limiter: FixedWindowRateLimiter, item: RateLimitItem, key: _Key) -> Allowance:
+    wanted = min(_part(item), limiter.get_window_stats(item, *key).remaining)
     is_granted = wanted > 0 and limiter.hit(item, *key, cost=wanted)
     stats = limiter.get_window_stats(item, *key)
-    return _Allowance(wanted if is_granted else 0, stats.reset_time, is_last=stats.remaining <= 0 or not is_granted)
+    return Allowance(wanted if is_granted else 0, stats.reset_time, is_last=stats.remaining <= 0 or not is_granted)
+
+
+def _part(item: RateLimitItem) -> int:
+    """How much is drawn at once."""
+    return max(1, item.amount // ALLOWANCES)

@@ -1,14 +1,19 @@
-"""Failed logins to the admin: counted by address and by name, refused for a while beyond a limit.
+"""Limits failed logins to the admin, by address and by name, and records attempts in the audit log.
 
-An attempt is counted before it is looked at, and given back if it did not fail: so those that are under way count too,
-and no more than the limit can be tried at once. One whose client leaves before it is answered counts as failed.
+An address that fails too often is refused for a while, whatever names it tries. Attempts to guess one name's password
+from many addresses have a limit of their own, which refuses strangers only: who has logged in under this name from this
+address before is never refused because of failures elsewhere.
+
+An attempt is counted before it is answered, and given back if it did not fail. So attempts under way count too, and no
+more than the limit can be tried at once. An attempt whose client leaves before the answer counts as failed.
 
 Not here: the limit itself (GUMCP_LIMIT_FAILED_LOGINS). Nothing that was typed is kept: a name is counted as a digest,
-since people type passwords into the wrong field.
+because people type passwords into the wrong field.
 """
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Final
 
 from asgiref.sync import async_to_sync
@@ -18,30 +23,42 @@ from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.crypto import salted_hmac
 from django.utils.deprecation import MiddlewareMixin
 
 from gateway.access import audit
 from gateway.access.limit_hits import write_refusals
-from gateway.access.limits import RateLimits
+from gateway.access.limits import SITE_FACTOR, RateLimits
+from gateway.access.models import ACTOR_LENGTH, AuditEvent
 from gateway.conf import Rule, conf
-from gateway.http.addresses import counted_address
+from gateway.http.addresses import counted_address, counted_site
+from gateway.storable import storable
 
 logger = logging.getLogger(__name__)
 
 RULE: Final[Rule] = "failed logins"
 
+STRANGERS_FACTOR: Final = 10
+"""How many times the limit of one address strangers have together under one name."""
+
+KNOWN_DAYS: Final = 90
+"""How long an address stays known for a name after a login."""
+
+MAX_KNOWN_ADDRESSES: Final = 1000
+"""How many addresses of one name are compared."""
+
 _NAME_FIELD: Final = UsernameField(max_length=User._meta.get_field("username").max_length)
 """What Django's login form makes of a typed name before it looks for the user."""
 
 _COUNTED: Final = "gumcp.counted_login"
-"""Where a request keeps, as the CSRF middleware does, for whom it was counted."""
+"""Where a request keeps the subjects that it was counted under. The CSRF middleware uses META in the same way."""
 
 
 class LoginThrottle(MiddlewareMixin):
-    """Middleware: answers attempts to log in with 429 once too many have failed, and notes both in the audit trail.
+    """Middleware: answers attempts to log in with 429 once too many have failed, and records them in the audit log.
 
-    After AuthenticationMiddleware, which knows the user.
+    It stands after AuthenticationMiddleware, which knows the user.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
@@ -49,36 +66,12 @@ class LoginThrottle(MiddlewareMixin):
         self._limits = RateLimits({RULE: conf.rate_limits[RULE]}, conf.limits_storage_url)
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
-        """The refusal of an attempt that is one too many."""
-        return self._refusal(request) if _is_attempt(request) else None
-
-    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        """Note how an attempt ended. One that met an error of ours is none: it says nothing of the password."""
-        counted: list[str] | None = request.META.pop(_COUNTED, None)
-        if counted is None:
-            return response
-        if response.status_code == 200:  # Django's login page shows the form again,
-            audit.record(audit.LOGIN_FAILED, "admin", request=request)
-            return response
-        for subject in counted:
-            self._limits.give_back(RULE, subject)
-        if response.status_code == 302:  # and redirects those it lets in.
-            audit.record(audit.LOGGED_IN, "admin", request=request)
-        return response
-
-    def _refusal(self, request: HttpRequest) -> HttpResponse | None:
-        subjects = _subjects(request)
-        # Looked at before any is counted: attempts under a name that is refused use up nothing of their address.
-        waits = {subject: self._limits.is_spent(RULE, subject) for subject in subjects}
-        if not any(waits.values()):
-            waits = {subject: async_to_sync(self._limits.spend)(RULE, subject) for subject in subjects}
-            if not any(waits.values()):
-                request.META[_COUNTED] = subjects
-                return None
-            for subject, wait in waits.items():
-                if wait is None:
-                    self._limits.give_back(RULE, subject)
-        seconds = max(wait for wait in waits.values() if wait is not None)
+        """Refuse an attempt beyond the limit; otherwise count it."""
+        if not _is_attempt(request):
+            return None
+        seconds = self._count(request)
+        if seconds is None:
+            return None
         try:
             write_refusals(self._limits)
         except DatabaseError as error:  # the refusal matters more than its row
@@ -90,15 +83,71 @@ class LoginThrottle(MiddlewareMixin):
             headers={"Retry-After": str(seconds)},
         )
 
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        """Note how an attempt ended. An attempt that met an error of the host says nothing about the password."""
+        counted: list[str] | None = request.META.pop(_COUNTED, None)
+        if counted is None:
+            return response
+        if response.status_code == 200:  # Django's login page shows the form again,
+            audit.record(audit.LOGIN_FAILED, "admin", request=request)
+            return response
+        self._give_back(counted)
+        if response.status_code == 302:  # and redirects those it lets in.
+            audit.record(audit.LOGGED_IN, "admin", request=request)
+        return response
+
+    def _count(self, request: HttpRequest) -> int | None:
+        """Count an attempt. Returns the seconds until the next one if it is refused, and then counts nothing."""
+        subjects = _subjects(request)
+        # Looked at before any is counted: attempts under a name that is refused use up nothing of their address.
+        for subject, _ in subjects:
+            seconds = self._limits.is_spent(RULE, subject)
+            if seconds is not None:
+                return seconds
+        counted: list[str] = []
+        for subject, factor in subjects:
+            seconds = async_to_sync(self._limits.spend)(RULE, subject, factor=factor)
+            if seconds is not None:
+                self._give_back(counted)
+                return seconds
+            counted.append(subject)
+        request.META[_COUNTED] = counted
+        return None
+
+    def _give_back(self, subjects: list[str]) -> None:
+        for subject in subjects:
+            self._limits.give_back(RULE, subject)
+
 
 def _is_attempt(request: HttpRequest) -> bool:
     return request.method == "POST" and request.path == reverse("admin:login")
 
 
-def _subjects(request: HttpRequest) -> list[str]:
+def _subjects(request: HttpRequest) -> list[tuple[str, int]]:
+    """What an attempt is counted under, each with how many times the limit it has."""
+    address = str(request.META.get("REMOTE_ADDR") or "")
+    subjects = [(counted_address(address), 1)]
+    site = counted_site(address)
+    if site is not None:
+        subjects.append((site, SITE_FACTOR))
     # As the form reads it: "root" with a space, or in full-width letters, is the same user.
     name = _NAME_FIELD.to_python(request.POST.get("username"))
-    subjects = [counted_address(str(request.META.get("REMOTE_ADDR") or ""))]
-    if name:
-        subjects.append("name " + salted_hmac("gumcp.login-throttle", name, algorithm="sha256").hexdigest()[:16])
+    if name and not has_logged_in_from(name, address):
+        digest = salted_hmac("gumcp.login-throttle", name, algorithm="sha256").hexdigest()[:16]
+        subjects.append((f"name {digest}, from new addresses", STRANGERS_FACTOR))
     return subjects
+
+
+def has_logged_in_from(name: str, address: str) -> bool:
+    """Whether the audit log has a login under this name from this address, or from its IPv6 network."""
+    logins = AuditEvent.objects.filter(
+        action=audit.LOGGED_IN,
+        actor=storable(name, ACTOR_LENGTH),
+        at__gte=timezone.now() - timedelta(days=KNOWN_DAYS),
+    )
+    counted = counted_address(address)
+    try:
+        known = logins.values_list("address", flat=True).distinct()[:MAX_KNOWN_ADDRESSES]
+        return any(counted_address(login_address) == counted for login_address in known)
+    except DatabaseError:  # the login itself will say so
+        return False

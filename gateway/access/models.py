@@ -18,6 +18,9 @@ RESERVED_USER_ID: Final = "messages"
 """No user of a key may be called so: `/{server_name}/messages` is where clients with a bearer key post."""
 
 
+ACTOR_LENGTH: Final = 200
+"""Longest name of an operator in the audit log, in characters."""
+
 MAX_SUBJECT_LENGTH: Final = 200
 """Longest subject of a limit, in characters."""
 
@@ -120,7 +123,7 @@ class AuditEvent(models.Model):
     """Something an operator did. Written once."""
 
     at = models.DateTimeField(default=timezone.now, db_index=True)
-    actor = models.CharField(max_length=200, help_text="The operator's name, or the command that was run.")
+    actor = models.CharField(max_length=ACTOR_LENGTH, help_text="The operator's name, or the command that was run.")
     action = models.CharField(max_length=50, db_index=True)
     target = models.CharField(max_length=300)
     detail = models.CharField(max_length=500, blank=True)

@@ -138,7 +138,12 @@ class GatewaySettings:
     limit_requests_per_address = Setting(Rate(), "6000/minute", "Requests of one client address.")
     limit_calls_per_key = Setting(Rate(), "600/minute", "Tool calls of one key.")
     limit_failed_keys = Setting(Rate(), "30/minute", "Refused keys of one client address.")
-    limit_failed_logins = Setting(Rate(), "10 per 5 minutes", "Failed logins to the admin, of one address or one name.")
+    limit_failed_logins = Setting(
+        Rate(),
+        "10 per 5 minutes",
+        "Failed logins to the admin of one address. Of one name, from addresses where it has not logged in before: ten "
+        "times as many.",
+    )
     max_sessions_per_key = Setting(
         Count(is_limit=True),
         "100",

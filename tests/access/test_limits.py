@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 from limits.storage import MemoryStorage
 
+from gateway.access import rate_windows
 from gateway.access.limits import OTHERS, RateLimits
 
 RULE = "requests of a key"
@@ -81,6 +82,47 @@ async def test_refusals_are_counted_by_subject_and_bounded() -> None:
     assert sum(refused.count for refused in refusals.values()) == 1503
     assert refusals[RULE, OTHERS].count > 400
     assert limits.take_refusals() == {}
+
+
+async def test_site_that_moves_through_its_networks_has_four_limits_and_no_more() -> None:
+    limits = RateLimits({RULE: "2/hour"})
+
+    async def fail(network: int, times: int) -> list[bool]:
+        address = f"2001:db8:1:{network:x}::1"
+        return [await limits.spend_for_address(RULE, address) is None for _ in range(times)]
+
+    # What one network may not do does not count for its site.
+    assert await fail(1, 50) == [True] * 2 + [False] * 48
+    answers = [answer for network in range(2, 12) for answer in await fail(network, 1)]
+    assert answers == [True] * 6 + [False] * 4
+    assert limits.is_spent_for_address(RULE, "2001:db8:1:ffff::1")
+    assert limits.is_spent_for_address(RULE, "2001:db8:2::1") is None
+    limits.give_back_for_address(RULE, "2001:db8:1:2::1")
+    assert limits.is_spent_for_address(RULE, "2001:db8:1:ffff::1") is None
+
+
+async def test_new_subject_costs_the_same_however_many_there_are() -> None:
+    limits = RateLimits({RULE: "30/minute"})
+    for number in range(rate_windows.MAX_SUBJECTS):
+        await limits.spend(RULE, f"early {number}")
+    started = time.monotonic()
+    for number in range(2000):
+        assert await limits.spend(RULE, f"late {number}") is None
+    assert time.monotonic() - started < 2  # 2000 looks at all of them would take 10 s or more
+    assert len(limits._windows[RULE]) == rate_windows.MAX_SUBJECTS
+    assert limits.is_spent(RULE, "late 1999") is None
+
+
+async def test_windows_that_have_ended_are_forgotten_as_new_ones_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now)
+    limits = RateLimits({RULE: "1/minute"})
+    for number in range(100):
+        await limits.spend(RULE, f"early {number}")
+    now += 61
+    for number in range(60):
+        await limits.spend(RULE, f"late {number}")
+    assert len(limits._windows[RULE]) == 60
 
 
 def test_nonsense_is_refused() -> None:

@@ -45,9 +45,10 @@ def test_right_password_is_refused_too_once_too_many_were_wrong() -> None:
     answer = client.post("/admin/login/", {"username": "operator", "password": PASSWORD}, REMOTE_ADDR="192.0.2.7")
     assert answer.status_code == 429
     assert 3000 < int(answer.headers["Retry-After"]) <= 3601
-    # The name is refused from elsewhere, other names from here.
-    assert log_in(client, PASSWORD, address="198.51.100.1") == 429
+    # The address is refused, whatever name it tries; the name is not refused elsewhere.
     assert log_in(client, "wrong", name="somebody") == 429
+    assert log_in(client, PASSWORD, address="198.51.100.1") == 302
+    client.logout()
     assert log_in(client, "wrong", name="somebody", address="198.51.100.1") == 200
     assert client.get("/admin/login/").status_code == 200
     assert LimitHit.objects.filter(rule="failed logins", subject="192.0.2.7").exists()
@@ -87,6 +88,7 @@ def test_attempts_under_way_count_too_until_they_end_well(
     # The rows are other tests' subject: these threads share no transaction.
     monkeypatch.setattr(audit, "record", lambda *arguments, **more: None)
     monkeypatch.setattr(login_throttle, "write_refusals", lambda limits: None)
+    monkeypatch.setattr(login_throttle, "has_logged_in_from", lambda name, address: False)
     happened: queue.Queue[str] = queue.Queue()
     may_end = threading.Event()
 
@@ -95,7 +97,8 @@ def test_attempts_under_way_count_too_until_they_end_well(
         assert may_end.wait(30)
         return HttpResponse(status=ending)
 
-    with override_settings(GUMCP_LIMIT_FAILED_LOGINS="10 per hour", GUMCP_LIMITS_STORAGE_URL=storage_url):
+    # Ten for strangers under one name.
+    with override_settings(GUMCP_LIMIT_FAILED_LOGINS="1 per hour", GUMCP_LIMITS_STORAGE_URL=storage_url):
         throttle = LoginThrottle(view)
 
     def attempt(number: int) -> int:
@@ -117,21 +120,64 @@ def test_attempts_under_way_count_too_until_they_end_well(
     throttle._limits.close()
 
 
-@override_settings(GUMCP_LIMIT_FAILED_LOGINS="3 per hour")
+def guess_from_everywhere(client: Client) -> None:
+    for number in range(10):
+        assert log_in(client, "wrong", address=f"203.0.113.{number}") == 200
+
+
+@override_settings(GUMCP_LIMIT_FAILED_LOGINS="1 per hour")
 def test_name_is_counted_as_one_however_the_login_form_lets_it_be_written() -> None:
     client = Client()
-    ways = ("operator ", "\u3000operator", f"{WIDE}perator", "operator", f" {WIDE}perator\t")
+    ways = ("operator ", "\u3000operator", f"{WIDE}perator", "operator", f" {WIDE}perator\t") * 3
     statuses = [log_in(client, "wrong", name=name, address=f"192.0.2.{number}") for number, name in enumerate(ways)]
-    assert statuses == [200, 200, 200, 429, 429]
+    assert statuses == [200] * 10 + [429] * 5
     assert log_in(client, PASSWORD, name=f"{WIDE}perator", address="198.51.100.1") == 429
     assert log_in(client, "wrong", name="operators", address="198.51.100.1") == 200
 
 
-@override_settings(GUMCP_LIMIT_FAILED_LOGINS="3 per hour")
+@override_settings(GUMCP_LIMIT_FAILED_LOGINS="1 per hour")
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+    ],
+)
+def test_guesses_from_everywhere_do_not_lock_out_an_operator_at_an_address_known_for_the_name(
+    before: str, now: str
+) -> None:
+    client = Client()
+    assert log_in(client, PASSWORD, address=before) == 302
+    client.logout()
+    guess_from_everywhere(client)
+    assert log_in(client, PASSWORD, address="198.51.100.1") == 429
+    assert log_in(client, PASSWORD, address=now) == 302
+    # An address that is known for one name is not known for another.
+    AuditEvent.objects.filter(action="logged in").update(actor="second")
+    assert log_in(client, PASSWORD, address=now) == 429
+
+
+@override_settings(GUMCP_LIMIT_FAILED_LOGINS="1 per hour")
+def test_known_address_that_guesses_itself_is_refused() -> None:
+    client = Client()
+    assert log_in(client, PASSWORD) == 302
+    assert log_in(client, "wrong") == 200
+    assert log_in(client, PASSWORD) == 429
+
+
+@override_settings(GUMCP_LIMIT_FAILED_LOGINS="1 per hour")
+def test_site_that_moves_through_its_networks_is_refused_after_four_limits() -> None:
+    addresses = [f"2001:db8:1:{number:x}::1" for number in range(8)]
+    client = Client()
+    statuses = [log_in(client, "wrong", name=f"name{address}", address=address) for address in addresses]
+    assert statuses == [200] * 4 + [429] * 4
+
+
+@override_settings(GUMCP_LIMIT_FAILED_LOGINS="1 per hour")
 def test_attempts_under_a_name_that_is_refused_use_up_nothing_of_their_address() -> None:
     client = Client()
-    for number in range(3):
-        assert log_in(client, "wrong", address=f"192.0.2.{number}") == 200
+    guess_from_everywhere(client)
     for _ in range(5):
         assert log_in(client, "wrong", address="198.51.100.1") == 429
     assert log_in(client, "wrong", name="somebody", address="198.51.100.1") == 200
