@@ -110,7 +110,7 @@ class Reloader:
 
     async def _load(self, folder: Path, server_dir: Path) -> ServerDefinition | None:
         taken = {definition.name: definition.folder for definition in self._registry}
-        outcome = await _load_in_thread(Project(server_dir, uses_bytecode=False), folder, taken)
+        outcome = await _load_in_thread(Project(server_dir, is_reload=True), folder, taken)
         if isinstance(outcome, LoadFailure):
             logger.warning("Could not load server %s: %s", outcome.name, outcome.reason)
             self._registry.note_failure(outcome)

@@ -5,8 +5,6 @@ import logging
 import sys
 import threading
 import types as python_types
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import mcp
@@ -14,22 +12,15 @@ import mcp_types
 import pydantic
 import pytest
 
-from gateway.compat.imports import compat_builtins
 from gateway.compat.models import McpError
 from gateway.compat.server import CompatServer
 from tests.support.projects import SERVERS, importable_project, load_main
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A folder on `sys.path` whose own modules are part of the project."""
-    with importable_project(tmp_path) as namespace:
-        yield tmp_path, namespace
-
-
-def execute(code: str, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
-    scope: dict[str, Any] = {"__builtins__": namespace or compat_builtins(), "__name__": "v1_server_inline"}
-    exec(compile(code, "main.py", "exec"), scope)  # noqa: S102  # what a loader does
+def execute(code: str) -> dict[str, Any]:
+    with importable_project() as namespace:
+        scope: dict[str, Any] = {"__builtins__": namespace, "__name__": "v1_server_inline"}
+        exec(compile(code, "main.py", "exec"), scope)  # noqa: S102  # what a loader does
     return scope
 
 
@@ -199,69 +190,6 @@ def test_modules_load_in_several_threads_at_once() -> None:
             worker.join(20)
 
     assert failures == []
-
-
-def test_helpers_of_the_project_may_use_version_1_names(project: tuple[Path, dict[str, Any]]) -> None:
-    root, namespace = project
-    package = root / "src" / "shared"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("from .urls import parse\n")
-    (package / "urls.py").write_text("from mcp.types import AnyUrl\n\ndef parse(text):\n    return AnyUrl(text)\n")
-    (package / "errors.py").write_text("from mcp.shared.exceptions import McpError\n")
-    (root / "alone.py").write_text("from mcp.server import Server\n")
-
-    scope = execute(
-        "from src.shared import parse, errors\nimport src.shared.urls as urls\nimport alone\nimport src.shared",
-        namespace,
-    )
-    sys.modules.pop("alone")
-
-    assert scope["parse"]("a://b") == pydantic.AnyUrl("a://b")
-    assert scope["errors"].McpError is McpError
-    assert scope["alone"].Server is CompatServer
-    assert scope["src"].shared.urls is scope["urls"]
-
-
-def test_siblings_of_a_module_may_use_version_1_names(project: tuple[Path, dict[str, Any]]) -> None:
-    root, namespace = project
-    (root / "tools.py").write_text("from mcp.types import AnyUrl\n")
-    (root / "more.py").write_text("from .tools import AnyUrl\n")
-    (root / "main.py").write_text("from . import tools\nfrom .more import AnyUrl\n")
-    spec = importlib.util.spec_from_file_location(
-        "v1_server_package", root / "main.py", submodule_search_locations=[str(root)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__dict__["__builtins__"] = namespace
-    sys.modules[spec.name] = module
-
-    spec.loader.exec_module(module)
-
-    assert module.tools.AnyUrl is module.AnyUrl is pydantic.AnyUrl
-
-
-def test_helper_that_fails_to_load_is_reported_and_tried_again(project: tuple[Path, dict[str, Any]]) -> None:
-    root, namespace = project
-    (root / "src").mkdir()
-    helper = root / "src" / "helper.py"
-    helper.write_text("raise RuntimeError('half written')\n")
-    with pytest.raises(RuntimeError, match="half written"):
-        execute("from src.helper import value", namespace)
-
-    helper.write_text("from mcp.types import FileUrl\nvalue = FileUrl('file:///a')\n")
-    assert str(execute("from src.helper import value", namespace)["value"]) == "file:///a"
-
-
-def test_modules_outside_of_the_project_are_imported_as_ever(project: tuple[Path, dict[str, Any]]) -> None:
-    sys.modules.pop("colorsys", None)
-    _, namespace = project
-
-    execute("import colorsys\nfrom os import path\nimport xml.dom as dom", namespace)
-
-    assert sys.modules["colorsys"].__dict__["__builtins__"] is not namespace
-    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_module'"):
-        execute("import no_such_module.sub", namespace)
 
 
 def test_server_whose_folder_has_a_hyphen_loads() -> None:

@@ -18,7 +18,7 @@ from mcp.server import NotificationOptions, Server, ServerRequestContext
 from mcp_types import INTERNAL_ERROR
 from pydantic import AnyUrl, BaseModel
 
-from gateway.compat.imports import compat_builtins
+from gateway.compat.imports import import_sdk
 from gateway.compat.server import CompatServer
 from gateway.compat.workers import HandlerThreads
 from tests.support.projects import SERVERS, importable_project, load_main
@@ -242,7 +242,7 @@ async def test_uri_that_is_no_url_reaches_the_handler_as_text(mode: str) -> None
 @ERAS
 async def test_what_the_protocol_does_not_know_is_kept_in_meta(mode: str) -> None:
     server = CompatServer("shop")
-    module_types = compat_builtins()["__import__"]("mcp.types", fromlist=("Tool",))
+    module_types = import_sdk("mcp.types", ("Tool",))
 
     @server.list_tools()
     async def list_tools() -> list[types.Tool]:
@@ -294,7 +294,7 @@ async def test_arguments_are_not_checked_unless_the_module_asks() -> None:
 
 
 async def test_session_is_usable_from_the_thread_of_a_handler(threads: HandlerThreads) -> None:
-    mine = compat_builtins()["__import__"]("mcp", fromlist=("McpError",))
+    mine = import_sdk("mcp", ("McpError",))
 
     async def call_tool(name: str, arguments: dict[str, Any]) -> list[types.TextContent]:
         session = server.request_context.session

@@ -17,7 +17,7 @@ from mcp import Client
 from mcp.client.sse import sse_client
 
 from gateway.catalog.discovery import discover
-from gateway.catalog.loading import ProjectFinder
+from gateway.catalog.server_finder import ServerModuleFinder
 from tests.compat.conversations import CONVERSATIONS
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.processes import ROOT, environment, until
@@ -100,15 +100,16 @@ def test_every_fixture_of_version_1_is_served_and_logging_stays_the_hosts(host: 
 
 def test_loading_version_1_modules_leaves_the_process_as_it_was() -> None:
     path, handlers, level = list(sys.path), list(logging.root.handlers), logging.root.level
-    stdout, hooks = sys.stdout, len(sys.meta_path)
+    stdout, finders = sys.stdout, list(sys.meta_path)
     found = discover([SERVERS])
     assert not found.failures
     assert len(found.definitions) == len({conversation.server for conversation in CONVERSATIONS})
     assert sys.path == path
     assert (logging.root.handlers, logging.root.level) == (handlers, level)
     assert sys.stdout is stdout
-    assert len(sys.meta_path) - hooks <= 1
-    assert sys.meta_path.index(ProjectFinder) == len(sys.meta_path) - 1, "it must come after all others"
+    assert [finder for finder in sys.meta_path if not isinstance(finder, ServerModuleFinder)] == [
+        finder for finder in finders if not isinstance(finder, ServerModuleFinder)
+    ]
 
 
 # -- A project of somebody else's ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Loads the modules of `tests/servers/v1_project`, as a host would, with version 1's imports."""
+"""Executes modules as the host does, with version 1's imports, without finding and describing servers."""
 
 import importlib.util
 import itertools
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gateway.compat.imports import compat_builtins
+from gateway.catalog.server_modules import ServerModules
 
 PROJECT = Path(__file__).parent.parent / "servers" / "v1_project"
 SERVERS = PROJECT / "src" / "servers"
@@ -20,20 +20,17 @@ _numbers = itertools.count()
 
 @contextmanager
 def importable_project(root: Path = PROJECT) -> Iterator[dict[str, Any]]:
-    """Make a project importable and hand out the builtins for its modules; leave no trace of either."""
-    before = list(sys.path)
-    modules = set(sys.modules)
-    root_handlers = list(logging.root.handlers)
-    level = logging.root.level
-    sys.path.insert(0, str(root))
+    """Hand out builtins with which modules import from a project, and leave no trace of it."""
+    path, modules = list(sys.path), set(sys.modules)
+    root_handlers, level = list(logging.root.handlers), logging.root.level
     try:
-        yield compat_builtins([root])
+        yield ServerModules(root, f"gumcp_project_of_test_{next(_numbers)}").builtins
     finally:
-        sys.path[:] = before
+        sys.path[:] = path
         logging.root.handlers[:] = root_handlers
         logging.root.setLevel(level)
         for name in set(sys.modules) - modules:
-            if name == "src" or name.startswith(("src.", "v1_server_")):
+            if name.startswith(("gumcp_", "v1_server_")):
                 del sys.modules[name]
 
 

@@ -1,7 +1,6 @@
 """Modules of every style: the examples in `tests/servers/styles`, and modules made on the spot."""
 
 import asyncio
-import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +11,8 @@ from mcp.client import Client
 from mcp.server import MCPServer, Server
 from mcp.types import TextContent
 
+from gateway.catalog.server_modules import ServerModules
 from gateway.catalog.styles import Style, describe
-from gateway.compat.imports import compat_builtins
 
 STYLES: Final = Path(__file__).parents[1] / "servers" / "styles"
 WAIT_SECONDS: Final = 10
@@ -25,13 +24,7 @@ def load(name: str) -> ModuleType:
         # Else it gives the SDK's models, those of other tests too, properties that warn when they are read.
         os.environ.setdefault("FASTMCP_MCP_CAMELCASE_COMPAT", "false")
         pytest.importorskip("fastmcp")
-    spec = importlib.util.spec_from_file_location(f"style_{name}", STYLES / name / "main.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__dict__["__builtins__"] = compat_builtins()
-    spec.loader.exec_module(module)
-    return module
+    return ServerModules.of_project(STYLES).of_server(STYLES / name).execute(STYLES / name / "main.py")
 
 
 def module_with(server: Any, **attributes: Any) -> ModuleType:
