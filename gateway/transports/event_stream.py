@@ -17,6 +17,7 @@ from typing import Final
 from gateway.exceptions import StreamClosed
 from gateway.http.asgi import Headers, Receive, Send
 from gateway.http.responses import COMMON_HEADERS
+from gateway.http.slow_readers import SlowReaderRule
 
 COMMENT: Final = b": ping\r\n\r\n"
 """What a silent stream gets, so that clients and proxies with an idle timeout keep it open."""
@@ -64,7 +65,7 @@ class EventStream:
     def __init__(self, send: Send, *, buffer_bytes: int, slow_reader_seconds: float) -> None:
         self._send = send
         self._buffer_bytes = buffer_bytes
-        self._slow_reader_seconds = slow_reader_seconds
+        self._slow_reader = SlowReaderRule(slow_reader_seconds, buffer_bytes)
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[bytes] = deque()
         # Two counters instead of one size: the sender's own needs no lock.
@@ -76,8 +77,6 @@ class EventStream:
         self._sender: asyncio.Task[None] | None = None
         self._is_cut = False
         self._cut_limit: asyncio.TimerHandle | None = None
-        self._take_until: tuple[float, int] | None = None
-        """When the client must have taken how much (monotonic seconds, bytes sent by then)."""
         self._room_waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = deque()
         self.is_closed = False
         self._is_over = False
@@ -146,14 +145,11 @@ class EventStream:
 
         Enough is as much as may wait, or the rest of a stream that was closed, within the time of a slow reader.
         """
-        waiting = self._bytes_written - self._bytes_sent
         if not self.is_full and not self.is_closed:
-            self._take_until = None
-        elif self._take_until is None or self._bytes_sent >= self._take_until[1]:
-            # At least one: the mere end, too, may wait for a client.
-            due = self._bytes_sent + max(1, min(waiting, self._buffer_bytes))
-            self._take_until = (now + self._slow_reader_seconds, due)
-        elif now >= self._take_until[0]:
+            self._slow_reader.forget()
+            return
+        sent = self._bytes_sent
+        if self._slow_reader.is_broken(now, taken_bytes=sent, waiting_bytes=self._bytes_written - sent):
             self._give_up()
 
     def close(self) -> None:
