@@ -1,74 +1,89 @@
-"""One socket: when bytes may come, when they may go, and when it has had its time.
+"""One connection: when bytes may come, when they may go, and when its time is up.
 
-A channel reads whole requests, one after the other, and lends itself to an `Exchange` for each. It starts no
-application before the body is there, so that no half-sent request is ever an application's business.
+A channel reads whole requests, one after the other, and makes an `Exchange` of each. No application is started before
+the body is there, so a half-sent request is never an application's problem.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-import socket
 import time
-from collections import Counter
+import typing
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from twisted.internet.interfaces import IPushProducer, ISSLTransport
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Server as TcpTransport
-from twisted.protocols.policies import ProtocolWrapper
-from twisted.web.http import _ChunkedTransferDecoder, _MalformedChunkedDataError
 from zope.interface import implementer
 
-from gateway.http.addresses import counted_address
-from gateway.serving.exchange import Exchange
-from gateway.serving.head import RequestHead, RequestRefusedError, is_hopeless, parse_head
+from gateway.http.slow_readers import SlowReaderRule
+from gateway.serving.bodies import UnfinishedBodies
+from gateway.serving.chunks import ChunkedBody
+from gateway.serving.exchange import Exchange, ExchangeServer
+from gateway.serving.head import RequestHead, RequestRefusedError, is_malformed, malformed, parse_head
 from gateway.serving.limits import ServingEvent, ServingLimits
-
-if TYPE_CHECKING:
-    from gateway.serving.server import Server
+from gateway.serving.sockets import innermost, watch_for_lost_peer
+from gateway.serving.turns import BodyTurns
 
 logger = logging.getLogger(__name__)
 
 READ_AHEAD_BYTES: Final = 16 * 1024
-"""Pipelined bytes kept while an exchange runs; Twisted's own figure. Beyond it the socket is not read, and a disconnect
-not seen, until the response is done."""
+"""Pipelined bytes that are kept while an exchange runs (Twisted's own figure). Beyond it the socket is not read, and a
+disconnect is not noticed, until the response is done."""
 
 LINGER_SECONDS: Final = 2.0
-"""How long a client that has been sent the last answer may go on sending: a socket closed over unread bytes resets, and
-takes the answer along."""
-
-LINGERING_REFUSALS: Final = 256
-"""Sockets beyond the limit that are told so at one time; the rest are closed without a word."""
+"""How long a client may go on sending after the last answer. A socket that is closed over unread bytes resets the
+connection, and the client may lose the answer."""
 
 DRAIN_ALLOWANCE_SECONDS: Final = 0.5
-"""What a request that is on its way when the shutdown begins has left to arrive."""
+"""How long a request may take to arrive that is on its way when the shutdown begins."""
 
-CHUNK_OVERHEAD_BYTES: Final = 64 * 1024
-"""A chunked body may cost twice its limit and this on the wire: chunks of one byte are work and not content."""
 
-TRAILER_BYTES: Final = 4 * 1024
-"""Trailers are thrown away, but held until the body is whole; Twisted allows 64 KiB, in lines of a byte if need be."""
+class ChannelServer(ExchangeServer, typing.Protocol):
+    """What a channel needs of its server."""
+
+    limits: ServingLimits
+    unfinished_bodies: UnfinishedBodies[Channel]
+    body_turns: BodyTurns
+    is_draining: bool
+
+    def serve(self, exchange: Exchange) -> None:
+        """Run the application for a request."""
+
+    def something_ended(self) -> None:
+        """Note that a connection has ended."""
+
+
+class ChannelList(typing.Protocol):
+    """Counts the open channels."""
+
+    def opened(self, channel: Channel) -> None:
+        """Count a channel as open."""
+
+    def closed(self, channel: Channel) -> None:
+        """Count a channel as closed."""
 
 
 class _Reading(Enum):
     HEAD = auto()
     BODY = auto()
     NOTHING = auto()
-    """An exchange runs."""
+    """An exchange is running."""
     DISCARDING = auto()
-    """Refused, the client is being waited for."""
+    """The last answer has been given, and the client is being waited for."""
 
 
 @implementer(IPushProducer)
 class Channel(Protocol):  # type: ignore[misc]
-    """Speak HTTP/1.x on one connection."""
+    """Speaks HTTP/1.x on one connection."""
 
-    def __init__(self, server: Server, factory: ChannelFactory, address: str | None, *, is_surplus: bool) -> None:
+    def __init__(self, server: ChannelServer, channels: ChannelList, address: str | None, *, is_surplus: bool) -> None:
+        """`address`: what the connection is counted under. A surplus channel only refuses."""
         self.server = server
-        self.factory: ChannelFactory = factory
         self.address = address
         self.is_surplus = is_surplus
         self.client: tuple[str, int] | None = None
@@ -76,35 +91,39 @@ class Channel(Protocol):  # type: ignore[misc]
         self.is_secure = False
         self.is_write_paused = False
         self.exchange: Exchange | None = None
+        self._channels = channels
         self._limits: ServingLimits = server.limits
         self._reading = _Reading.HEAD
         self._is_read = True
+        self._waits_for_turn = False
+        """Whether a large body waits until `take_turn` is called."""
         self._buffer = bytearray()
+        self._checked_bytes = 0
+        """How much of an incomplete head in the buffer has been looked at."""
         self._head: RequestHead | None = None
         self._body = bytearray()
         self._body_wire_bytes = 0
         self._body_started_at = 0.0
-        self._decoder: Any = None
+        self._chunks: ChunkedBody | None = None
         self._requests_read = 0
         self._skipped_blank_line = False
         self._deadline: float | None = None
         self._drained: asyncio.Event | None = None
         self._socket_transport: Any = None
-        """What sits on the socket: under TLS not what the channel writes to."""
+        """The transport that owns the socket. Under TLS the channel writes to another one."""
         self._writes_directly = False
         self._written_bytes = 0
-        self._take_until: tuple[float, int] | None = None
-        """The moment by which the client must have taken so many of the written bytes."""
+        self._slow_reader = SlowReaderRule(server.limits.slow_reader_seconds, server.limits.buffered_bytes)
 
-    # What Twisted calls
+    # Called by Twisted
 
     def connectionMade(self) -> None:
-        # Under TLS this comes before the handshake, which has to be over, with the headers, by the deadline.
-        self.factory.opened(self)
+        """Begin. Under TLS this comes before the handshake: both it and the headers must be done by the deadline."""
+        self._channels.opened(self)
         self._deadline = time.monotonic() + self._limits.header_timeout_seconds
         transport = self.transport
         self.is_secure = ISSLTransport.providedBy(transport)
-        self._socket_transport = _innermost(transport)
+        self._socket_transport = innermost(transport)
         self._writes_directly = isinstance(transport, TcpTransport) and not self.is_secure
         transport.registerProducer(self, True)
         peer, host = transport.getPeer(), transport.getHost()
@@ -112,13 +131,15 @@ class Channel(Protocol):  # type: ignore[misc]
             self.client = (str(peer.host), peer.port)
             self.host = (str(host.host), host.port)
             # Not getHandle(): under TLS that is the OpenSSL connection.
-            _watch_for_lost_peer(self._socket_transport.socket, self._limits.peer_lost_seconds)
+            watch_for_lost_peer(self._socket_transport.socket, self._limits.peer_lost_seconds)
         if self.is_surplus:
-            self.refuse(503, "too_many_connections")
+            message = "This host has as many connections open as it may. Try again later."
+            self.refuse(503, "too_many_connections", message)
         elif self.server.is_draining:
             self.drain()
 
     def dataReceived(self, data: bytes) -> None:
+        """Read what has come."""
         try:
             if self._reading is _Reading.HEAD:
                 if not self._buffer and self._requests_read and not self.server.is_draining:
@@ -130,54 +151,59 @@ class Channel(Protocol):  # type: ignore[misc]
                 self._regulate_reading()
             elif self._reading is _Reading.BODY:
                 self._read_body(data)
+            else:
+                self._wait_for_turn()
         except RequestRefusedError as refusal:
-            self.refuse(refusal.status, refusal.event)
+            self.refuse(refusal.status, refusal.event, refusal.message)
         except Exception:
-            # Twisted's own log is silenced by Daphne, and an exception here would leave without a trace.
-            logger.exception("Connection failed while it was read")
+            # Daphne silences Twisted's own log, so an exception would leave no trace.
+            logger.exception("A connection failed while it was read")
             self.abort()
 
     def connectionLost(self, reason: object) -> None:
+        """End: the connection is closed, by whichever side."""
         self._deadline = None
         self._buffer.clear()
         self._drop_body()
+        self._leave_line()
         if self._drained is not None:
             self._drained.set()
         if self.exchange is not None:
             exchange, self.exchange = self.exchange, None
             exchange.disconnected()
-        self.factory.closed(self)
+        self._channels.closed(self)
 
     def pauseProducing(self) -> None:
-        """Twisted holds more than 64 KiB for this socket."""
+        """Hold back: Twisted keeps more than 64 KiB for this socket."""
         self.is_write_paused = True
         if self._drained is not None:
             self._drained.clear()
         self._regulate_reading()
 
     def resumeProducing(self) -> None:
-        """Twisted holds nothing any more."""
+        """Go on: Twisted keeps nothing any more."""
         self.is_write_paused = False
         if self._drained is not None:
             self._drained.set()
         self._regulate_reading()
 
     def stopProducing(self) -> None:
-        """Twisted has lost the connection and says so by `connectionLost` as well."""
+        """Do nothing: `connectionLost` is called as well."""
 
-    # What an exchange calls
+    # Called by an exchange
 
     def write(self, data: bytes) -> None:
-        """Send now what the kernel takes, and let Twisted keep the rest.
+        """Send what the kernel takes now, and let Twisted keep the rest.
 
-        Twisted would wait for the socket to become writable, which costs a turn of the loop and two calls of epoll_ctl
-        for every response. It hardly ever is not.
+        Twisted alone would wait for the socket to become writable, which costs a turn of the loop and two calls of
+        epoll_ctl for each response. The socket nearly always is writable.
         """
         self._written_bytes += len(data)
         transport = self.transport
         if self._writes_directly and not self._held_bytes() and transport.connected and not transport.disconnecting:
             sent = transport.writeSomeData(data)
-            # Anything but a number is the error of a connection that is lost: Twisted meets it again and ends it.
+            # Anything but a number is the error of a lost connection. Twisted runs into it again and ends the
+            # connection.
             if isinstance(sent, int) and sent > 0:
                 if sent == len(data):
                     return
@@ -193,7 +219,7 @@ class Channel(Protocol):  # type: ignore[misc]
         await self._drained.wait()
 
     def exchange_ended(self, *, reusable: bool) -> None:
-        """Go on with the next request, if the connection is to have one."""
+        """Go on with the next request, if the connection may have one."""
         self.exchange = None
         if not reusable or self.server.is_draining:
             self._close(lingers=bool(self._buffer))
@@ -207,10 +233,15 @@ class Channel(Protocol):  # type: ignore[misc]
             self.dataReceived(b"")
 
     def abort(self) -> None:
-        """Reset the connection; what it holds is lost."""
+        """Reset the connection. What is held for the client is lost."""
         self.transport.abortConnection()
 
-    # What the server calls
+    # Called by the server
+
+    def take_turn(self) -> None:
+        """Read on a large body that has waited for its turn."""
+        self._waits_for_turn = False
+        self._regulate_reading()
 
     def check_deadlines(self, now: float) -> None:
         """End the connection if the client has used up its time."""
@@ -224,9 +255,9 @@ class Channel(Protocol):  # type: ignore[misc]
             if self.server.is_draining:
                 self._close(lingers=False)
             elif self._reading is _Reading.BODY:
-                self.refuse(408, "body_timeout")
+                self.refuse(408, "body_timeout", "The body took too long to arrive.")
             elif self._buffer:
-                self.refuse(408, "header_timeout")
+                self.refuse(408, "header_timeout", "The headers took too long to arrive.")
             elif not self._requests_read:
                 self._count("header_timeout")
                 self._close(lingers=False)
@@ -234,7 +265,7 @@ class Channel(Protocol):  # type: ignore[misc]
                 self._close(lingers=False)
 
     def drain(self) -> None:
-        """Take no request any more; one that is on its way has half a second, one that is being served its time."""
+        """Read no more requests. One that is arriving has half a second, one that is being served has its time."""
         if self.exchange is not None:
             self.exchange.close_after_response()
         elif self._reading is _Reading.DISCARDING:
@@ -244,17 +275,16 @@ class Channel(Protocol):  # type: ignore[misc]
         else:
             self._deadline = time.monotonic() + DRAIN_ALLOWANCE_SECONDS
 
-    def refuse(self, status: int, event: ServingEvent) -> None:
-        """Answer `status` in the server's own name and read nothing any more."""
+    def refuse(self, status: int, event: ServingEvent, message: str) -> None:
+        """Answer `status` in the server's own name, count it and read nothing any more."""
         self._count(event)
-        phrase = HTTPStatus(status).phrase.encode("ascii")
-        body = b'{"error": "%b"}' % phrase
+        body = json.dumps({"error": message}).encode()
         self._head = None
         self._buffer.clear()
         self._drop_body()
         self.write(
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (status, phrase, len(body), body)
+            % (status, HTTPStatus(status).phrase.encode("ascii"), len(body), body)
         )
         self._close(lingers=True)
 
@@ -263,22 +293,27 @@ class Channel(Protocol):  # type: ignore[misc]
     def _read_head(self) -> None:
         buffer = self._buffer
         if buffer.startswith(b"\r") and not self._skipped_blank_line:
-            # RFC 9112 section 2.2: at least one empty line before the request line is ignored.
+            # RFC 9112 section 2.2: ignore at least one empty line before the request line.
             if len(buffer) == 1:
                 return
             if buffer.startswith(b"\r\n"):
                 del buffer[:2]
                 self._skipped_blank_line = True
-        end = buffer.find(b"\r\n\r\n")
+        # A head that comes in many pieces is read once and not once for each piece.
+        end = buffer.find(b"\r\n\r\n", max(0, self._checked_bytes - 3))
         if (end if end >= 0 else len(buffer)) > self._limits.head_bytes:
-            raise RequestRefusedError(431, "bad_request")
+            message = f"The request line and headers are longer than {self._limits.head_bytes} bytes."
+            raise RequestRefusedError(431, "bad_request", message)
         if end < 0:
-            if is_hopeless(buffer):
-                raise RequestRefusedError(400, "bad_request")
+            if is_malformed(buffer, self._checked_bytes):
+                raise malformed("The request is not HTTP/1.1.")
+            self._checked_bytes = len(buffer)
             return
+        self._checked_bytes = 0
         head = parse_head(bytes(buffer[:end]), self._limits.head_fields)
         if head.body_bytes is not None and head.body_bytes > self._limits.body_bytes:
-            raise RequestRefusedError(413, "body_too_large")
+            message = f"The body is longer than {self._limits.body_bytes} bytes."
+            raise RequestRefusedError(413, "body_too_large", message)
         rest = bytes(buffer[end + 4 :])
         buffer.clear()
         self._requests_read += 1
@@ -292,8 +327,7 @@ class Channel(Protocol):  # type: ignore[misc]
         self._body_wire_bytes = 0
         self._body_started_at = time.monotonic()
         if head.body_bytes is None:
-            self._decoder = _ChunkedTransferDecoder(self._add_to_body, self._end_chunked_body)
-            self._decoder._maxTrailerHeadersSize = TRAILER_BYTES
+            self._chunks = ChunkedBody(self._body, self._limits.body_bytes)
         self._read_body(rest)
 
     def _read_body(self, data: bytes) -> None:
@@ -304,16 +338,13 @@ class Channel(Protocol):  # type: ignore[misc]
         if not self.server.is_draining:
             seconds = limits.body_grace_seconds + self._body_wire_bytes / limits.body_bytes_per_second
             self._deadline = self._body_started_at + min(seconds, limits.body_timeout_seconds)
-        if head.body_bytes is None:
-            if self._body_wire_bytes > 2 * limits.body_bytes + CHUNK_OVERHEAD_BYTES:
-                raise RequestRefusedError(413, "body_too_large")
-            try:
-                self._decoder.dataReceived(data)
-            except _MalformedChunkedDataError:
-                raise RequestRefusedError(400, "bad_request") from None
-            if self._reading is _Reading.BODY and self._body:
+        if self._chunks is not None:
+            if self._chunks.feed(data):
+                self._start_exchange(bytes(self._body), self._chunks.rest)
+            elif self._body:
                 self._hold_body()
             return
+        assert head.body_bytes is not None
         missing = head.body_bytes - len(self._body)
         if len(data) < missing:
             self._body += data
@@ -325,30 +356,35 @@ class Channel(Protocol):  # type: ignore[misc]
             self._start_exchange(data[:missing], data[missing:])
 
     def _hold_body(self) -> None:
-        """Keep what has come, if need be at the cost of others.
+        """Keep what has come of the body, at the cost of other bodies if all together hold too much.
 
-        Raises `RequestRefusedError`: this one has to give way.
+        Raises:
+            RequestRefusedError: this body is the one to be dropped.
         """
         bodies = self.server.unfinished_bodies
         bodies.note(self, len(self._body))
+        self._wait_for_turn()
         while (surplus := bodies.pop_surplus()) is not None:
+            message = "This host is reading too many large requests. Try again later."
             if surplus is self:
-                raise RequestRefusedError(503, "too_many_bodies")
-            surplus.refuse(503, "too_many_bodies")
+                raise RequestRefusedError(503, "too_many_bodies", message)
+            surplus.refuse(503, "too_many_bodies", message)
 
     def _drop_body(self) -> None:
+        self._chunks = None
         if self._body:
             self._body = bytearray()
             self.server.unfinished_bodies.forget(self)
+            self._leave_line()
 
-    def _add_to_body(self, data: bytes) -> None:
-        if len(self._body) + len(data) > self._limits.body_bytes:
-            raise RequestRefusedError(413, "body_too_large")
-        self._body += data
+    def _wait_for_turn(self) -> None:
+        """Read no more of a large body in this turn of the loop, if too many others are being read."""
+        self._waits_for_turn = self.server.body_turns.wait(self)
+        self._regulate_reading()
 
-    def _end_chunked_body(self, rest: bytes) -> None:
-        self._decoder = None
-        self._start_exchange(bytes(self._body), rest)
+    def _leave_line(self) -> None:
+        self._waits_for_turn = False
+        self.server.body_turns.leave(self)
 
     def _start_exchange(self, body: bytes, rest: bytes) -> None:
         head, self._head = self._head, None
@@ -370,8 +406,8 @@ class Channel(Protocol):  # type: ignore[misc]
         if self._reading is _Reading.NOTHING:
             reads = len(self._buffer) <= READ_AHEAD_BYTES
         else:
-            # Twisted's way too: a client that does not read its answers is not read either.
-            reads = not self.is_write_paused or self._reading is _Reading.DISCARDING
+            # As Twisted does: a client that does not read its answers is not read either.
+            reads = not self._waits_for_turn and (not self.is_write_paused or self._reading is _Reading.DISCARDING)
         if reads != self._is_read:
             self._is_read = reads
             if reads:
@@ -387,18 +423,14 @@ class Channel(Protocol):  # type: ignore[misc]
     def _is_slow_reader(self, now: float) -> bool:
         held = self._held_bytes()
         if not held:
-            self._take_until = None
+            self._slow_reader.forget()
             return False
-        taken = self._written_bytes - held
-        if self._take_until is None or taken >= self._take_until[1]:
-            due = taken + min(held, self._limits.buffered_bytes)
-            self._take_until = (now + self._limits.slow_reader_seconds, due)
-        return now >= self._take_until[0]
+        return self._slow_reader.is_broken(now, taken_bytes=self._written_bytes - held, waiting_bytes=held)
 
     def _close(self, *, lingers: bool) -> None:
-        """Close after everything held is sent; with `lingers`, wait for the client to close first."""
+        """Close once everything held is sent; with `lingers`, wait for the client to close first."""
         self._deadline = None
-        # With a producer Twisted would wait for it instead of closing.
+        # While a producer is registered, Twisted waits for it instead of closing.
         self.transport.unregisterProducer()
         self._reading = _Reading.DISCARDING
         self._buffer.clear()
@@ -412,100 +444,23 @@ class Channel(Protocol):  # type: ignore[misc]
         else:
             self.transport.loseConnection()
             if self.is_secure:
-                # RFC 8446 section 6.1: who has sent its closure alert need not wait for the other's, and a client that
-                # has nothing to ask does not read.
+                # RFC 8446 section 6.1: whoever has sent its closure alert need not wait for the other's. A client that
+                # has nothing to ask does not read, so its alert may never come.
                 self._socket_transport.loseConnection()
 
     def _check_lingering(self, now: float) -> None:
-        """Let go of a client that has been waited for; a time that begins only when it has taken what was held."""
+        """Stop waiting for a client. Its time begins when it has taken everything that was held for it."""
         if self._held_bytes():
             return
         if self._deadline is None:
             self._deadline = now + LINGER_SECONDS
         elif now >= self._deadline:
-            # No reset: the kernel may still have some of the answer to deliver.
+            # Not a reset: the kernel may still have some of the answer to deliver.
             self._socket_transport.loseConnection()
 
     def _count(self, event: ServingEvent) -> None:
-        logger.debug("Connection of %s ended: %s", self.client, event)
+        logger.debug("The connection of %s was ended: %s", self.client, event)
         try:
             self.server.hooks.on_event(event)
         except Exception:
-            logger.exception("on_event failed")
-
-
-class _Closer(Protocol):  # type: ignore[misc]
-    """Close the connection. For TLS, None from a factory is an error that leaves the socket open."""
-
-    def connectionMade(self) -> None:
-        self.transport.loseConnection()
-
-
-class ChannelFactory(Factory):  # type: ignore[misc]
-    """Make channels and know the open ones."""
-
-    noisy = False
-
-    def __init__(self, server: Server) -> None:
-        self.channels: set[Channel] = set()
-        self._server = server
-        self._open_by_address: Counter[str] = Counter()
-        self._refused_channels = 0
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        limits = self._server.limits
-        address = None
-        if not self._server.proxy_forwarded_address_header and getattr(addr, "host", None):
-            address = counted_address(addr.host)
-        is_surplus = len(self.channels) - self._refused_channels >= limits.connections or (
-            address is not None and self._open_by_address[address] >= limits.connections_per_address
-        )
-        if is_surplus and self._refused_channels >= LINGERING_REFUSALS:
-            self._server.hooks.on_event("too_many_connections")
-            return _Closer()
-        return Channel(self._server, self, address, is_surplus=is_surplus)
-
-    def opened(self, channel: Channel) -> None:
-        """Count a channel in; a surplus one counts apart, so that refusing does not keep the limit reached."""
-        self.channels.add(channel)
-        if channel.is_surplus:
-            self._refused_channels += 1
-        elif channel.address is not None:
-            self._open_by_address[channel.address] += 1
-
-    def closed(self, channel: Channel) -> None:
-        """Count a channel out."""
-        self.channels.discard(channel)
-        if channel.is_surplus:
-            self._refused_channels -= 1
-        elif channel.address is not None:
-            self._open_by_address[channel.address] -= 1
-            if not self._open_by_address[channel.address]:
-                del self._open_by_address[channel.address]
-        self._server.something_ended()
-
-
-def _innermost(transport: Any) -> Any:
-    while isinstance(transport, ProtocolWrapper):
-        transport = transport.transport
-    return transport
-
-
-def _watch_for_lost_peer(handle: socket.socket, lost_seconds: int) -> None:
-    """Have the kernel find out, in `lost_seconds`, that a peer went without a FIN."""
-    try:
-        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # A third of the time in silence, then three probes. Keepalive does not probe while sent bytes are not
-        # acknowledged: the user timeout is for that case, which is the common one on a stream. It also overrules the
-        # count of probes (tcp(7)) and is looked at when one is due, hence a probe's time less.
-        for option, value in (
-            ("TCP_KEEPIDLE", max(1, lost_seconds // 3)),
-            ("TCP_KEEPINTVL", max(1, lost_seconds // 6)),
-            ("TCP_KEEPCNT", 3),
-            ("TCP_USER_TIMEOUT", lost_seconds * 5000 // 6),
-        ):
-            if hasattr(socket, option):
-                handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    except OSError:
-        logger.debug("TCP options refused", exc_info=True)
+            logger.exception("The on_event hook failed")

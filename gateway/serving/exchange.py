@@ -1,7 +1,7 @@
 """One request and its response: between the ASGI application and the channel.
 
-What the bytes of a request mean is decided in `head`, when they may come and go in `channel`. Here a whole request
-becomes a scope, ASGI messages become a response, and the access line is written.
+What the bytes of a request mean is decided in `head`, and when they may come and go in `channel`. Here a whole request
+becomes an ASGI scope, ASGI messages become a response, and the access line is written.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import asyncio
 import logging
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from daphne.utils import parse_x_forwarded_for
 
-from gateway.serving.head import RequestHead, RequestRefusedError
-
-if TYPE_CHECKING:
-    from gateway.serving.channel import Channel
+from gateway.serving.head import RequestHead, malformed
+from gateway.serving.limits import ServingHooks
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +27,58 @@ _BODILESS = frozenset((204, 304))
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
-class Exchange:
-    """Serve one request of a channel.
+class ExchangeServer(Protocol):
+    """What an exchange needs of the server. All but the hooks are Daphne's own."""
 
-    Making one raises `RequestRefusedError` for forwarded headers that are no text.
+    hooks: ServingHooks
+    root_path: str
+    server_name: str
+    action_logger: Any
+    proxy_forwarded_address_header: str | None
+    proxy_forwarded_port_header: str | None
+    proxy_forwarded_proto_header: str | None
+
+    def log_action(self, protocol: str, action: str, details: Message) -> None:
+        """Write an access line."""
+
+
+class Connection(Protocol):
+    """What an exchange needs of the connection that its request came on."""
+
+    client: tuple[str, int] | None
+    host: tuple[str, int] | None
+    is_secure: bool
+    is_write_paused: bool
+
+    @property
+    def server(self) -> ExchangeServer:
+        """The server that the connection was made to."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the response."""
+
+    async def drained(self) -> None:
+        """Wait until there is room for more."""
+
+    def exchange_ended(self, *, reusable: bool) -> None:
+        """Note that the response is whole."""
+
+    def abort(self) -> None:
+        """Reset the connection."""
+
+
+class Exchange:
+    """Serves one request of a connection.
+
+    Making one raises `RequestRefusedError` if its forwarded headers are not text.
     """
 
     __slots__ = (
         "_body",
         "_bytes_announced",
         "_bytes_sent",
-        "_channel",
         "_client",
+        "_connection",
         "_ended",
         "_gone",
         "_head",
@@ -56,11 +94,11 @@ class Exchange:
         "was_killed",
     )
 
-    def __init__(self, channel: Channel, head: RequestHead, body: bytes) -> None:
-        self._channel = channel
+    def __init__(self, connection: Connection, head: RequestHead, body: bytes) -> None:
+        self._connection = connection
         self._head = head
         self._target = head.target.decode("ascii")
-        self._client, self._scheme = _origin(channel, head)
+        self._client, self._scheme = _origin(connection, head)
         self._body: bytes | None = body
         self._started_at = time.monotonic()
         self._start: Message | None = None
@@ -73,11 +111,11 @@ class Exchange:
         self._ended = False
         self._gone: asyncio.Event | None = None
         self.ended_at: float | None = None
-        """time.monotonic() of the moment when the response was whole or the client gone."""
+        """When the response was whole or the client gone (monotonic seconds)."""
         self.was_killed = False
 
     def scope(self) -> Message:
-        """Describe the request as ASGI does."""
+        """The request as ASGI describes it."""
         head = self._head
         raw_path, _, query_string = head.target.partition(b"?")
         path, _, _ = self._target.partition("?")
@@ -88,16 +126,16 @@ class Exchange:
             "method": head.method,
             "path": unquote(path),
             "raw_path": raw_path,
-            "root_path": self._channel.server.root_path,
+            "root_path": self._connection.server.root_path,
             "scheme": self._scheme,
             "query_string": query_string,
             "headers": head.headers,
             "client": self._client,
-            "server": self._channel.host,
+            "server": self._connection.host,
         }
 
     async def receive(self) -> Message:
-        """Give the body in one message, then wait for the end of the exchange; after it answer at once, always."""
+        """Return the body in one message, then wait for the end of the exchange. After that, return at once."""
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
@@ -108,15 +146,16 @@ class Exchange:
         return dict(_DISCONNECT)
 
     async def send(self, message: Message) -> None:
-        """Pass on a response message once the socket has room for it. The mere end of a response needs none.
+        """Pass on a response message once the socket has room for it. The empty end of a response needs no room.
 
-        So an application is over as soon as it has said all; what the client has yet to read is the channel's to watch.
+        So an application can finish as soon as it has sent everything. The channel watches what the client has yet to
+        read.
         """
-        while self._channel.is_write_paused and not self._ended and not _is_mere_end(message):
-            await self._channel.drained()
+        while self._connection.is_write_paused and not self._ended and not _is_empty_end(message):
+            await self._connection.drained()
         if self._ended:
-            # Daphne drops such messages without yielding: an application that sends in a loop and never receives would
-            # hold the event loop for ever.
+            # Yield, which Daphne does not: an application that sends in a loop and never receives would block the event
+            # loop for ever.
             await asyncio.sleep(0)
             return
         message_type = message["type"]
@@ -126,19 +165,19 @@ class Exchange:
             if self._start is not None:
                 raise ValueError("HTTP response has already been started")
             self._status = int(message["status"])
-            # Kept until the first body message, as ASGI asks: until then an exception can still become a 500.
+            # Kept until the first body message, as ASGI requires: until then an exception can still become a 500.
             self._start = message
         else:
             raise ValueError(f"Cannot handle message type {message_type}")
 
     def application_ended(self, *, failure_status: int) -> None:
-        """Answer for an application that raised, was cancelled or returned without a whole response."""
+        """Finish the response of an application that raised, was cancelled or returned too early."""
         if self._ended:
             return
         if self._is_head_written:
-            # The rest is missing: a reset says so, where an orderly end could be taken for the end of the body.
+            # The rest is missing. A reset says so; an orderly end could be taken for the end of the body.
             self._end()
-            self._channel.abort()
+            self._connection.abort()
             return
         body = b'{"error": "%b"}' % _PHRASES[failure_status]
         self._status = failure_status
@@ -154,7 +193,7 @@ class Exchange:
             self._end()
 
     def close_after_response(self) -> None:
-        """Serve nothing after this exchange on its connection."""
+        """Serve no other request on this connection."""
         self._reusable = False
 
     def _send_body(self, body: bytes, more_body: bool) -> None:
@@ -164,7 +203,7 @@ class Exchange:
         size = self._bytes_sent if is_bodiless else self._bytes_sent + len(body)
         prefix = b"" if self._is_head_written else self._response_head(self._start)
         if self._bytes_announced is not None and not is_bodiless:
-            # More would be read as the next response, less would hold the client: either way the framing is broken.
+            # The client would read more as the next response, and would wait for the rest of less.
             if size > self._bytes_announced:
                 raise ValueError("HTTP response body is longer than its Content-Length")
             if size < self._bytes_announced and not more_body:
@@ -179,10 +218,10 @@ class Exchange:
         else:
             data = prefix + body if prefix else body
         if data:
-            self._channel.write(data)
+            self._connection.write(data)
         if not more_body:
             self._end()
-            self._channel.exchange_ended(reusable=self._reusable)
+            self._connection.exchange_ended(reusable=self._reusable)
 
     def _response_head(self, start: Message) -> bytes:
         status: int = start["status"]
@@ -195,7 +234,7 @@ class Exchange:
             if lowered == b"content-length":
                 self._bytes_announced = int(value)
             elif lowered == b"transfer-encoding":
-                continue  # How the body is framed is this server's business.
+                continue  # The server decides how the body is framed.
             elif lowered == b"connection":
                 if b"close" in value.lower():
                     self._reusable = False
@@ -203,8 +242,8 @@ class Exchange:
             elif lowered == b"server":
                 names_server = True
             lines.append(b"%b: %b" % (name, value))
-        if not names_server and self._channel.server.server_name:
-            lines.append(b"server: " + self._channel.server.server_name.encode("latin-1"))
+        if not names_server and self._connection.server.server_name:
+            lines.append(b"server: " + self._connection.server.server_name.encode("latin-1"))
         if is_http_11 and self._bytes_announced is None and self._head.method != "HEAD" and status not in _BODILESS:
             self._is_chunked = True
             lines.append(b"transfer-encoding: chunked")
@@ -221,7 +260,7 @@ class Exchange:
         self._body = None
         if self._gone is not None:
             self._gone.set()
-        server = self._channel.server
+        server = self._connection.server
         if server.action_logger is None:
             return
         try:
@@ -238,32 +277,32 @@ class Exchange:
                 },
             )
         except Exception:
-            # A full disk under the access log or a redaction that fails must not end the response.
-            logger.exception("Access line could not be written")
+            # A full disk under the access log, or a redaction that fails, must not end the response.
+            logger.exception("An access line could not be written")
 
 
-def _is_mere_end(message: Message) -> bool:
+def _is_empty_end(message: Message) -> bool:
     return message["type"] == "http.response.body" and not message.get("body") and not message.get("more_body", False)
 
 
-def _origin(channel: Channel, head: RequestHead) -> tuple[tuple[str, int] | None, str]:
-    """Tell client and scheme, as the proxy says if it is to be believed."""
-    server = channel.server
-    scheme = "https" if channel.is_secure else "http"
+def _origin(connection: Connection, head: RequestHead) -> tuple[tuple[str, int] | None, str]:
+    """Client and scheme of a request: the connection's, or what a proxy says where Daphne is told to believe it."""
+    server = connection.server
+    scheme = "https" if connection.is_secure else "http"
     if not server.proxy_forwarded_address_header:
-        return channel.client, scheme
+        return connection.client, scheme
     try:
         client, scheme = parse_x_forwarded_for(
             _by_name(head.headers),
             server.proxy_forwarded_address_header,
             server.proxy_forwarded_port_header,
             server.proxy_forwarded_proto_header,
-            channel.client,
+            connection.client,
             scheme,
         )
     except UnicodeDecodeError:
-        # Not as if it were absent: the client would pass for the proxy.
-        raise RequestRefusedError(400, "bad_request") from None
+        # Ignoring the header would take the client for the proxy.
+        raise malformed("A forwarded header is not text.") from None
     return client, scheme
 
 

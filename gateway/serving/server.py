@@ -55,11 +55,13 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import STDLibLogObserver, globalLogBeginner
 
 from gateway.serving.bodies import UnfinishedBodies
-from gateway.serving.channel import DRAIN_ALLOWANCE_SECONDS, Channel, ChannelFactory
+from gateway.serving.channel import DRAIN_ALLOWANCE_SECONDS, Channel
+from gateway.serving.connections import ChannelFactory
 from gateway.serving.descriptors import AcceptFailures, fit_connections
 from gateway.serving.exchange import Exchange
 from gateway.serving.limits import Hook, ServingHooks, ServingLimits
 from gateway.serving.shutdown import FLUSH_SECONDS, ShutdownWatch, drop_unwritable_streams
+from gateway.serving.turns import BodyTurns
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +110,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         else:
             globalLogBeginner.beginLoggingTo([AcceptFailures(), STDLibLogObserver(__name__)])
         self._loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop
+        self.body_turns = BodyTurns(self._loop.call_soon)
         asyncio.set_event_loop(self._loop)
         if self.verbosity >= 3:
             self._loop.set_debug(True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import multiprocessing
 import re
+import selectors
 import socket
 import time
 from collections.abc import Iterator
@@ -14,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.figures import MIB, Record, Watched
-from tests.support.host_process import HostProcess, StartHost
+from tests.faults.figures import MIB, Record, Watched, milliseconds, percentile, size
+from tests.support.host_process import HostProcess, StartHost, until
 from tests.support.smuggling import CANARY, READ, REFUSED
 
 FIELDS = b"POST /workshop/ada HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -60,7 +62,7 @@ BODIES = {
     "1 GiB announced": (b"Content-Length: 1073741824\r\n\r\n", b"x" * 65536, 2**30, {413}),
     "1 GiB announced, none sent": (b"Content-Length: 1073741824\r\n\r\n", b"", 0, {413}),
     "endless chunks": (b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65536 + b"\r\n", 2**30, {413}),
-    "endless chunks of a byte": (b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000, 2**30, {413}),
+    "endless chunks of a byte": (b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 10_000, 2**30, {400}),
     "gzip": (
         b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(gzip.compress(PING)) + gzip.compress(PING),
         b"",
@@ -92,6 +94,61 @@ def test_bodies_are_refused_and_held_nowhere(host: HostProcess, record: Record) 
     assert not files(host)
 
 
+TINY_CHUNKS = FIELDS + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_000
+SENDERS = size(50, 200)
+SECONDS = size(3, 10)
+
+
+def send_tiny_chunks(port: int, end: float) -> None:
+    """Send bodies in chunks of one byte on many connections at once; open one anew when it is refused."""
+    selector = selectors.DefaultSelector()
+
+    def connect() -> None:
+        connection = socket.socket()
+        connection.setblocking(False)
+        connection.connect_ex(("127.0.0.1", port))
+        selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE, [memoryview(TINY_CHUNKS)])
+
+    for _ in range(SENDERS):
+        connect()
+    while time.monotonic() < end:
+        for key, events in selector.select(0.1):
+            connection, left = key.fileobj, key.data
+            assert isinstance(connection, socket.socket)
+            try:
+                if events & selectors.EVENT_WRITE:
+                    left[0] = left[0][connection.send(left[0]) :] or memoryview(b"1\r\nx\r\n" * 10_000)
+                if events & selectors.EVENT_READ and connection.recv(65536):
+                    raise ConnectionError("refused")
+            except BlockingIOError:
+                pass
+            except OSError:
+                selector.unregister(connection)
+                connection.close()
+                connect()
+    for key in list(selector.get_map().values()):
+        key.fileobj.close()  # type: ignore[union-attr]
+
+
+def test_tiny_chunks_are_refused_counted_and_keep_no_probe_waiting(host: HostProcess, record: Record) -> None:
+    before = host.metric("gumcp_connection_faults_total", reason="wasteful_body")
+    end = time.monotonic() + SECONDS
+    attack = multiprocessing.get_context("spawn").Process(target=send_tiny_chunks, args=(host.port, end))
+    attack.start()
+    until(lambda: host.metric("gumcp_connection_faults_total", reason="wasteful_body") > before)
+    latencies = []
+    while time.monotonic() < end:
+        started = time.monotonic()
+        assert host.request("GET", "/health_check").status == 200
+        latencies.append(time.monotonic() - started)
+        time.sleep(0.02)
+    attack.join(10)
+    refused = host.metric("gumcp_connection_faults_total", reason="wasteful_body") - before
+    record(f"{SENDERS} connections with chunks of a byte", f"{refused:.0f} refused; health {milliseconds(latencies)}")
+    assert attack.exitcode == 0
+    assert percentile(latencies, 99) < 1
+
+
 def files(host: HostProcess) -> int:
     return len(list((host.data_dir / "tmp").iterdir()))
 
@@ -117,7 +174,7 @@ def conversation(port: int, data: bytes) -> list[int]:
 
 
 def test_smuggling_corpus_is_refused_or_read_as_one_request(host: HostProcess, record: Record) -> None:
-    """On the whole host; `tests.serving.test_smuggling` looks at what the application gets to see."""
+    """On the whole host; `tests.serving.test_smuggling` checks what the application gets to see."""
     canary = CANARY.replace(b"/canary", b"/health_check")
     seen = {name: conversation(host.port, request + canary) for name, request in REFUSED.items()}
     wrong = {name: statuses for name, statuses in seen.items() if len(statuses) != 1 or not 400 <= statuses[0] < 500}

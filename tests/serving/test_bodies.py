@@ -1,4 +1,4 @@
-"""Which of the bodies that are being read gives way."""
+"""Which of the bodies that are being read is dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that two HTTP parsers could read differently, for tests of request smuggling."""
+"""Requests that two parsers could read differently, and requests that look like them and have one meaning."""
 
 from __future__ import annotations
 
@@ -60,6 +60,20 @@ REFUSED = {
     "chunk extension with a bare LF": chunked(b"5;a\nb\r\nhello\r\n0\r\n\r\n"),
     "chunk extension with a bare CR": chunked(b"5;a\rb\r\nhello\r\n0\r\n\r\n"),
     "endless chunk size": chunked(b"0" * 2000),
+    "chunk size of seventeen digits": chunked(b"00000000000000005\r\nhello\r\n0\r\n\r\n"),
+    "chunk size beyond 64 bits": chunked(b"10000000000000005\r\nhello\r\n0\r\n\r\n"),
+    # Trailers
+    "trailer without a colon": chunked(b"5\r\nhello\r\n0\r\nX-Name\r\n\r\n"),
+    "trailer without a name": chunked(b"5\r\nhello\r\n0\r\n: value\r\n\r\n"),
+    "trailer with a space before the colon": chunked(b"5\r\nhello\r\n0\r\nX-Name : value\r\n\r\n"),
+    "folded trailer": chunked(b"5\r\nhello\r\n0\r\nX-Name: a\r\n b\r\n\r\n"),
+    "NUL in a trailer": chunked(b"5\r\nhello\r\n0\r\nX-Name: a\x00b\r\n\r\n"),
+    "bare LF in a trailer": chunked(b"5\r\nhello\r\n0\r\nX-Name: a\nb\r\n\r\n"),
+    "bare CR in a trailer": chunked(b"5\r\nhello\r\n0\r\nX-Name: a\rb\r\n\r\n"),
+    "trailers ended by a bare LF": chunked(b"5\r\nhello\r\n0\r\n\n"),
+    "trailers ended by bare LFs": chunked(b"5\r\nhello\r\n0\r\nX-Name: a\n\n"),
+    "endless trailers": chunked(b"5\r\nhello\r\n0\r\n" + b"X-Name: value\r\n" * 1000),
+    "endless trailer": chunked(b"5\r\nhello\r\n0\r\nX-Name: " + b"v" * 10_000),
     # Header lines
     "space before the colon": post(b"Content-Length : 5\r\n", b"hello"),
     "tab before the colon": post(b"Transfer-Encoding\t: chunked\r\n", b"0\r\n\r\n"),
@@ -93,7 +107,13 @@ REFUSED = {
     "HTTP/2.0": b"GET /case HTTP/2.0\r\nHost: h\r\n\r\n",
     "lower-case http": b"GET /case http/1.1\r\nHost: h\r\n\r\n",
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "absolute-form": b"GET http://other/case HTTP/1.1\r\nHost: h\r\n\r\n",
+    "absolute-form with another Host": b"GET http://other/case HTTP/1.1\r\nHost: h\r\n\r\n",
+    "absolute-form with another port": b"GET http://h:81/case HTTP/1.1\r\nHost: h:80\r\n\r\n",
+    "absolute-form without Host": b"GET http://h/case HTTP/1.1\r\n\r\n",
+    "absolute-form with credentials": b"GET http://user@h/case HTTP/1.1\r\nHost: h\r\n\r\n",
+    "absolute-form without a host": b"GET http:///case HTTP/1.1\r\nHost: h\r\n\r\n",
+    "absolute-form with a fragment": b"GET http://h#/case HTTP/1.1\r\nHost: h\r\n\r\n",
+    "absolute-form of another scheme": b"GET ftp://h/case HTTP/1.1\r\nHost: h\r\n\r\n",
     "authority-form": b"CONNECT other:443 HTTP/1.1\r\nHost: h\r\n\r\n",
     "asterisk-form": b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
     "relative target": b"GET case HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -130,6 +150,10 @@ READ = {
     "chunks with trailers": (chunked(b"5\r\nhello\r\n0\r\nContent-Length: 50\r\nHost: x\r\n\r\n"), b"hello"),
     "chunk that looks like an end": (chunked(b"5\r\n0\r\n\r\n\r\n0\r\n\r\n"), b"0\r\n\r\n"),
     "one empty line first": (b"\r\n" + post(b"Content-Length: 5\r\n", b"hello"), b"hello"),
+    "absolute-form": (b"POST http://h/case HTTP/1.1\r\nHost: h\r\n\r\n", b""),
+    "absolute-form in capitals": (b"POST HTTPS://H/case HTTP/1.1\r\nHost: h\r\n\r\n", b""),
+    "absolute-form in HTTP/1.1 with a query": (b"POST http://h/case?a=/b HTTP/1.1\r\nHost: h\r\n\r\n", b""),
+    "trailer without a value": (chunked(b"5\r\nhello\r\n0\r\nX-Name:\r\n\r\n"), b"hello"),
     "no space after the colon": (post(b"Content-Length:5\r\n", b"hello"), b"hello"),
     "h2c upgrade": (
         post(b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"),

@@ -1,0 +1,137 @@
+"""A channel of our Daphne in this process: bytes in, bytes out, no socket and no thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.testing import StringTransport
+
+from gateway.serving.bodies import UnfinishedBodies
+from gateway.serving.channel import Channel
+from gateway.serving.connections import ChannelFactory
+from gateway.serving.exchange import Exchange
+from gateway.serving.limits import ServingEvent, ServingHooks, ServingLimits
+from gateway.serving.turns import BodyTurns
+
+AsgiApplication = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answer what was asked, as JSON."""
+    message = await receive()
+    content = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "raw_path": scope["raw_path"].decode("latin-1"),
+        "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]],
+        "body": message["body"].decode("latin-1"),
+    }
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps(content).encode()})
+
+
+class _Socket:
+    def setsockopt(self, *option: int) -> None:
+        """Take any option."""
+
+
+class Transport(StringTransport):  # type: ignore[misc]
+    """Keeps what is written. `unread_bytes` is how much of it the client has not taken."""
+
+    offset = 0
+    _tempDataLen = 0
+    unread_bytes = 0
+    is_half_closed = False
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            peerAddress=IPv4Address("TCP", source, 50_000), hostAddress=IPv4Address("TCP", "127.0.0.1", 80)
+        )
+        self.socket = _Socket()
+
+    @property
+    def dataBuffer(self) -> bytes:
+        return bytes(self.unread_bytes)
+
+    def loseWriteConnection(self) -> None:
+        self.is_half_closed = True
+
+
+class LocalServer:
+    """What a channel needs of a server; runs the application in the loop of the test."""
+
+    root_path = ""
+    server_name = ""
+    action_logger = None
+    proxy_forwarded_address_header: str | None = None
+    proxy_forwarded_port_header: str | None = None
+    proxy_forwarded_proto_header: str | None = None
+
+    def __init__(self, application: AsgiApplication = echo, **limits: Any) -> None:
+        self.limits = ServingLimits(**limits)
+        self.hooks = ServingHooks(on_event=lambda event: self.events.append(event))
+        self.events: list[ServingEvent] = []
+        self.unfinished_bodies: UnfinishedBodies[Channel] = UnfinishedBodies(self.limits.unfinished_bodies_bytes)
+        self.body_turns = BodyTurns(asyncio.get_running_loop().call_soon)
+        self.is_draining = False
+        self.served: list[Exchange] = []
+        self.factory = ChannelFactory(self)
+        self._application = application
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def log_action(self, protocol: str, action: str, details: dict[str, Any]) -> None:
+        raise AssertionError("nothing is logged")
+
+    def serve(self, exchange: Exchange) -> None:
+        self.served.append(exchange)
+        self._tasks.append(asyncio.ensure_future(self._run(exchange)))
+
+    async def _run(self, exchange: Exchange) -> None:
+        await self._application(exchange.scope(), exchange.receive, exchange.send)
+
+    def something_ended(self) -> None:
+        """Nothing waits."""
+
+    def connect(self, source: str = "127.0.0.1") -> Client:
+        """Open a connection."""
+        transport = Transport(source)
+        channel = self.factory.buildProtocol(transport.getPeer())
+        channel.makeConnection(transport)
+        return Client(self, channel, transport)
+
+
+class Client:
+    """The other end of a channel."""
+
+    def __init__(self, server: LocalServer, channel: Any, transport: Transport) -> None:
+        self.channel = channel
+        self.transport = transport
+        self._server = server
+
+    async def send(self, data: bytes) -> None:
+        """Have the channel read `data`, and let applications run to where they wait."""
+        self.channel.dataReceived(data)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Let applications run to where they wait."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    @property
+    def answer(self) -> bytes:
+        """Everything that was answered so far."""
+        return bytes(self.transport.value())
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the channel has closed its side."""
+        return bool(self.transport.is_half_closed or self.transport.disconnecting)
+
+    def leave(self) -> None:
+        """Close the connection."""
+        self.channel.connectionLost(None)
