@@ -15,7 +15,6 @@ from datetime import timedelta
 from typing import Any, Final
 
 from mcp.server.context import ServerRequestContext
-from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import RequestId
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -124,7 +123,7 @@ class OwnerLoopSession:
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         # Unwrapped: version 2 deprecates sampling, roots and logging with a warning to the author, who wrote for
         # version 1 and is not here to read it.
-        method = inspect.unwrap(getattr(ServerSession, name))
+        method = inspect.unwrap(getattr(type(self._ctx.session), name))
         try:
             result = await _await_on(self._loop, method(self._ctx.session, *args, **kwargs))
         except McpError:

@@ -226,7 +226,13 @@ class GatewaySettings:
 
     _calls = Section("Calls", "The admin can set each for one server.")
     call_timeout_seconds = Setting(
-        Duration(has_limit=False), "60s", "How long a call may take before its client gets an error result."
+        Duration(has_limit=False),
+        "60s",
+        "How long a call may take before its client gets an error result. Progress renews it, and waiting for the user "
+        "does not count.",
+    )
+    max_call_seconds = Setting(
+        Duration(has_limit=False), "1h", "How long a call may take that reports progress or waits for the user."
     )
     max_concurrent_calls = Setting(Count(is_limit=True), "0", "Tool calls that one server may run at once.")
     max_concurrent_calls_per_user = Setting(Count(is_limit=True), "0", "How many of them one user may have.")

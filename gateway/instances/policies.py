@@ -16,6 +16,8 @@ class Policy:
 
     is_enabled: bool = True
     call_timeout_seconds: float
+    """Renewed by each progress notification, up to `max_call_seconds` in all."""
+    max_call_seconds: float
     max_concurrent_calls: int
     max_concurrent_calls_per_user: int
     max_threads: int
@@ -44,6 +46,7 @@ def default_policy() -> Policy:
     """The limits from the settings."""
     return Policy(
         call_timeout_seconds=conf.call_timeout_seconds,
+        max_call_seconds=conf.max_call_seconds,
         max_concurrent_calls=conf.max_concurrent_calls,
         max_concurrent_calls_per_user=conf.max_concurrent_calls_per_user,
         max_threads=conf.max_threads,

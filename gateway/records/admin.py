@@ -36,6 +36,7 @@ class ServerAdmin(ReadOnlyAdmin):
                 "fields": [
                     "is_enabled",
                     "call_timeout_seconds",
+                    "max_call_seconds",
                     "max_concurrent_calls",
                     "max_concurrent_calls_per_user",
                     "max_threads",

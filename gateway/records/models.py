@@ -61,7 +61,19 @@ class ServerRecord(models.Model):
     condition = models.CharField(max_length=500, blank=True, help_text="What is wrong with it at the moment.")
     is_enabled = models.BooleanField("enabled", default=True, help_text="Off: clients get 503, sessions are closed.")
     call_timeout_seconds = models.FloatField(
-        null=True, blank=True, validators=[MinValueValidator(0)], help_text="0: no limit. Empty: the setting's value."
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0)],
+        help_text="Progress renews it, waiting for the user does not count. 0: no limit. Empty: the setting's value.",
+    )
+    max_call_seconds = models.FloatField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0)],
+        help_text=(
+            "For calls that report progress or wait for the user. 0: no limit beyond the other one. Empty: the "
+            "setting's value."
+        ),
     )
     max_concurrent_calls = models.PositiveIntegerField(
         null=True, blank=True, help_text="Tool calls at once. 0: no limit. Empty: the setting's value."

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.support.host_process import HostProcess, StartHost
 from tests.support.processes import PLAIN_SERVERS, ROOT, until
 from tests.support.server_folders import WriteServer
 from tests.support.streamable import HandshakeSession, StatelessClient
-from tests.support.wire import tool_call
+from tests.support.wire import request, tool_call
 
 CALLS = ROOT / "tests" / "servers" / "calls"
 SERVERS = f"{CALLS}:{PLAIN_SERVERS}"
@@ -200,6 +201,41 @@ def test_call_that_takes_too_long_gets_an_error_that_says_so_and_the_session_liv
         assert text_of(call("echo", text="after")) == "after"
         until(lambda: text_of(call("was_cancelled", name=transport.__name__)) == "True")
     assert strict_host.metric("gumcp_tool_calls_total", server=server, tool="wait", outcome="timeout") > 0
+
+
+def test_calls_that_report_progress_go_on_beyond_the_time_limit_on_every_transport(strict_host: HostProcess) -> None:
+    arguments, meta = {"steps": 9, "seconds": 0.2 * SHORT_SECONDS}, {"progressToken": "token"}
+    with ExitStack() as stack:
+        ended: dict[str, Callable[[], Any]] = {}
+        for server in ("version_1", "version_2"):
+            stream = stack.enter_context(strict_host.session(server, "reports-sse:key"))
+            params = {"name": "report", "arguments": arguments, "_meta": meta}
+            stream.send(request("tools/call", params, "report"))
+            ended[f"{server} sse"] = partial(stream.answer, "report")
+            session = stack.enter_context(HandshakeSession(strict_host, server, "reports-handshake:key"))
+            started = stack.enter_context(session.start("report", meta=meta, **arguments))
+            ended[f"{server} handshake"] = started.reply
+            client = StatelessClient(strict_host, server, "reports-stateless:key")
+            named = {"name": "report", "arguments": arguments}
+            ended[f"{server} stateless"] = stack.enter_context(client.request("tools/call", named, meta=meta)).reply
+        answers = {name: answer() for name, answer in ended.items()}
+    assert {name: text_of(answer) for name, answer in answers.items()} == dict.fromkeys(ended, "reported")
+
+
+@both_versions
+def test_call_that_waits_for_the_users_answer_goes_on_beyond_the_time_limit(
+    strict_host: HostProcess, server: str
+) -> None:
+    with (
+        HandshakeSession(strict_host, server, "asks:key", capabilities={"elicitation": {}}) as session,
+        session.start("ask") as under_way,
+    ):
+        while (asked := under_way.message()).get("method") != "elicitation/create":
+            pass
+        for _ in range(3):
+            assert session.call("wait", seconds=0.4 * SHORT_SECONDS) == "waited"
+        session.respond(asked, {"action": "decline"})
+        assert text_of(under_way.reply()) == "answered"
 
 
 @both_versions

@@ -24,7 +24,13 @@ SWITCHED_OFF = "An operator has switched this server off. Try again later."
 
 IN_FORCE_SECONDS: Final = 5.0
 
-LIMITS: Final = ("call_timeout_seconds", "max_concurrent_calls", "max_concurrent_calls_per_user", "max_threads")
+LIMITS: Final = (
+    "call_timeout_seconds",
+    "max_call_seconds",
+    "max_concurrent_calls",
+    "max_concurrent_calls_per_user",
+    "max_threads",
+)
 
 MAKE_USERS = """
 from django.contrib.auth.models import Permission, User

@@ -23,7 +23,7 @@ async def test_handler_whose_caller_is_cancelled_once_more_counts_as_stuck_until
 
     calls = ServerCalls("stubborn", Listings(), Policies())
     schemas: Any = None  # they learn from lists of tools only
-    context: Any = SimpleNamespace(request_id=1, method="prompts/get", params={})
+    context: Any = SimpleNamespace(request_id=1, method="prompts/get", params={}, session=SimpleNamespace())
     caller = asyncio.create_task(CallMiddleware(calls, "ada", schemas)(context, insist))
     for _ in range(2):
         await asyncio.sleep(0.01)

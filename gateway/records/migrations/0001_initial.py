@@ -91,7 +91,16 @@ class Migration(migrations.Migration):
                     "call_timeout_seconds",
                     models.FloatField(
                         blank=True,
-                        help_text="0: no limit. Empty: the setting's value.",
+                        help_text="Progress renews it, waiting for the user does not count. 0: no limit. Empty: the setting's value.",
+                        null=True,
+                        validators=[django.core.validators.MinValueValidator(0)],
+                    ),
+                ),
+                (
+                    "max_call_seconds",
+                    models.FloatField(
+                        blank=True,
+                        help_text="For calls that report progress or wait for the user. 0: no limit beyond the other one. Empty: the setting's value.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(0)],
                     ),

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from mcp.server import NotificationOptions, Server
+from mcp.server.lowlevel.server import request_ctx
 from mcp.server.models import InitializationOptions
 from mcp.types import TextContent, Tool
 
@@ -52,6 +53,20 @@ async def wait(arguments):
     return "waited"
 
 
+async def report(arguments):
+    context = request_ctx.get()
+    for step in range(arguments["steps"]):
+        await context.session.send_progress_notification(context.meta.progressToken, step)
+        await asyncio.sleep(arguments["seconds"])
+    return "reported"
+
+
+async def ask(arguments):
+    context = request_ctx.get()
+    await context.session.elicit("Well?", {"type": "object", "properties": {}}, context.request_id)
+    return "answered"
+
+
 async def was_cancelled(arguments):
     return str(arguments["name"] in cancelled)
 
@@ -83,7 +98,7 @@ async def fail_in_background(arguments):
 TOOLS = {
     function.__name__: function
     for function in (
-        *(echo, block, block_until_file, wait, was_cancelled),
+        *(echo, block, block_until_file, wait, report, ask, was_cancelled),
         *(wait_whatever_comes, fail, fail_in_background),
     )
 }

@@ -52,6 +52,18 @@ async def wait(arguments: dict[str, Any]) -> str:
     return "waited"
 
 
+async def report(arguments: dict[str, Any], ctx: ServerRequestContext[Any]) -> str:
+    for step in range(arguments["steps"]):
+        await ctx.session.report_progress(step)
+        await asyncio.sleep(arguments["seconds"])
+    return "reported"
+
+
+async def ask(arguments: dict[str, Any], ctx: ServerRequestContext[Any]) -> str:
+    await ctx.session.elicit_form("Well?", {"type": "object", "properties": {}}, ctx.request_id)
+    return "answered"
+
+
 async def was_cancelled(arguments: dict[str, Any]) -> str:
     return str(arguments["name"] in cancelled)
 
@@ -88,6 +100,9 @@ TOOLS = {
     )
 }
 
+TALKING_TOOLS = {"report": report, "ask": ask}
+"""Tools that send something to the client while they run."""
+
 
 def server(user_id: str, api_key: str | None = None) -> Server[Any]:
     if user_id == "slow-factory":
@@ -96,10 +111,15 @@ def server(user_id: str, api_key: str | None = None) -> Server[Any]:
     async def list_tools(
         ctx: ServerRequestContext[Any], params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[types.Tool(name=name, input_schema={"type": "object"}) for name in TOOLS])
+        names = [*TOOLS, *TALKING_TOOLS]
+        return types.ListToolsResult(tools=[types.Tool(name=name, input_schema={"type": "object"}) for name in names])
 
     async def call_tool(ctx: ServerRequestContext[Any], params: types.CallToolRequestParams) -> types.CallToolResult:
-        text = await TOOLS[params.name](params.arguments or {})
+        arguments = params.arguments or {}
+        if params.name in TALKING_TOOLS:
+            text = await TALKING_TOOLS[params.name](arguments, ctx)
+        else:
+            text = await TOOLS[params.name](arguments)
         return types.CallToolResult(content=[types.TextContent(text=text)])
 
     async def read_resource(
