@@ -2,11 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Two processes run tests. Tests of one module stay together: they share what their module started.
-PARALLEL := -n 2 --dist loadscope
+# Tests that start processes mostly wait, so more of them than the machine has cores run at once.
+PARALLEL := --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run settings quick test lint types contracts check conformance matrix bench faults soak clean
+.PHONY: help run settings env quick test smoke coverage lint types contracts check conformance matrix bench faults soak clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,10 +25,18 @@ run: $(BIN)/.run ## serve on 127.0.0.1:8000
 	@$(BIN)/python manage.py serve --prepare
 
 quick: $(BIN)/.dev ## the tests that start no process (under a minute)
-	$(BIN)/python -m pytest $(PARALLEL) -m "not e2e"
+	$(BIN)/python -m pytest -n 2 $(PARALLEL) -m "not e2e"
 
 test: $(BIN)/.dev ## run the whole test suite
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest -n 4 $(PARALLEL)
+
+smoke: $(BIN)/.dev ## a few tests of real hosts: do they start, serve, and end
+	$(BIN)/python -m pytest -n 2 $(PARALLEL) tests/e2e/test_official_client.py tests/e2e/test_pages.py tests/e2e/test_metrics.py tests/serving/test_shutdown.py
+
+coverage: $(BIN)/.dev ## run the whole suite and show which lines it reaches, in host processes too
+	$(BIN)/python -m pytest -n 4 $(PARALLEL) --cov --cov-report=term --cov-report=html:htmlcov
+
+env: $(BIN)/.dev ## make the environment and nothing else
 
 lint: $(BIN)/.dev ## ruff
 	$(BIN)/ruff check .
@@ -62,4 +70,4 @@ soak: $(BIN)/.dev ## an hour of all kinds of clients at once, and what grows mea
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),60)
 
 clean: ## remove environments and caches
-	rm -rf .venv* tests/*/node_modules .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* tests/*/node_modules .mypy_cache .pytest_cache .ruff_cache .coverage* htmlcov

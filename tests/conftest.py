@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import sys
 from collections.abc import Generator, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import version_1
+from tests.support import scheduling, version_1
 from tests.support.host_process import HostProcess, StartHost, running_host
 from tests.support.process_guard import ProcessGuard
 from tests.support.processes import migrate
@@ -27,13 +28,19 @@ def processes() -> None:
 
 
 @pytest.fixture(scope="session")
-def migrated_database(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated_database(processes: None, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """An SQLite file with all tables and no rows. Copy it; never open it."""
-    folder = tmp_path_factory.mktemp("template")
-    migrate(folder)
+    base = tmp_path_factory.getbasetemp()
+    # The folder above is shared by the processes that run tests. The first one makes the file.
+    folder = (base if worker_id == "master" else base.parent) / "template"
+    folder.mkdir(exist_ok=True)
     path = folder / "gumcp.sqlite3"
-    with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            migrate(folder)
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path
 
 
@@ -92,6 +99,19 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     if "processes" in getattr(item, "fixturenames", ()):
         item.add_marker("e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests for pytest-xdist. Long ones come first, so that short ones fill the end; the order is random else."""
+    for item in items:
+        if isinstance(item, pytest.Function) and (group := scheduling.group_of(item)) is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    report.nodeid = scheduling.name_without_group(report.nodeid)
 
 
 @pytest.hookimpl(wrapper=True)
