@@ -20,7 +20,7 @@ ROOT: Final = Path(__file__).parents[2]
 PLAIN_SERVERS: Final = ROOT / "tests" / "servers" / "plain"
 BUNDLED_SERVERS: Final = ROOT / "servers"
 
-START_SECONDS: Final = 30.0
+START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
 WAIT_SECONDS: Final = 10.0
 """How long anything may take that is expected to happen and has no time of its own."""
