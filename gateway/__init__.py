@@ -23,5 +23,6 @@ enforces this (the contracts are in pyproject.toml).
 * `http`: what all endpoints share: requests, responses, refusals, origins, proxies, addresses.
 
 The ground, imported by many and importing little: `conf` (settings), `exceptions`, `signals`, `metrics`, `jsonrpc`,
-`operator_commands`, `database_thread`, `tool_results`, `storable` (texts that databases take), `read_only_admin`.
+`operator_commands`, `database_thread`, `private_sqlite`, `tool_results`, `storable` (texts that databases take),
+`read_only_admin`.
 """

@@ -139,6 +139,7 @@ DATABASES = {
     "default": _env.database or {"ENGINE": "django.db.backends.sqlite3", "NAME": str(GUMCP_DATA_DIR / "gumcp.sqlite3")}
 }
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["ENGINE"] = "gateway.private_sqlite"
     DATABASES["default"]["OPTIONS"] = {
         # WAL: the recorder's writes do not hold up the admin's reads. IMMEDIATE: a writer waits for the lock
         # (timeout, seconds) instead of failing when it upgrades from a read.

@@ -1,10 +1,13 @@
 """System checks of who may call: `manage.py check`. Each has a stable id and says how to mend what it found."""
 
 import importlib.util
-from typing import Any
+import shlex
+from pathlib import Path
+from typing import Any, Final
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import connection
 
 from gateway.access.limits import IN_MEMORY, RateLimits
 from gateway.conf import conf
@@ -12,7 +15,10 @@ from gateway.http.addresses import is_loopback
 from gateway.http.listening import PERMISSION
 from gateway.http.proxies import TrustedProxies
 
-_USE_KEYS = "Set GUMCP_AUTH=keys and make keys with `manage.py create_key USER`."
+OTHERS: Final = 0o077
+"""The bits of a file's mode that are for anybody but its owner."""
+
+_USE_KEYS: Final = "Set GUMCP_AUTH=keys and make keys with `manage.py create_key USER`."
 
 
 @register(Tags.security)
@@ -95,3 +101,18 @@ def debug_is_local(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         text = "GUMCP_DEBUG is on, and the host has a public address: error pages show its inside to anybody."
         return [Warning(text, hint="Unset GUMCP_DEBUG.", id="gateway.W005")]
     return []
+
+
+@register(Tags.security)
+def files_are_private(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """gateway.W007: other users of this machine may read the secret key or the database."""
+    database = Path(str(settings.DATABASES["default"]["NAME"]))
+    files = [Path(settings.GUMCP_DATA_DIR) / "secret_key"]
+    if connection.vendor == "sqlite":
+        files += [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
+    readable = [str(file) for file in files if file.is_file() and file.stat().st_mode & OTHERS]
+    if not readable:
+        return []
+    names = " ".join(shlex.quote(name) for name in readable)
+    text = f"Other users of this machine may read or write {', '.join(readable)}: password hashes, sessions, secrets."
+    return [Warning(text, hint=f"Run `chmod 600 {names}`.", id="gateway.W007")]

@@ -1,6 +1,8 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.test import override_settings
@@ -45,6 +47,20 @@ def test_unsafe_setting_is_found_with_a_way_to_mend_it(
     checks = found(**settings)
     assert list(checks) == [check]
     assert checks[check]
+
+
+@pytest.mark.parametrize("name", ["secret_key", "gumcp.sqlite3", "gumcp.sqlite3-wal", "gumcp.sqlite3-shm"])
+def test_file_that_others_may_read_is_found(name: str, tmp_path: Path) -> None:
+    for kept in ("secret_key", "gumcp.sqlite3", "gumcp.sqlite3-wal", "gumcp.sqlite3-shm"):
+        (tmp_path / kept).touch(0o600)
+    database = {**settings.DATABASES["default"], "NAME": str(tmp_path / "gumcp.sqlite3")}
+    options = {"GUMCP_DATA_DIR": tmp_path, "DATABASES": {"default": database}}
+    with pytest.warns(UserWarning, match="Overriding setting DATABASES"):
+        assert found(**options) == {}
+    (tmp_path / name).chmod(0o640)
+    with pytest.warns(UserWarning, match="Overriding setting DATABASES"):
+        checks = found(**options)
+    assert checks == {"gateway.W007": f"Run `chmod 600 {tmp_path / name}`."}
 
 
 def test_check_for_deployment_says_in_the_hosts_terms_that_https_is_missing(
