@@ -136,7 +136,7 @@ class HostCollector(Collector):
             "gumcp_sessions", "Open MCP sessions", labels=["server", "transport", "protocol_version"]
         )
         open_sessions = Counts(
-            (session.server_name, session.transport, _version_label(session.protocol_version))
+            (session.server_name, session.transport, version_label(session.protocol_version))
             for session in self._sessions
         )
         for labels, count in open_sessions.items():
@@ -158,14 +158,14 @@ class HostCollector(Collector):
         REGISTRY.unregister(self)
 
 
-def _version_label(protocol_version: str) -> str:
+def version_label(protocol_version: str) -> str:
     """A known protocol version; clients propose whatever they like."""
     return protocol_version if protocol_version in KNOWN_PROTOCOL_VERSIONS else "unknown"
 
 
 def note_stateless_request(server_name: str, protocol_version: str) -> None:
     """Count a request of the stateless protocol."""
-    stateless_requests.labels(server_name, _version_label(protocol_version)).inc()
+    stateless_requests.labels(server_name, version_label(protocol_version)).inc()
 
 
 def connect() -> None:

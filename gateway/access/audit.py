@@ -1,4 +1,4 @@
-"""The trail of what operators did. Written here, shown by the admin, changed by nobody.
+"""The audit log: what operators did. It is written here and shown in the admin. Nobody changes it.
 
 audit.record(audit.KEY_REVOKED, str(key), request=request)
 """
@@ -21,6 +21,12 @@ SESSION_ENDED: Final = "session ended"
 LOGGED_IN: Final = "logged in"
 LOGIN_FAILED: Final = "login failed"
 
+MAX_FAILED_LOGINS: Final = 10_000
+"""How many failed logins are kept, because anybody can cause them. All other events are kept for good."""
+
+FORGET_EVERY: Final = 100
+"""After how many events the oldest failed logins are deleted."""
+
 
 def record(
     action: str,
@@ -31,7 +37,7 @@ def record(
     actor: str = "",
     detail: str = "",
 ) -> None:
-    """Note that an operator did something: the user of `request`, or who runs `command`. Never a secret."""
+    """Record that an operator did something: the user of `request`, or whoever runs `command`. Never a secret."""
     address = ""
     if request is not None:
         actor = actor or (request.user.get_username() if request.user.is_authenticated else "(nobody)")
@@ -39,9 +45,19 @@ def record(
     elif command:
         actor = f"{command} ({_system_user()})"
     event = AuditEvent(actor=actor, action=action, target=target, detail=detail, address=address)
-    make_storable(event)  # the names of users, folders and whoever runs a command are anybody's choice
+    make_storable(event)  # anybody chooses the names of users, of folders and of who runs a command
     event.save()
+    if action == LOGIN_FAILED and event.pk % FORGET_EVERY == 0:
+        _forget_failed_logins()
     logger.info("Audit: %s: %s %s", actor, action, target)
+
+
+def _forget_failed_logins() -> None:
+    failed = AuditEvent.objects.filter(action=LOGIN_FAILED)
+    for newest_surplus in failed.order_by("-id").values_list("id", flat=True)[
+        MAX_FAILED_LOGINS : MAX_FAILED_LOGINS + 1
+    ]:
+        failed.filter(id__lte=newest_surplus).delete()
 
 
 def _system_user() -> str:

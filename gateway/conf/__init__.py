@@ -223,6 +223,14 @@ class GatewaySettings:
     session_retention_days = Setting(
         Duration(unit="d"), "7d", "How long the rows of ended sessions and instances are kept; 0 keeps none."
     )
+    max_session_rows_per_user = Setting(
+        Count(is_limit=True),
+        "1000",
+        "Rows of ended sessions, and of ended instances, that are kept for one user; the oldest are deleted.",
+    )
+    max_session_rows = Setting(
+        Count(is_limit=True), "100000", "How many of them are kept in all; the oldest are deleted."
+    )
 
     _calls = Section("Calls", "The admin can set each for one server.")
     call_timeout_seconds = Setting(

@@ -11,7 +11,9 @@ import os
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -19,8 +21,9 @@ from uuid import UUID, uuid4
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from gateway import signals
+from gateway import metrics, signals
 from gateway.catalog.registry import Registry
+from gateway.conf import conf
 from gateway.database_thread import DatabaseThread, Outage
 from gateway.instances.instance import Instance
 from gateway.instances.listings import Listing, Listings
@@ -35,7 +38,13 @@ from gateway.records.models import (
 )
 from gateway.records.operator_requests import OperatorRequests
 from gateway.records.row_writer import BATCH_SIZE, RowWriter
-from gateway.records.upkeep import close_rows_of_dead_processes, delete_old_rows, hostname
+from gateway.records.upkeep import (
+    close_rows_of_dead_processes,
+    delete_old_rows,
+    delete_surplus_rows,
+    delete_surplus_rows_of,
+    hostname,
+)
 from gateway.storable import storable
 from gateway.transports.sessions import Session, Sessions
 
@@ -44,14 +53,17 @@ logger = logging.getLogger(__name__)
 UPKEEP_SECONDS: Final = 600.0
 """How often old rows are deleted."""
 
+SURPLUS_PARTS: Final = 10
+"""Surplus rows are deleted each time a tenth of the rows that are kept has been added."""
+
+MANY_ROWS: Final = 100_000
+"""Stands for the number of rows that are kept if there is no limit."""
+
 MAX_KEPT_CLOSED_SESSIONS: Final = 50_000
 """How many ended sessions are kept in memory while the database is away; beyond it the oldest are dropped."""
 
 MAX_LISTED_NAME_LENGTH: Final = 1000
 """Longest name of a tool, URI of a resource or name of a prompt that is kept."""
-
-_UNKNOWN_REQUESTS: Final = -1
-"""Stands for the number of requests in an instance's row when that is not known. No instance has this number."""
 
 _UPDATED_SESSION_FIELDS: Final = [
     "client_name",
@@ -102,7 +114,9 @@ class Recorder:
         self._written_activity: dict[UUID, float] = {}
         self._written_conditions: dict[str, str] | None = None
         self._written_revision = -1
-        self._written_instances: dict[UUID, int] = {}
+        self._written_instances: dict[UUID, _WrittenInstance] = {}
+        self._new_ended_rows: Counter[str] = Counter()
+        """Users -> how many rows of theirs have ended since surplus rows of theirs were last deleted."""
         self._last_heartbeat = self._last_upkeep = float("-inf")
         self._is_migrated = False
         self._outage = Outage(
@@ -130,6 +144,8 @@ class Recorder:
             self._conditions = conditions
 
     def _on_session_closed(self, session: Session, **_: Any) -> None:
+        if not session.is_established:
+            return
         with self._lock:
             self._closed[session.row_id] = (session, timezone.now())
             while len(self._closed) > MAX_KEPT_CLOSED_SESSIONS:
@@ -170,8 +186,10 @@ class Recorder:
         self._write_conditions()
         self._write_sessions()
         self._write_instances(is_last)
+        self._delete_surplus_rows()
         if now - self._last_upkeep >= UPKEEP_SECONDS:
             delete_old_rows()
+            delete_surplus_rows()
             self._writer.retry_refused()
             self._last_upkeep = now
         self.last_flush, self.last_error = time.monotonic(), ""
@@ -201,7 +219,8 @@ class Recorder:
         """Forget what was written: the database may be another one, or another process marked our sessions as lost."""
         self._written_activity.clear()
         # Which instances have a row stays known, so that those which end meanwhile are marked as ended.
-        self._written_instances = dict.fromkeys(self._written_instances, _UNKNOWN_REQUESTS)
+        for written in self._written_instances.values():
+            written.requests = None
         self._written_conditions = None
         self._written_revision = -1
         with self._lock:
@@ -276,7 +295,7 @@ class Recorder:
         # in the next round.
         with self._lock:
             closed = dict(self._closed)
-        live = [session for session in self._sessions if session.row_id not in closed]
+        live = [session for session in self._sessions if session.is_established and session.row_id not in closed]
         active = [session for session in live if self._written_activity.get(session.row_id) != session.last_activity]
         seen = {session.row_id: session.last_activity for session in active}
         self._writer.upsert(
@@ -292,6 +311,18 @@ class Recorder:
         with self._lock:
             for row_id in closed:
                 self._closed.pop(row_id, None)
+        self._new_ended_rows.update(session.identity.user_id for session, _ in closed.values())
+
+    def _delete_surplus_rows(self) -> None:
+        """Delete rows of users who got many since the last time, so that nobody has many more than are kept."""
+        many_of_user = max(1, conf.max_session_rows_per_user // SURPLUS_PARTS)
+        users = [user_id for user_id, count in self._new_ended_rows.items() if count >= many_of_user]
+        delete_surplus_rows_of(storable(user_id, 255) for user_id in users)
+        for user_id in users:
+            del self._new_ended_rows[user_id]
+        if self._new_ended_rows.total() >= max(1, (conf.max_session_rows or MANY_ROWS) // SURPLUS_PARTS):
+            delete_surplus_rows()
+            self._new_ended_rows.clear()
 
     def _session_row(self, session: Session, closed_at: datetime | None) -> SessionRecord:
         return SessionRecord(
@@ -302,7 +333,8 @@ class Recorder:
             transport=session.transport,
             client_name=session.client_name,
             client_version=session.client_version,
-            protocol_version=session.protocol_version,
+            # The client may have invented it.
+            protocol_version=session.protocol_version and metrics.version_label(session.protocol_version),
             address=session.address,
             opened_at=session.opened_at,
             last_activity_at=datetime.fromtimestamp(session.last_activity, UTC),
@@ -316,10 +348,16 @@ class Recorder:
 
     def _write_instances(self, is_last: bool) -> None:
         instances = [] if is_last else list(self._instances)
+        # Before the rows: a request that comes in between is then written in the next round.
+        alive = {
+            instance.row_id: _WrittenInstance(instance.identity.user_id, instance.activity.requests)
+            for instance in instances
+        }
         changed = [
             instance
             for instance in instances
-            if self._written_instances.get(instance.row_id) != instance.activity.requests
+            if (written := self._written_instances.get(instance.row_id)) is None
+            or written.requests != instance.activity.requests
         ]
         self._writer.upsert(
             [
@@ -340,11 +378,21 @@ class Recorder:
             "id",
             ["last_request_at", "requests", "calls", "ended_at"],
         )
-        alive = {instance.row_id: instance.activity.requests for instance in instances}
-        ended = [row_id for row_id in self._written_instances if row_id not in alive]
-        for start in range(0, len(ended), BATCH_SIZE):
-            InstanceRecord.objects.filter(id__in=ended[start : start + BATCH_SIZE]).update(ended_at=timezone.now())
+        ended = {row_id: written for row_id, written in self._written_instances.items() if row_id not in alive}
+        row_ids = list(ended)
+        for start in range(0, len(row_ids), BATCH_SIZE):
+            InstanceRecord.objects.filter(id__in=row_ids[start : start + BATCH_SIZE]).update(ended_at=timezone.now())
+        self._new_ended_rows.update(written.user_id for written in ended.values())
         self._written_instances = alive
+
+
+@dataclass(slots=True)
+class _WrittenInstance:
+    """What the row of an instance says."""
+
+    user_id: str
+    requests: int | None
+    """None: not known."""
 
 
 def _storable_names(names: Iterable[str]) -> list[str]:

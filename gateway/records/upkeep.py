@@ -1,16 +1,18 @@
-"""Upkeep of rows that no living process writes: those of processes that died, and those that are too old."""
+"""Upkeep of rows that no living process writes: those of processes that died, those that are too old or too many."""
 
 import os
 import socket
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from gateway.conf import conf
 from gateway.records.models import DEAD_AFTER_SECONDS, HostProcess, InstanceRecord, SessionRecord
+from gateway.records.row_writer import BATCH_SIZE
 from gateway.storable import storable
 
 LONGEST_RETENTION_DAYS: Final = 36_500.0
@@ -41,6 +43,41 @@ def delete_old_rows() -> None:
     SessionRecord.objects.filter(closed_at__lt=oldest).delete()
     InstanceRecord.objects.filter(ended_at__lt=oldest).delete()
     HostProcess.objects.filter(last_seen_at__lt=oldest, sessions=None, instances=None).delete()
+
+
+def delete_surplus_rows_of(user_ids: Iterable[str]) -> None:
+    """Delete the oldest rows of users who have more ended sessions, or instances, than are kept."""
+    if conf.max_session_rows_per_user:
+        for user_id in user_ids:
+            _keep_newest(_ended_sessions().filter(user_id=user_id), "closed_at", conf.max_session_rows_per_user)
+            _keep_newest(_ended_instances().filter(user_id=user_id), "ended_at", conf.max_session_rows_per_user)
+
+
+def delete_surplus_rows() -> None:
+    """Delete the oldest rows of all users who have too many, and then those that are too many in all."""
+    if conf.max_session_rows_per_user:
+        for rows in (_ended_sessions(), _ended_instances()):
+            counts = rows.order_by().values("user_id").annotate(count=Count("id"))
+            delete_surplus_rows_of(
+                counts.filter(count__gt=conf.max_session_rows_per_user).values_list("user_id", flat=True)
+            )
+    if conf.max_session_rows:
+        _keep_newest(_ended_sessions(), "closed_at", conf.max_session_rows)
+        _keep_newest(_ended_instances(), "ended_at", conf.max_session_rows)
+
+
+def _ended_sessions() -> QuerySet[SessionRecord]:
+    return SessionRecord.objects.exclude(closed_at=None)
+
+
+def _ended_instances() -> QuerySet[InstanceRecord]:
+    return InstanceRecord.objects.exclude(ended_at=None)
+
+
+def _keep_newest(rows: "QuerySet[Any]", ended: str, count: int) -> None:
+    surplus = list(rows.order_by(f"-{ended}").values_list("id", flat=True)[count:])
+    for start in range(0, len(surplus), BATCH_SIZE):
+        rows.model.objects.filter(id__in=surplus[start : start + BATCH_SIZE]).delete()
 
 
 def hostname() -> str:

@@ -192,6 +192,8 @@ class Link:
         if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
             key = request_key(message.id)
             self.session.in_flight.pop(key, None)
+            if isinstance(message, JSONRPCResponse):
+                self.session.is_established = True
             if key == self._initialize_key and isinstance(message, JSONRPCResponse):
                 self.is_initialized = True
                 # What the server settled for, which may be another version than the client proposed.

@@ -58,6 +58,8 @@ class Session(Generic[WireT]):
     """Requests that are not answered yet: request id -> when it arrived (monotonic seconds)."""
     open_requests: int = 0
     """HTTP requests of this session that are being answered, open streams included."""
+    is_established: bool = False
+    """Whether the server has answered a request with a result. Before that there is nothing to show to operators."""
     end_reason: str = ""
     """Why the host ended the session; empty if the client did."""
     _wire: WireT | None = field(default=None, repr=False)

@@ -1,4 +1,4 @@
-"""The trail takes any text: what it is written from is chosen by clients, operators and their systems."""
+"""The audit log takes any text: clients, operators and their systems choose what it is written from."""
 
 import getpass
 
@@ -26,3 +26,13 @@ def test_text_that_is_too_long_loses_its_middle() -> None:
     event.full_clean()
     assert [len(text) for text in (event.actor, event.target, event.detail, event.address)] == [200, 300, 500, 200]
     assert event.address.endswith("a\\x00")
+
+
+def test_failed_logins_are_bounded_and_nothing_else_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "MAX_FAILED_LOGINS", 10)
+    audit.record(audit.KEY_REVOKED, "key")
+    for _ in range(250):
+        audit.record(audit.LOGIN_FAILED, "admin")
+    failed = AuditEvent.objects.filter(action=audit.LOGIN_FAILED)
+    assert 10 <= failed.count() < 10 + audit.FORGET_EVERY
+    assert AuditEvent.objects.filter(action=audit.KEY_REVOKED).exists()

@@ -35,14 +35,15 @@ class Mirror:
         served = registry or GatewayConfig.current().registry
         self.recorder = Recorder(served, self.sessions, self.instances, self.listings)
 
-    def open(self, user_id: str = "ada") -> Session:
+    def open(self, user_id: str = "ada", *, is_established: bool = True) -> Session:
         session = Session("workshop", Identity(user_id, "canary-key"), "sse", "127.0.0.1")
+        session.is_established = is_established
         self.sessions.add(session)
         return session
 
-    def add_instance(self) -> Instance:
+    def add_instance(self, user_id: str = "ada") -> Instance:
         not_running: Any = None
-        instance = Instance("workshop", Identity("ada", "canary-key"), not_running)
+        instance = Instance("workshop", Identity(user_id, "canary-key"), not_running)
         self.instances.append(instance)
         return instance
 
@@ -102,6 +103,82 @@ def test_session_that_came_and_went_between_two_flushes_has_a_row() -> None:
     mirror.close(session)
     mirror.flush()
     assert row(session).state == "closed"
+
+
+def test_session_that_was_never_established_has_no_row() -> None:
+    mirror = Mirror()
+    refused, waiting = mirror.open("refused", is_established=False), mirror.open("waiting", is_established=False)
+    mirror.flush()
+    mirror.close(refused)
+    mirror.flush()
+    assert not models.SessionRecord.objects.exists()
+    waiting.is_established = True
+    mirror.flush()
+    assert row(waiting).state == "open"
+
+
+@override_settings(GUMCP_MAX_SESSION_ROWS_PER_USER=20)
+def test_rows_of_one_user_are_bounded_and_the_oldest_are_dropped() -> None:
+    mirror = Mirror()
+    neighbour, still_open = mirror.open("bob"), mirror.open("greedy")
+    mirror.close(neighbour)
+    newest: list[Session] = []
+    for number in range(50):
+        mirror.close(mirror.open("greedy"))
+        mirror.add_instance("greedy")
+        if number % 2 == 0:
+            mirror.flush()
+            mirror.instances.clear()
+        if number >= 40:
+            newest.append(mirror.open("greedy"))
+            mirror.close(newest[-1])
+    mirror.flush()
+    kept = models.SessionRecord.objects.filter(user_id="greedy", state="closed")
+    # Rows are deleted each time a tenth of those that are kept has been added.
+    assert 20 <= kept.count() < 20 + 2 + 2
+    assert {session.row_id for session in newest} <= set(kept.values_list("id", flat=True))
+    assert (row(neighbour).state, row(still_open).state) == ("closed", "open")
+    assert models.InstanceRecord.objects.filter(user_id="greedy").exclude(ended_at=None).count() < 20 + 2 + 2
+
+
+@override_settings(GUMCP_MAX_SESSION_ROWS=30)
+def test_rows_of_invented_users_are_bounded_in_all() -> None:
+    mirror = Mirror()
+    for number in range(100):
+        mirror.close(mirror.open(f"user-{number}"))
+        mirror.flush()
+    assert 30 <= models.SessionRecord.objects.count() <= 33
+    assert models.SessionRecord.objects.filter(user_id="user-99").exists()
+    assert not models.SessionRecord.objects.filter(user_id="user-0").exists()
+
+
+@override_settings(GUMCP_MAX_SESSION_ROWS_PER_USER=2, GUMCP_MAX_SESSION_ROWS=0)
+def test_rows_that_an_earlier_process_left_over_are_deleted_at_the_start() -> None:
+    process = lost_process()
+    now = timezone.now()
+    for minutes in range(10):
+        closed_at = now - timedelta(minutes=minutes)
+        open_row(process, user_id="left", state="closed", closed_at=closed_at, opened_at=closed_at)
+    Mirror().flush()
+    kept = models.SessionRecord.objects.values_list("closed_at", flat=True)
+    assert sorted(kept) == [now - timedelta(minutes=1), now]
+
+
+@override_settings(GUMCP_MAX_SESSION_ROWS_PER_USER=0, GUMCP_MAX_SESSION_ROWS=0)
+def test_rows_are_not_counted_where_there_is_no_limit() -> None:
+    mirror = Mirror()
+    for _ in range(30):
+        mirror.close(mirror.open())
+        mirror.flush()
+    assert models.SessionRecord.objects.count() == 30
+
+
+def test_protocol_version_that_a_client_invented_is_not_kept() -> None:
+    mirror = Mirror()
+    known, invented = mirror.open(), mirror.open()
+    known.protocol_version, invented.protocol_version = "2025-11-25", "x" * 200
+    mirror.flush()
+    assert (row(known).protocol_version, row(invented).protocol_version) == ("2025-11-25", "unknown")
 
 
 def test_no_row_holds_the_key_or_the_session_id() -> None:
