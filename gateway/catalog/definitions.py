@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.catalog.styles import Style
+from gateway.upstreams.supply import Supply
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class ServerDefinition:
     style: Style
     """How its module makes server objects."""
     load_seconds: float
+    source: Supply | None = None
+    """The links of a server that is a command or a URL; None for Python code in this process."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from gateway.catalog.definitions import Discovery, LoadFailure, ServerDefinition
 from gateway.catalog.import_effects import restored_process_state
 from gateway.catalog.loading import Project
+from gateway.catalog.manifests import has_manifest
 from gateway.exceptions import UnknownServer
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,6 @@ def load_server(
 def server_folders(server_dir: Path) -> list[Path]:
     """The folders in `server_dir` that hold a server, by name; none if the directory cannot be read."""
     try:
-        return sorted(path for path in server_dir.iterdir() if (path / "main.py").is_file())
+        return sorted(path for path in server_dir.iterdir() if (path / "main.py").is_file() or has_manifest(path))
     except OSError:
         return []

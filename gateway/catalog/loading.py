@@ -15,9 +15,11 @@ from typing import Final
 from gateway.catalog.definitions import LoadFailure, ServerDefinition
 from gateway.catalog.import_effects import current_event_loop
 from gateway.catalog.load_limits import LoadTimeout, limited_load
+from gateway.catalog.manifests import has_manifest, load_manifest
 from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
 from gateway.catalog.server_modules import ServerModules, plain_names
 from gateway.catalog.styles import Style, UnusableServer, describe
+from gateway.upstreams.supply import Slots
 
 _MAIN_THREAD_ONLY: Final = (
     "This code loads only in the main thread, where no reload is done: restart the host, "
@@ -36,6 +38,7 @@ class Project:
         self._modules = ServerModules.of_project(server_dir)
         self._is_reload = is_reload
         self._load_timeout_seconds = load_timeout_seconds
+        self._slots = Slots()
 
     def load(self, folder: Path, taken: dict[str, Path]) -> ServerDefinition | LoadFailure:
         """Load one server folder, whatever its code raises. `taken` has the names that other folders have.
@@ -59,6 +62,8 @@ class Project:
         if taken.get(name, folder) != folder:
             return LoadFailure(name, folder, f"The name {name} is taken by {taken[name]}. Rename one of the folders.")
 
+        if has_manifest(folder):
+            return load_manifest(folder, self._slots)
         started = time.perf_counter()
         try:
             with current_event_loop(), limited_load(folder, self._load_timeout_seconds):

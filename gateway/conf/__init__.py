@@ -197,6 +197,14 @@ class GatewaySettings:
         "30s",
         "How long a server's factory and lifespan may take before the connection is answered 503.",
     )
+    child_start_timeout_seconds = Setting(
+        Duration(at_least=0.1),
+        "2m",
+        "How long a command or remote server may take to answer its handshake. A first `npx` downloads its package.",
+    )
+    max_children = Setting(
+        Count(at_least=1), "200", "Child processes and remote connections of servers at once; beyond it 503."
+    )
     instance_idle_seconds = Setting(Duration(), "30m", "How long an instance without a session is kept.")
     max_instances = Setting(
         Count(at_least=1),

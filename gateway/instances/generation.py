@@ -66,6 +66,8 @@ class Generation:
                 return await cls._start(definition, identity, calls)
         except asyncio.CancelledError:
             raise
+        except InstanceUnavailable:
+            raise  # the host's own factories: the message is for callers, and the reason is in the log
         # The server's own code may raise anything. It affects this caller only.
         except BaseException as error:
             text = traceback_text(error, identity.api_key)

@@ -1,0 +1,13 @@
+"""Servers that are not Python code in this process: commands, remote URLs, and folders in a process of their own.
+
+Each becomes a factory of low-level `Server` objects that relay what they get. So instances, transports, limits and
+metrics treat them like any other server.
+
+* `manifest`, `placeholders`: `server.json` and `mcpServers` entries, checked when they are loaded.
+* `launcher`, `child`: one process tree, its limits, and its end. `remote`: one connection to a URL.
+* `link`: the JSON-RPC conversation with either of them. `supply`: who uses which link, starts, restarts, back-off.
+* `relay`: the `Server` object that passes requests on. `questions`: what the other side asks the client.
+* `isolation`: Python folders in a process of their own.
+
+Imports `access` (for redaction) and the ground. `catalog` imports this package.
+"""

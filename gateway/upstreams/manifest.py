@@ -1,0 +1,350 @@
+"""Manifests: `server.json` in a server folder, and the entries of an `mcpServers` file.
+
+Their form is the one that MCP clients use (`command`, `args`, `env`, `cwd`, or `url`, `headers`, `type`). What is this
+host's own stands under one key, `gumcp`. Everything is checked here, when the manifest is loaded; a bad entry is a load
+failure with its reason, like a bad folder.
+"""
+
+import difflib
+import ipaddress
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, cast
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway.upstreams.placeholders import PlaceholderError, Text, parse_text
+
+MANIFEST_NAME: Final = "server.json"
+"""The manifest's file name in a server folder."""
+
+MAX_MANIFEST_BYTES: Final = 1024 * 1024
+
+Per = Literal["identity", "session", "shared"]
+"""Who shares a child process or remote connection: one caller's sessions, nobody, or everybody."""
+
+_CLIENTS_OWN: Final = frozenset(
+    {"disabled", "autoApprove", "alwaysAllow", "description", "name", "icon", "tags", "timeout", "initTimeout", "tools"}
+)
+"""Keys that clients put into their entries for themselves. Only `disabled` means something here."""
+
+_TYPES: Final = {
+    "http": "http",
+    "streamable-http": "http",
+    "streamableHttp": "http",
+    "streamable_http": "http",
+    "sse": "sse",
+    "stdio": "stdio",
+}
+
+_Seconds = Annotated[float, Field(gt=0, le=86_400 * 7)]
+_Count = Annotated[int, Field(gt=0, le=1_000_000)]
+
+
+class ManifestError(ValueError):
+    """A manifest cannot be used. The message is a sentence for the operator."""
+
+
+class _Options(BaseModel):
+    """What stands under `gumcp`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    per: Per = "identity"
+    isolation: Literal["none", "process"] = "none"
+    memory_mib: _Count | None = Field(None, alias="memoryMiB")
+    cpu_seconds: _Count | None = Field(None, alias="cpuSeconds")
+    open_files: _Count | None = Field(None, alias="openFiles")
+    processes: _Count | None = None
+    idle_seconds: _Seconds | None = Field(None, alias="idleSeconds")
+    call_timeout_seconds: _Seconds | None = Field(None, alias="callTimeoutSeconds")
+    start_timeout_seconds: _Seconds | None = Field(None, alias="startTimeoutSeconds")
+    user: str | None = None
+    allow_private_addresses: bool = Field(True, alias="allowPrivateAddresses")
+
+
+class _Entry(BaseModel):
+    """One entry as it is written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    command: str | None = None
+    args: list[str] = []
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    url: str | None = None
+    headers: dict[str, str] = {}
+    type: str | None = None
+    transport: str | None = None
+    gumcp: _Options = Field(default_factory=lambda: _Options.model_validate({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one process tree may use; None for no limit of its own."""
+
+    memory_bytes: int | None = None
+    """Of all processes of the tree together."""
+    cpu_seconds: int | None = None
+    open_files: int | None = None
+    processes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSource:
+    """A command that speaks MCP on its standard input and output."""
+
+    command: str
+    args: tuple[Text, ...]
+    env: Mapping[str, Text] = field(repr=False)
+    cwd: Text | None
+    limits: Limits
+    user: str | None = None
+    """The system user that it runs as; None for the host's."""
+
+    @property
+    def kind(self) -> str:
+        """What operators are told it is."""
+        return "command"
+
+    @property
+    def summary(self) -> str:
+        """The command line with placeholders in place of values."""
+        return " ".join([self.command, *(argument.source for argument in self.args)])
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSource:
+    """An MCP server at a URL."""
+
+    url: Text
+    headers: Mapping[str, Text] = field(repr=False)
+    type: Literal["http", "sse"]
+    allows_private_addresses: bool
+    """Whether addresses of private networks and of this machine may be connected to."""
+
+    @property
+    def kind(self) -> str:
+        """What operators are told it is."""
+        return "remote"
+
+    @property
+    def summary(self) -> str:
+        """The URL with placeholders in place of values, without its query."""
+        return self.url.source.partition("?")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One checked entry."""
+
+    source: CommandSource | RemoteSource
+    per: Per = "identity"
+    idle_seconds: float | None = None
+    """How long an unused child is kept; None for as long as its instance."""
+    call_timeout_seconds: float | None = None
+    """How long a call may take; None for the host's setting."""
+    start_timeout_seconds: float | None = None
+    """How long the other side may take to answer `initialize`; None for the host's setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderManifest:
+    """A manifest beside a `main.py`: it says only how the folder is run."""
+
+    isolates: bool
+    """Whether the folder runs in a process of its own."""
+    options: Manifest | None
+    """Limits and times of that process; None for a folder that runs in the host."""
+
+
+def read_json(path: Path) -> Any:
+    """The JSON of a manifest file.
+
+    Raises:
+        ManifestError: it cannot be read or is not JSON.
+    """
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{path.name} is larger than {MAX_MANIFEST_BYTES} bytes.")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ManifestError(f"{path.name} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ManifestError(f"{path.name} is not UTF-8.") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ManifestError(f"{path.name} is not JSON{where}.") from None
+
+
+def read_servers_file(path: Path) -> dict[str, Any]:
+    """The entries of an `mcpServers` file by name, not checked yet. Entries that say `disabled` are left out.
+
+    Raises:
+        ManifestError: the file cannot be read or has no object `mcpServers`.
+    """
+    content = read_json(path)
+    # VS Code calls the same object `servers`.
+    entries = content.get("mcpServers", content.get("servers")) if isinstance(content, dict) else None
+    if not isinstance(entries, dict):
+        raise ManifestError(f"{path.name} has no object mcpServers.")
+    return {name: entry for name, entry in entries.items() if not (isinstance(entry, dict) and entry.get("disabled"))}
+
+
+def parse_manifest(entry: Any, folder: Path, environment: Mapping[str, str] | None = None) -> Manifest:
+    """Check one entry. Relative folders and commands with a slash start at `folder`.
+
+    Raises:
+        ManifestError: it cannot be used.
+    """
+    environment = os.environ if environment is None else environment
+    written = _validate(entry)
+    options = written.gumcp
+    if options.isolation != "none":
+        raise ManifestError("gumcp.isolation is for a folder with a main.py; a command is a process of its own anyway.")
+    if (written.command is None) == (written.url is None):
+        raise ManifestError("An entry needs either command or url.")
+    kind = _type_of(written)
+    try:
+        source = _command(written, folder, environment) if kind == "stdio" else _remote(written, kind, environment)
+    except PlaceholderError as error:
+        raise ManifestError(str(error)) from None
+    return Manifest(
+        source, options.per, options.idle_seconds, options.call_timeout_seconds, options.start_timeout_seconds
+    )
+
+
+def parse_folder_options(entry: Any) -> tuple[bool, Per, Limits, _Options]:
+    """What a manifest beside a `main.py` says: whether the folder is isolated, who shares it, and its limits.
+
+    Raises:
+        ManifestError: it cannot be used.
+    """
+    written = _validate(entry)
+    if written.command is not None or written.url is not None:
+        raise ManifestError("A folder with a main.py cannot have a command or url too. Remove one of the two.")
+    return written.gumcp.isolation == "process", written.gumcp.per, _limits(written.gumcp), written.gumcp
+
+
+def _validate(entry: Any) -> _Entry:
+    if not isinstance(entry, dict):
+        raise ManifestError("An entry must be a JSON object.")
+    own = {key: value for key, value in entry.items() if key not in _CLIENTS_OWN}
+    # Clients that have two fields for a URL.
+    for alias in ("serverUrl", "httpUrl"):
+        if alias in own and "url" not in own:
+            own["url"] = own.pop(alias)
+    try:
+        return _Entry.model_validate(own)
+    except ValidationError as error:
+        raise ManifestError(_sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first fault of an entry, without the values that stand in it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        model: type[BaseModel] = _Options if first["loc"][0] == "gumcp" and len(first["loc"]) > 1 else _Entry
+        known = [found.alias or name for name, found in model.model_fields.items()]
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        return f"{where} is not a known key." + (f" Did you mean {near[0]}?" if near else "")
+    return f"{where}: {first['msg']}."
+
+
+def _type_of(written: _Entry) -> Literal["stdio", "http", "sse"]:
+    named = written.type or written.transport
+    if named is None:
+        if written.command is not None:
+            return "stdio"
+        path = urlsplit(written.url or "").path
+        return "sse" if path.rstrip("/").endswith("/sse") else "http"
+    kind = _TYPES.get(named)
+    if kind is None:
+        raise ManifestError(f"type {named!r} is not known. Use stdio, http or sse.")
+    if (kind == "stdio") != (written.command is not None):
+        raise ManifestError(f"type {named} does not go with {'command' if written.command is not None else 'url'}.")
+    return cast('Literal["stdio", "http", "sse"]', kind)
+
+
+def _limits(options: _Options) -> Limits:
+    memory = None if options.memory_mib is None else options.memory_mib * 1024 * 1024
+    return Limits(memory, options.cpu_seconds, options.open_files, options.processes)
+
+
+def _command(written: _Entry, folder: Path, environment: Mapping[str, str]) -> CommandSource:
+    command = written.command or ""
+    if not command.strip() or "\0" in command:
+        raise ManifestError("command is empty.")
+    if "${" in command:
+        raise ManifestError("command cannot have placeholders; args, env and cwd can.")
+    if written.headers:
+        raise ManifestError("headers go with url, not with command.")
+    if "/" in command:
+        command = str((folder / command).absolute())
+    for name in written.env:
+        if not name or "=" in name or "\0" in name:
+            raise ManifestError(f"env has a name that no variable can have: {name!r}.")
+    return CommandSource(
+        command,
+        tuple(parse_text(argument, environment) for argument in written.args),
+        {name: parse_text(value, environment) for name, value in written.env.items()},
+        parse_text(str(folder / written.cwd) if written.cwd else str(folder), environment),
+        _limits(written.gumcp),
+        written.gumcp.user,
+    )
+
+
+def _remote(written: _Entry, kind: Literal["http", "sse"], environment: Mapping[str, str]) -> RemoteSource:
+    url = written.url or ""
+    if written.args or written.env or written.cwd:
+        raise ManifestError("args, env and cwd go with command, not with url.")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ManifestError("url is not a URL.") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ManifestError("url must begin with http:// or https:// and a host.")
+    if "${" in parts.scheme or "${" in parts.netloc:
+        raise ManifestError("url cannot have placeholders in its scheme or host; its path and query can.")
+    if parts.username is not None or parts.password is not None:
+        raise ManifestError("url cannot have a user or password. Use headers.")
+    if parts.fragment:
+        raise ManifestError("url cannot have a fragment (#).")
+    reason = refused_address(host, allows_private=written.gumcp.allow_private_addresses)
+    if reason is not None:
+        raise ManifestError(f"url names {reason}.")
+    for name in written.headers:
+        if not name or not all(character.isalnum() or character in "!#$%&'*+-.^_`|~" for character in name):
+            raise ManifestError(f"headers has a name that is not a header's: {name!r}.")
+    return RemoteSource(
+        parse_text(url, environment),
+        {name: parse_text(value, environment) for name, value in written.headers.items()},
+        kind,
+        written.gumcp.allow_private_addresses,
+    )
+
+
+def refused_address(host: str, *, allows_private: bool) -> str | None:
+    """Why nobody may connect to `host`, if it is an address that is refused; None for names and other addresses.
+
+    Link-local addresses are refused always: cloud providers serve machines' credentials there.
+    """
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_link_local or str(address) in ("fd00:ec2::254", "100.100.100.200", "168.63.129.16"):
+        return "a link-local or metadata address, which is refused always"
+    if address.is_multicast or address.is_unspecified or address.is_reserved:
+        return "an address that no server can have"
+    if not allows_private and (address.is_private or address.is_loopback):
+        return "a private address (gumcp.allowPrivateAddresses is false)"
+    return None

@@ -1,0 +1,353 @@
+"""What the other side asks and tells: which client it is meant for, and how that client is asked.
+
+The handshake era lets the other side ask while a call runs (sampling, elicitation, roots). Which call it means is not
+said on a pipe, so a question goes to the one call in flight, else to the newest session whose client can answer it.
+Clients of 2026-07-28 cannot be asked: their call is parked, its answer says what input is required, and the retry
+with the input resumes it.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import mcp_types as types
+from mcp.server.connection import Connection, allowed_log_levels
+from mcp.server.context import ServerRequestContext
+from mcp.server.subscriptions import (
+    InMemorySubscriptionBus,
+    PromptsListChanged,
+    ResourcesListChanged,
+    ResourceUpdated,
+    ToolsListChanged,
+)
+from mcp.shared.exceptions import MCPError, NoBackChannelError
+from mcp.shared.message import ServerMessageMetadata
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+logger = logging.getLogger(__name__)
+
+PARKED_SECONDS: Final = 300.0
+"""How long a parked call waits for its client's input."""
+
+MAX_PARKED: Final = 100
+"""How many calls of one link may be parked at once."""
+
+_QUESTIONS: Final[dict[str, tuple[str, type[types.Request[Any, Any]]]]] = {
+    "sampling/createMessage": ("sampling", types.CreateMessageRequest),
+    "elicitation/create": ("elicitation", types.ElicitRequest),
+    "roots/list": ("roots", types.ListRootsRequest),
+}
+"""Method -> the capability that a client needs for it, and its type."""
+
+_LIST_CHANGES: Final[dict[str, type[ToolsListChanged] | type[PromptsListChanged] | type[ResourcesListChanged]]] = {
+    "notifications/tools/list_changed": ToolsListChanged,
+    "notifications/prompts/list_changed": PromptsListChanged,
+    "notifications/resources/list_changed": ResourcesListChanged,
+}
+
+Context = ServerRequestContext[Any, Any]
+
+
+class _Anything(BaseModel):
+    """A result that is passed on as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def is_modern(ctx: Context) -> bool:
+    """Whether a request came in the stateless era."""
+    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+
+def connection_of(ctx: Context) -> Connection | None:
+    """The connection that a request came on, if it can be told anything later."""
+    # Private in mcp 2.3, whose handlers get a new session object with each request.
+    connection: Connection | None = getattr(ctx.session, "_connection", None)
+    return connection if connection is not None and connection.has_standalone_channel else None
+
+
+@dataclass(eq=False)
+class Call:
+    """A client's request that is in flight on the other side."""
+
+    ctx: Context
+    parked: "ParkedCall | None" = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is parked and its client has been told what input is required."""
+        return self.parked is not None and self.parked.parked_at > 0
+
+    def can_answer(self, capability: str) -> bool:
+        """Whether its client has declared a capability."""
+        declared = self.ctx.session.client_capabilities
+        return declared is not None and getattr(declared, capability, None) is not None
+
+
+@dataclass(eq=False)
+class ParkedCall:
+    """A call of a client that cannot be asked: it goes on while its client is told what input is required."""
+
+    token: str
+    result: "asyncio.Task[dict[str, Any]]"
+    call: Call
+    open: dict[str, "asyncio.Future[dict[str, Any]]"] = field(default_factory=dict)
+    """Questions that are not answered yet."""
+    told: set[str] = field(default_factory=set)
+    """Those of them that the client knows of."""
+    requests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    parked_at: float = 0.0
+
+    async def ask(self, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Ask the client with its next answer, and wait for the retry that brings the input."""
+        key = f"question-{len(self.requests) + 1}"
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.open[key] = future
+        self.requests[key] = {"method": method, "params": dict(params or {})}
+        self.changed.set()
+        try:
+            return await future
+        finally:
+            self.open.pop(key, None)
+
+    def resume(self, responses: Mapping[str, Any]) -> None:
+        """Hand on the input that the client sent."""
+        for key, response in responses.items():
+            future = self.open.get(key)
+            if future is not None and not future.done() and isinstance(response, dict):
+                future.set_result(response)
+
+    async def next_answer(self) -> dict[str, Any]:
+        """The result, or what input is required. Raises what the call raised."""
+        while True:
+            asked = [key for key, future in self.open.items() if not future.done()]
+            if asked and not self.result.done():
+                self.parked_at = time.monotonic()
+                return {
+                    "resultType": "input_required",
+                    "inputRequests": {key: self.requests[key] for key in asked},
+                    "requestState": self.token,
+                }
+            self.changed.clear()
+            changed = asyncio.ensure_future(self.changed.wait())
+            try:
+                await asyncio.wait({self.result, changed}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+            if self.result.done():
+                return self.result.result()
+
+
+class Questions:
+    """Who uses one link: the calls in flight and the sessions, and what the other side wants of them."""
+
+    def __init__(self) -> None:
+        self.calls: dict[Call, None] = {}
+        """In flight, the oldest first."""
+        self._connections: dict[Connection, Context] = {}
+        """Sessions with their newest request, in the order in which they came."""
+        self._subscriptions: dict[str, set[Connection]] = {}
+        self._parked: dict[str, ParkedCall] = {}
+        self.bus = InMemorySubscriptionBus()
+        self.on_unsubscribed: Callable[[str], Awaitable[None]] | None = None
+        """Called with a resource's URI when its last subscriber has left."""
+        self.on_left: Callable[[], object] = lambda: None
+        """Called when a session has ended."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is using the link now."""
+        return not self.calls and not self._connections and not self._parked
+
+    # -- Who is there ------------------------------------------------------------------------------------------------
+
+    def see(self, ctx: Context) -> None:
+        """Note the session that a request came on."""
+        connection = connection_of(ctx)
+        if connection is None or is_modern(ctx):
+            return
+        if connection not in self._connections:
+            connection.exit_stack.callback(self._forget, connection)
+        self._connections[connection] = ctx
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.pop(connection, None)
+        for uri, subscribers in list(self._subscriptions.items()):
+            subscribers.discard(connection)
+            if not subscribers:
+                del self._subscriptions[uri]
+                if self.on_unsubscribed is not None:
+                    task = asyncio.ensure_future(self.on_unsubscribed(uri))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+        self.on_left()
+
+    def subscribe(self, ctx: Context, uri: str) -> bool:
+        """Note that a session wants to hear of a resource. Returns whether it is the first."""
+        connection = connection_of(ctx)
+        subscribers = self._subscriptions.setdefault(uri, set())
+        is_first = not subscribers
+        if connection is not None:
+            subscribers.add(connection)
+        return is_first
+
+    def unsubscribe(self, ctx: Context, uri: str) -> bool:
+        """Note that a session does not want to any more. Returns whether it was the last."""
+        subscribers = self._subscriptions.get(uri, set())
+        connection = connection_of(ctx)
+        if connection is not None:
+            subscribers.discard(connection)
+        if not subscribers:
+            self._subscriptions.pop(uri, None)
+        return not subscribers
+
+    @property
+    def subscribed(self) -> list[str]:
+        """The resources that somebody wants to hear of."""
+        return list(self._subscriptions)
+
+    # -- What the other side asks ------------------------------------------------------------------------------------
+
+    async def answer(self, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Answer a request of the other side. Raises `MCPError` where nobody can."""
+        if method == "ping":
+            return {}
+        if method not in _QUESTIONS:
+            raise MCPError(code=types.METHOD_NOT_FOUND, message="Method not found", data=method)
+        capability, kind = _QUESTIONS[method]
+        # A call whose client is being asked already waits for that; another question is rarely its own.
+        calls = [call for call in self.calls if not call.is_waiting] or list(self.calls)
+        if len(calls) == 1:
+            if calls[0].can_answer(capability):
+                return await self._ask_call(calls[0], kind, method, params)
+        else:
+            for ctx in reversed(list(self._connections.values())):
+                if Call(ctx).can_answer(capability):
+                    return await _ask(ctx, kind, method, params, None)
+            for call in reversed(calls):
+                if call.can_answer(capability):
+                    return await self._ask_call(call, kind, method, params)
+        raise MCPError(code=types.METHOD_NOT_FOUND, message=f"The client does not support {capability}", data=method)
+
+    async def _ask_call(
+        self, call: Call, kind: type[types.Request[Any, Any]], method: str, params: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        if call.parked is not None:
+            return await call.parked.ask(method, params)
+        related = ServerMessageMetadata(related_request_id=call.ctx.request_id)
+        return await _ask(call.ctx, kind, method, params, related)
+
+    # -- Parked calls ------------------------------------------------------------------------------------------------
+
+    def park(self, call: Call, result: "asyncio.Task[dict[str, Any]]") -> ParkedCall:
+        """Make a call one that can be parked.
+
+        Raises:
+            MCPError: too many are parked.
+        """
+        self._drop_old()
+        if len(self._parked) >= MAX_PARKED:
+            raise MCPError(code=types.INTERNAL_ERROR, message="Too many calls are waiting for input. Try again later.")
+        parked = ParkedCall(secrets.token_urlsafe(16), result, call)
+        call.parked = parked
+        self._parked[parked.token] = parked
+        result.add_done_callback(lambda _: self._parked.pop(parked.token, None))
+        return parked
+
+    def find_parked(self, token: object, ctx: Context) -> ParkedCall:
+        """The call that a retry resumes.
+
+        Raises:
+            MCPError: it is not waiting any more.
+        """
+        self._drop_old()
+        parked = self._parked.get(token) if isinstance(token, str) else None
+        if parked is None:
+            raise MCPError(
+                code=types.INVALID_PARAMS,
+                message="This call does not wait for input any more. Call again without requestState.",
+            )
+        parked.parked_at = 0.0
+        parked.call.ctx = ctx
+        return parked
+
+    def _drop_old(self) -> None:
+        oldest = time.monotonic() - PARKED_SECONDS
+        for parked in list(self._parked.values()):
+            if parked.parked_at and parked.parked_at < oldest:
+                parked.result.cancel()
+
+    def drop_parked(self) -> None:
+        """End all parked calls."""
+        for parked in list(self._parked.values()):
+            parked.result.cancel()
+
+    def keep_up(self) -> None:
+        """End parked calls whose clients took too long."""
+        self._drop_old()
+
+    # -- What the other side tells -----------------------------------------------------------------------------------
+
+    async def note(self, method: str, params: Mapping[str, Any] | None) -> None:
+        """Pass a notification of the other side on to those whom it concerns."""
+        if method == "notifications/message":
+            await self._log(params)
+        elif method in _LIST_CHANGES:
+            await self.announce(method)
+        elif method == "notifications/resources/updated":
+            uri = (params or {}).get("uri")
+            if isinstance(uri, str):
+                for connection in list(self._subscriptions.get(uri, ())):
+                    await connection.notify(method, params)
+                await self.bus.publish(ResourceUpdated(uri))
+        elif method == "notifications/elicitation/complete":
+            for connection in list(self._connections):
+                await connection.notify(method, params)
+
+    async def announce(self, method: str) -> None:
+        """Tell all clients that a list has changed."""
+        for connection in list(self._connections):
+            await connection.notify(method, None)
+        await self.bus.publish(_LIST_CHANGES[method]())
+
+    async def _log(self, params: Mapping[str, Any] | None) -> None:
+        if len(self.calls) == 1:
+            ctx = next(iter(self.calls)).ctx
+            if (params or {}).get("level") not in allowed_log_levels(ctx.protocol_version, ctx.meta):
+                return
+            try:
+                notification = types.LoggingMessageNotification(
+                    params=types.LoggingMessageNotificationParams.model_validate(params, by_name=False)
+                )
+            except ValidationError:
+                return
+            await ctx.session.send_notification(notification, related_request_id=ctx.request_id)
+            return
+        for connection in list(self._connections):
+            await connection.notify("notifications/message", params)
+
+
+async def _ask(
+    ctx: Context,
+    kind: type[types.Request[Any, Any]],
+    method: str,
+    params: Mapping[str, Any] | None,
+    related: ServerMessageMetadata | None,
+) -> dict[str, Any]:
+    """Ask a client of the handshake era. Raises `MCPError` where it cannot be asked."""
+    try:
+        request = kind.model_validate({"method": method, "params": params or {}}, by_name=False)
+    except ValidationError:
+        raise MCPError(code=types.INVALID_PARAMS, message="Invalid request parameters", data="") from None
+    try:
+        result = await ctx.session.send_request(request, _Anything, metadata=related)  # type: ignore[arg-type]
+    except NoBackChannelError:
+        raise MCPError(code=types.METHOD_NOT_FOUND, message="The client cannot be asked now", data=method) from None
+    return result.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -1,0 +1,297 @@
+"""A relay to a real child process, driven by the official client in process: every era, questions, crashes."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import mcp_types as types
+import pytest
+from mcp.client import Client
+from mcp.shared.exceptions import MCPError
+
+from gateway.exceptions import InstanceUnavailable
+from gateway.upstreams.child import INHERITED_VARIABLES
+from gateway.upstreams.supply import Slots, Supply
+from tests.support.upstreams import make_relay, make_supply
+
+Mode = Literal["auto", "legacy"]
+pytestmark = pytest.mark.usefixtures("processes")
+
+both_eras = pytest.mark.parametrize("mode", ["auto", "legacy"])
+
+HANG_SECONDS = 20.0
+
+
+@asynccontextmanager
+async def client(supply: Supply, mode: Mode = "auto", user_id: str = "ada", **options: Any) -> AsyncIterator[Client]:
+    server = await make_relay(supply, user_id, options.pop("api_key", None))
+    async with asyncio.timeout(HANG_SECONDS), Client(server, mode=mode, **options) as connected:
+        yield connected
+
+
+async def text(connected: Client, tool: str, **arguments: Any) -> str:
+    result = await connected.call_tool(tool, arguments)
+    assert isinstance(result.content[0], types.TextContent)
+    return result.content[0].text
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def until_gone(pid: int, seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while is_alive(pid):  # noqa: ASYNC110  (a process gives no event)
+            await asyncio.sleep(0.02)
+
+
+@both_eras
+async def test_tools_are_listed_and_called(mode: Mode) -> None:
+    async with client(make_supply(), mode) as connected:
+        assert "echo" in [tool.name for tool in (await connected.list_tools()).tools]
+        assert await text(connected, "echo", text="hello") == "hello"
+
+
+@both_eras
+async def test_error_result_is_passed_on(mode: Mode) -> None:
+    async with client(make_supply(), mode) as connected:
+        result = await connected.call_tool("fail", {})
+        assert result.is_error
+        assert isinstance(result.content[0], types.TextContent)
+        assert result.content[0].text == "it failed"
+
+
+@both_eras
+async def test_progress_arrives_in_order_before_the_result(mode: Mode) -> None:
+    told: list[float] = []
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        told.append(progress)
+
+    async with client(make_supply(), mode) as connected:
+        await connected.call_tool("progress", {}, progress_callback=on_progress)
+    assert told == [1, 2, 3]
+
+
+async def _sample(*_: Any) -> types.CreateMessageResult:
+    return types.CreateMessageResult(role="assistant", content=types.TextContent(type="text", text="4"), model="m")
+
+
+async def _elicit(*_: Any) -> types.ElicitResult:
+    return types.ElicitResult(action="accept", content={"name": "Ada"})
+
+
+async def _roots(*_: Any) -> types.ListRootsResult:
+    return types.ListRootsResult(roots=[types.Root(uri="file:///work")])
+
+
+@both_eras
+async def test_questions_of_the_child_are_answered_by_the_client(mode: Mode) -> None:
+    answers = {"sampling_callback": _sample, "elicitation_callback": _elicit, "list_roots_callback": _roots}
+    async with client(make_supply(), mode, **answers) as connected:
+        assert json.loads(await text(connected, "sample"))["content"]["text"] == "4"
+        assert json.loads(await text(connected, "elicit")) == {"action": "accept", "content": {"name": "Ada"}}
+        assert json.loads(await text(connected, "roots"))["roots"][0]["uri"] == "file:///work"
+
+
+@both_eras
+async def test_question_that_the_client_cannot_answer_is_refused_at_once(mode: Mode) -> None:
+    async with client(make_supply(), mode) as connected:
+        assert "does not support elicitation" in await text(connected, "elicit")
+
+
+async def test_log_messages_reach_the_client() -> None:
+    said: list[Any] = []
+
+    async def on_log(params: types.LoggingMessageNotificationParams) -> None:
+        said.append(params.data)
+
+    async with client(make_supply(), "legacy", logging_callback=on_log) as connected:
+        await text(connected, "log")
+    assert said == ["hello from the child"]
+
+
+@both_eras
+async def test_cancelled_call_is_cancelled_in_the_child(mode: Mode) -> None:
+    async with client(make_supply(), mode) as connected:
+        hanging = asyncio.create_task(connected.call_tool("hang", {"seconds": 30}))
+        await asyncio.sleep(0.2)
+        hanging.cancel()
+        async with asyncio.timeout(5):
+            while json.loads(await text(connected, "cancelled")) == []:  # noqa: ASYNC110  (nor does a child)
+                await asyncio.sleep(0.02)
+
+
+@both_eras
+async def test_crash_ends_the_call_with_an_error_and_the_next_one_works(mode: Mode) -> None:
+    async with client(make_supply(), mode) as connected:
+        for _ in range(3):
+            started = time.monotonic()
+            with pytest.raises(MCPError, match="ended during this request"):
+                await connected.call_tool("kill_me", {})
+            assert time.monotonic() - started < 5
+            assert await text(connected, "echo", text="again") == "again"
+
+
+async def test_child_ends_with_the_last_of_its_callers() -> None:
+    supply = make_supply()
+    async with client(supply) as connected:
+        pid = int(await text(connected, "pid"))
+        assert is_alive(pid)
+    await until_gone(pid)
+    assert supply.slots.used == 0
+
+
+async def test_grandchild_that_ignores_sigterm_is_left_behind_by_nobody() -> None:
+    async with client(make_supply()) as connected:
+        grandchild = int(await text(connected, "spawn"))
+    await until_gone(grandchild)
+
+
+async def test_each_identity_has_a_child_and_its_sessions_share_it() -> None:
+    supply = make_supply()
+    async with (
+        client(supply, user_id="ada") as ada,
+        client(supply, user_id="bob") as bob,
+        client(supply, user_id="ada") as again,
+    ):
+        assert await text(ada, "pid") == await text(again, "pid")
+        assert await text(ada, "pid") != await text(bob, "pid")
+
+
+async def test_shared_child_serves_everybody() -> None:
+    supply = make_supply(per="shared")
+    async with client(supply, user_id="ada") as ada, client(supply, user_id="bob") as bob:
+        assert await text(ada, "pid") == await text(bob, "pid")
+
+
+async def test_session_of_its_own_has_a_child_of_its_own() -> None:
+    supply = make_supply(per="session")
+    server = await make_relay(supply)
+    async with Client(server, mode="legacy") as one, Client(server, mode="legacy") as two:
+        assert await text(one, "pid") == await text(one, "pid")
+        assert await text(one, "pid") != await text(two, "pid")
+        assert supply.slots.used == 2
+    async with asyncio.timeout(5):
+        while supply.slots.used:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("tool", ["garbage", "wrong_id"])
+async def test_noise_on_standard_output_is_skipped(tool: str) -> None:
+    async with client(make_supply()) as connected:
+        assert await text(connected, tool) in ("after the garbage", "for you")
+
+
+async def test_line_without_end_stops_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.upstreams.child.MAX_LINE_BYTES", 100_000)
+    async with client(make_supply()) as connected:
+        with pytest.raises(MCPError, match="ended during this request"):
+            await connected.call_tool("long_line", {"bytes": 1_000_000})
+        assert await text(connected, "echo", text="again") == "again"
+
+
+async def test_memory_beyond_the_limit_ends_the_child_and_says_why() -> None:
+    supply = make_supply(memoryMiB=80)
+    async with client(supply) as connected:
+        with pytest.raises(MCPError, match="ended during this request"):
+            await connected.call_tool("grow", {})
+        assert any("MiB of memory" in line for line in supply.stderr.last(20))
+
+
+async def test_environment_is_the_allow_list_and_what_the_manifest_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUMCP_SECRET_KEY", "planted")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
+    supply = make_supply(
+        {
+            "command": sys.executable,
+            "args": ["-S", "tests/support/talking_child.py", "$(touch /tmp/never)", "`id`", "; ls"],
+            "env": {"TOKEN": "${api_key}", "WHO": "${user_id}"},
+        }
+    )
+    async with client(supply, api_key="s3cret") as connected:
+        environment = json.loads(await text(connected, "environment"))
+        assert environment.pop("TOKEN") == "s3cret"
+        assert environment.pop("WHO") == "ada"
+        assert "planted" not in environment.values()
+        assert environment.keys() <= INHERITED_VARIABLES
+        arguments, _ = json.loads(await text(connected, "arguments"))
+        assert arguments == ["$(touch /tmp/never)", "`id`", "; ls"]
+        assert json.loads(await text(connected, "descriptors")) in ([], [3])  # listing opens one
+
+
+async def test_command_that_does_not_exist_is_a_reason_and_is_not_tried_at_every_call() -> None:
+    supply = make_supply({"command": "/no/such/command"})
+    with pytest.raises(InstanceUnavailable, match="cannot be started"):
+        await make_relay(supply)
+    with pytest.raises(InstanceUnavailable, match=r"next start is tried in \d+ s"):
+        await make_relay(supply)
+    assert any("No such file" in line for line in supply.stderr.last(5))
+    assert supply.slots.used == 0
+
+
+async def test_command_that_exits_at_once_is_a_reason() -> None:
+    supply = make_supply({"command": sys.executable, "args": ["-c", "import sys; sys.exit('broken inside')"]})
+    with pytest.raises(InstanceUnavailable, match=r"ended before it answered \(exit status 1\)"):
+        await make_relay(supply)
+    assert "broken inside" in supply.stderr.last(1)[0]
+
+
+async def test_command_that_never_answers_is_given_up() -> None:
+    supply = make_supply(
+        {"command": sys.executable, "args": ["-c", "import time; time.sleep(60)"]}, startTimeoutSeconds=0.5
+    )
+    with pytest.raises(InstanceUnavailable, match="did not answer in time"):
+        await make_relay(supply)
+
+
+async def test_key_that_is_missing_is_asked_for() -> None:
+    supply = make_supply({"command": sys.executable, "args": ["${api_key}"]})
+    with pytest.raises(InstanceUnavailable, match="needs an API key"):
+        await make_relay(supply)
+
+
+async def test_user_id_does_not_become_an_option() -> None:
+    supply = make_supply({"command": sys.executable, "args": ["${user_id}"]})
+    with pytest.raises(InstanceUnavailable, match="begins with a dash"):
+        await make_relay(supply, "-c")
+
+
+async def test_host_runs_no_more_children_than_it_may(settings: Any) -> None:
+    settings.GUMCP_MAX_CHILDREN = 1
+    slots = Slots()
+    async with client(make_supply(slots=slots)):
+        with pytest.raises(InstanceUnavailable, match="as many child processes as it may"):
+            await make_relay(make_supply(slots=slots), "bob")
+
+
+async def test_idle_child_is_stopped_and_started_again_when_used() -> None:
+    supply = make_supply(idleSeconds=0.2)
+    async with client(supply) as connected:
+        pid = int(await text(connected, "pid"))
+        await until_gone(pid)
+        assert await text(connected, "echo", text="back") == "back"
+
+
+async def test_twenty_crashes_leave_no_process_and_no_descriptor() -> None:
+    supply = make_supply()
+    async with client(supply) as connected:
+        await text(connected, "pid")
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            with pytest.raises(MCPError):
+                await connected.call_tool("exit", {})
+        await text(connected, "pid")
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+    pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert not [pid for pid in pids if "launcher.py" in Path(f"/proc/{pid}/cmdline").read_text()]
