@@ -2,9 +2,27 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from gateway.catalog.styles import Style
-from gateway.upstreams.supply import Supply
+
+
+class Source(Protocol):
+    """What serves a server that is not Python code in this process."""
+
+    @property
+    def kind(self) -> str:
+        """`command` or `remote`."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """Its command line or URL, without secrets."""
+        ...
+
+    def condition(self) -> str:
+        """Its state in a few words. Any thread."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +35,7 @@ class ServerDefinition:
     style: Style
     """How its module makes server objects."""
     load_seconds: float
-    source: Supply | None = None
+    source: Source | None = None
     """The links of a server that is a command or a URL; None for Python code in this process."""
 
 

@@ -19,7 +19,7 @@ from gateway.catalog.manifests import has_manifest, load_manifest
 from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
 from gateway.catalog.server_modules import ServerModules, plain_names
 from gateway.catalog.styles import Style, UnusableServer, describe
-from gateway.upstreams.supply import Slots
+from gateway.upstreams.slots import Slots
 
 _MAIN_THREAD_ONLY: Final = (
     "This code loads only in the main thread, where no reload is done: restart the host, "

@@ -10,8 +10,7 @@ from typing import Any
 from gateway.catalog.definitions import LoadFailure, ServerDefinition
 from gateway.catalog.styles import Style
 from gateway.upstreams.manifest import MANIFEST_NAME, ManifestError, parse_manifest, read_json
-from gateway.upstreams.relay import relay_factory, relay_options
-from gateway.upstreams.supply import Slots, Supply
+from gateway.upstreams.slots import Slots
 
 
 def has_manifest(folder: Path) -> bool:
@@ -29,6 +28,10 @@ def load_manifest(folder: Path, slots: Slots) -> ServerDefinition | LoadFailure:
 
 def load_entry(name: str, folder: Path, entry: Any, slots: Slots) -> ServerDefinition | LoadFailure:
     """Load one entry. Nothing is started."""
+    # Only hosts that have a manifest pay for the SDK's client, which takes as long to import as all the rest.
+    from gateway.upstreams.relay import relay_factory, relay_options
+    from gateway.upstreams.supply import Supply
+
     started = time.perf_counter()
     try:
         manifest = parse_manifest(entry, folder)

@@ -152,16 +152,6 @@ class Manifest:
     """How long the other side may take to answer `initialize`; None for the host's setting."""
 
 
-@dataclass(frozen=True, slots=True)
-class FolderManifest:
-    """A manifest beside a `main.py`: it says only how the folder is run."""
-
-    isolates: bool
-    """Whether the folder runs in a process of its own."""
-    options: Manifest | None
-    """Limits and times of that process; None for a folder that runs in the host."""
-
-
 def read_json(path: Path) -> Any:
     """The JSON of a manifest file.
 

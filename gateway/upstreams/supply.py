@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
@@ -27,6 +26,7 @@ from gateway.upstreams.manifest import CommandSource, Manifest
 from gateway.upstreams.placeholders import Caller
 from gateway.upstreams.questions import Questions
 from gateway.upstreams.remote import LastFault, open_remote
+from gateway.upstreams.slots import Slots
 
 logger = logging.getLogger(__name__)
 
@@ -45,30 +45,6 @@ CANNOT_START: Final = 127
 
 Key = tuple[str, str | None, object] | None
 """Who shares a link: (user id, key, connection or None), or None for everybody."""
-
-
-class Slots:
-    """How many child processes there are in this process, and how many there may be. Any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.used = 0
-
-    def take(self) -> None:
-        """Take a place.
-
-        Raises:
-            InstanceUnavailable: none is left.
-        """
-        with self._lock:
-            if self.used >= conf.max_children:
-                raise InstanceUnavailable("This host runs as many child processes as it may. Try again later.")
-            self.used += 1
-
-    def give_back(self) -> None:
-        """Give a place back."""
-        with self._lock:
-            self.used -= 1
 
 
 class BackOff:
@@ -136,6 +112,16 @@ class Supply:
             if len(self._back_offs) > MAX_REMEMBERED_FAILURES:
                 self._back_offs.popitem(last=False)
         return back_off
+
+    @property
+    def kind(self) -> str:
+        """What operators are told the server is."""
+        return self.manifest.source.kind
+
+    @property
+    def summary(self) -> str:
+        """Its command line or URL, with placeholders in place of values."""
+        return self.manifest.source.summary
 
     def condition(self) -> str:
         """What operators are told: how many links are open and what failed last."""

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from gateway.upstreams.manifest import parse_manifest
 from gateway.upstreams.relay import RelayServer, relay_factory
-from gateway.upstreams.supply import Slots, Supply
+from gateway.upstreams.slots import Slots
+from gateway.upstreams.supply import Supply
 
 TALKING_CHILD: Final = Path(__file__).with_name("talking_child.py")
 

@@ -17,7 +17,8 @@ from mcp.shared.exceptions import MCPError
 
 from gateway.exceptions import InstanceUnavailable
 from gateway.upstreams.child import INHERITED_VARIABLES
-from gateway.upstreams.supply import Slots, Supply
+from gateway.upstreams.slots import Slots
+from gateway.upstreams.supply import Supply
 from tests.support.upstreams import make_relay, make_supply
 
 Mode = Literal["auto", "legacy"]
