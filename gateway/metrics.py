@@ -1,6 +1,8 @@
-"""Every Prometheus object of the host, and the receivers that feed them.
+"""All Prometheus metrics of the host, and the signal receivers that count into them. Metrics of Django's pages:
+`http.page_metrics`.
 
-Label values come only from what was discovered, never from a request, so that no client can grow them.
+Label values come from the servers that were found and from fixed lists, never from a request: clients must not be able
+to add time series.
 """
 
 from collections import Counter as Counts
@@ -43,7 +45,7 @@ REFUSAL_REASONS: Final = (
 """Why the host itself refused a request."""
 
 OTHER_TOOL: Final = "(other)"
-"""The label of a called tool that its server does not list."""
+"""The label of a tool that was called and is not in its server's listing."""
 
 active_connections = Gauge("gumcp_active_connections", "Open event streams", ["server"])
 connections = Counter("gumcp_connection_total", "Event streams opened", ["server"])
@@ -62,7 +64,7 @@ tool_call_seconds = Histogram(
 refused_requests = Counter("gumcp_refused_requests_total", "Requests refused by the host", ["reason"])
 connection_faults = Counter("gumcp_connection_faults_total", "Connections that our Daphne refused or cut", ["reason"])
 request_failures = Counter(
-    "gumcp_request_failures_total", "Requests ended by an error of the host's own, by how far the answer was", ["when"]
+    "gumcp_request_failures_total", "Requests ended by an error in the host, by how far the response was", ["when"]
 )
 load_failures = Gauge("gumcp_load_failures_servers", "Server folders that failed to load")
 lane_blocks = Counter("gumcp_lane_blocks_total", "Times a server's event loop was blocked", ["server", "tool"])
@@ -112,9 +114,9 @@ class _Session(_OpenedSession, Protocol):
 
 
 class HostCollector(Collector):
-    """Figures that are read from the running host when Prometheus asks, instead of being kept up to date.
+    """Metrics that are read from the running host when Prometheus asks for them.
 
-    Threads: `collect` runs in the threads of the metrics port, so everything it reads must allow any thread.
+    Threads: `collect` runs in a thread of the metrics port. Everything that it reads may be read in any thread.
     """
 
     def __init__(self, lanes: Iterable[_Lane], instances: _Instances, sessions: Iterable[_Session]) -> None:
@@ -154,12 +156,12 @@ class HostCollector(Collector):
         REGISTRY.register(self)
 
     def unregister(self) -> None:
-        """Take it out again."""
+        """Remove this collector from the registry."""
         REGISTRY.unregister(self)
 
 
 def version_label(protocol_version: str) -> str:
-    """A known protocol version; clients propose whatever they like."""
+    """A known protocol version, or "unknown": clients can propose any text."""
     return protocol_version if protocol_version in KNOWN_PROTOCOL_VERSIONS else "unknown"
 
 
@@ -169,7 +171,7 @@ def note_stateless_request(server_name: str, protocol_version: str) -> None:
 
 
 def connect() -> None:
-    """Connect the receivers. Connecting twice is the same as once."""
+    """Connect the receivers to their signals. A second call changes nothing."""
     signals.session_opened.connect(_on_session_opened)
     signals.stream_opened.connect(_on_stream_opened)
     signals.stream_closed.connect(_on_stream_closed)

@@ -100,7 +100,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "gateway.endpoints.error_reports.RedactErrorPages",
-    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "gateway.http.page_metrics.CountBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "gateway.http.page_headers.ContentSecurityPolicy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -111,7 +111,7 @@ MIDDLEWARE = [
     "gateway.access.login_throttle.LoginThrottle",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "django_prometheus.middleware.PrometheusAfterMiddleware",
+    "gateway.http.page_metrics.CountAfterMiddleware",
 ]
 
 DEFAULT_EXCEPTION_REPORTER = "gateway.endpoints.error_reports.RedactingReporter"

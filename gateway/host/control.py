@@ -1,7 +1,4 @@
-"""Receives operators' commands for the sessions of this process, from the channel layer.
-
-The commands and how they are sent: `gateway.operator_commands`.
-"""
+"""Receives operators' commands for this process from the channel layer. How they are sent: `operator_commands`."""
 
 import asyncio
 import contextlib
@@ -18,10 +15,11 @@ from gateway.transports.sessions import Sessions
 logger = logging.getLogger(__name__)
 
 ENDED_BY_OPERATOR: Final = "ended by an operator"
+"""Why a session ended that an operator ended."""
 
 
 class ControlListener:
-    """Receives commands for this process's sessions. Used on the host's loop."""
+    """Receives commands and carries them out. Used on the host's loop."""
 
     def __init__(self, sessions: Sessions, on_keys_changed: Callable[[], object] = lambda: None) -> None:
         self._sessions = sessions
@@ -29,7 +27,7 @@ class ControlListener:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start to listen."""
+        """Start listening."""
         self._task = asyncio.create_task(self._listen())
 
     async def stop(self) -> None:
@@ -40,8 +38,8 @@ class ControlListener:
                 await self._task
             self._task = None
 
-    def apply_wanted(self, row_ids: Iterable[UUID]) -> None:
-        """End the sessions whose rows ask for it."""
+    def end_sessions(self, row_ids: Iterable[UUID]) -> None:
+        """End the sessions with these rows. Sessions of other processes are not affected."""
         for row_id in row_ids:
             session = self._sessions.by_row_id(row_id)
             if session is not None:
@@ -59,7 +57,7 @@ class ControlListener:
                     self._apply(await layer.receive(channel))
                 except asyncio.CancelledError:
                     raise
-                except Exception:  # the layer's own trouble, such as a lost Redis: wanted states still arrive
+                except Exception:  # such as a lost Redis. What operators want is also in rows, which are read anyway.
                     logger.exception("The channel layer failed")
                     await asyncio.sleep(1)
         finally:
@@ -68,6 +66,6 @@ class ControlListener:
 
     def _apply(self, message: dict[str, Any]) -> None:
         if message.get("type") == "sessions.end":
-            self.apply_wanted(UUID(row_id) for row_id in message["row_ids"])
+            self.end_sessions(UUID(row_id) for row_id in message["row_ids"])
         elif message.get("type") == "keys.changed":
             self._on_keys_changed()

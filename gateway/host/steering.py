@@ -41,7 +41,7 @@ class Steering:
 
     def carry_out(self) -> None:
         """Carry out what the recorder has read since the last call. Call it regularly."""
-        self._control.apply_wanted(self._recorder.operator_requests.take_sessions_to_end())
+        self._control.end_sessions(self._recorder.operator_requests.take_sessions_to_end())
         policies = self._recorder.operator_requests.take_policies()
         if policies is not None:
             for server_name in self._policies.replace(policies):

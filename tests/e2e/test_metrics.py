@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from tests.support.host_process import HostProcess
+from tests.support.host_process import HostProcess, StartHost
 from tests.support.processes import until
+from tests.support.streamable import ACCEPT_BOTH, HandshakeSession, StatelessClient
 from tests.support.wire import JSON, tool_call
 
 
@@ -82,16 +83,59 @@ def test_result_that_is_an_error_and_a_call_that_was_cancelled_have_outcomes_of_
         until(lambda: moved(host, cancelled, "gumcp_tool_calls_total", server="workshop", outcome="cancelled") == 1)
 
 
-def test_no_client_can_grow_the_labels(host: HostProcess) -> None:
-    with host.session("workshop", "labels:key", name="canary-client") as stream:
-        for number in range(20):
-            stream.request("tools/call", {"name": f"canary-tool-{number}", "arguments": {}})
-            stream.request(f"canary/method-{number}")
-            host.request("GET", f"/canary-server-{number}/canary-key")
-            host.request("POST", f"/workshop/labels:key/messages/?session_id=canary-{number}", b"{}", JSON)
-    text = host.metrics_text()
-    assert "canary" not in text
-    assert host.metric("gumcp_tool_calls_total", tool="(other)") >= 20
+def series(host: HostProcess) -> set[str]:
+    """Every time series of a host: its name and labels."""
+    return {line.rpartition(" ")[0] for line in host.metrics_text().splitlines() if not line.startswith("#")}
+
+
+def invent(host: HostProcess, number: int) -> None:
+    """Send invented values of everything that a client can choose, in every place where a host may look at them."""
+    made_up = f"canary-{number}"
+    letters = "".join(chr(ord("A") + int(digit)) for digit in str(number))
+    key = f"labels-{made_up}:{made_up}"
+    for method in (f"CANARY{letters}", f"canary{letters}", "BREW", "PROPFIND", "DELETE", "PATCH", "OPTIONS", "HEAD"):
+        for target in ("/", "/health_check", "/admin/", f"/admin/{made_up}/", f"/static/{made_up}.css"):
+            host.request(method, target)
+        host.request(method, f"/workshop/{key}")
+        host.request(method, f"/{made_up}/{key}")
+    for target in (
+        *(f"/{made_up}", f"/{made_up}/{key}/{made_up}", f"/.well-known/{made_up}", f"/?{made_up}={made_up}"),
+        f"/workshop/{key}/messages/?session_id={made_up}",
+    ):
+        host.request("GET", target)
+        host.request("POST", target, b"{}", JSON)
+    for header in ("Host", "Origin", "Accept", "Content-Type", "Mcp-Session-Id", "Last-Event-ID", "Authorization"):
+        host.request("POST", f"/workshop/{key}", b"{}", {**JSON, header: f"{made_up}.example"})
+        host.request("GET", "/admin/login/", headers={header: f"{made_up}.example"})
+    for version in ("2026-07-28", made_up):
+        fields = {"MCP-Protocol-Version": version, "Mcp-Method": made_up, "Mcp-Name": made_up}
+        host.request("POST", f"/workshop/{key}", b"{}", {**ACCEPT_BOTH, **fields})
+    with host.session("workshop", key, name=made_up, version=made_up) as stream:
+        stream.request(made_up)
+        stream.request("tools/call", {"name": made_up, "arguments": {}})
+        stream.request("resources/read", {"uri": f"{made_up}:///x"})
+        stream.request("prompts/get", {"name": made_up})
+    client = {"name": made_up, "version": made_up}
+    with HandshakeSession(host, "workshop", key, made_up, clientInfo=client) as session:
+        with session.start(made_up) as under_way:
+            under_way.reply()
+        with session.request(made_up) as under_way:
+            under_way.reply()
+    with StatelessClient(host, "workshop", key).start(made_up) as under_way:
+        under_way.reply()
+
+
+@pytest.mark.parametrize("asgi_server", ["daphne", "uvicorn"])
+def test_nothing_that_clients_make_up_adds_a_time_series(start_host: StartHost, asgi_server: str) -> None:
+    with start_host(asgi_server=asgi_server) as host:
+        invent(host, 0)
+        before = series(host)
+        for number in range(1, 8):
+            invent(host, number)
+        assert series(host) - before == set()
+        assert "canary" not in host.metrics_text().lower()
+        assert host.metric("gumcp_tool_calls_total", tool="(other)") >= 24
+        assert len(before) < 1000
 
 
 @pytest.mark.parametrize(
