@@ -5,12 +5,25 @@ Not here: what a manifest may say (`upstreams.manifest`), and what serves it (`u
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gateway.catalog.definitions import LoadFailure, ServerDefinition
 from gateway.catalog.styles import Style
-from gateway.upstreams.manifest import MANIFEST_NAME, ManifestError, parse_manifest, read_json
+from gateway.conf import conf
+from gateway.upstreams.isolation import isolated_source
+from gateway.upstreams.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ManifestError,
+    parse_folder_options,
+    parse_manifest,
+    read_json,
+)
 from gateway.upstreams.slots import Slots
+
+
+ENVIRONMENTS: Final = "environments"
+"""The folder in GUMCP_DATA_DIR with the environments of isolated folders."""
 
 
 def has_manifest(folder: Path) -> bool:
@@ -18,25 +31,46 @@ def has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file()
 
 
-def load_manifest(folder: Path, slots: Slots) -> ServerDefinition | LoadFailure:
-    """Load the manifest of a server folder."""
+def load_manifest(folder: Path, slots: Slots) -> ServerDefinition | LoadFailure | None:
+    """Load a folder that is served by something else than its code in this process; None for one that is not.
+
+    Nothing is started.
+    """
+    started = time.perf_counter()
     try:
-        return load_entry(folder.name, folder, read_json(folder / MANIFEST_NAME), slots)
+        entry = read_json(folder / MANIFEST_NAME) if has_manifest(folder) else {}
+        manifest = _folder_manifest(folder, entry) if (folder / "main.py").is_file() else parse_manifest(entry, folder)
     except ManifestError as error:
         return LoadFailure(folder.name, folder, f"{MANIFEST_NAME}: {error}")
+    return None if manifest is None else _definition(folder.name, folder, manifest, slots, started)
 
 
 def load_entry(name: str, folder: Path, entry: Any, slots: Slots) -> ServerDefinition | LoadFailure:
-    """Load one entry. Nothing is started."""
+    """Load one entry of an `mcpServers` file. Nothing is started."""
+    started = time.perf_counter()
+    try:
+        return _definition(name, folder, parse_manifest(entry, folder.parent), slots, started)
+    except ManifestError as error:
+        return LoadFailure(name, folder, f"Entry {name}: {error}")
+
+
+def _folder_manifest(folder: Path, entry: Any) -> Manifest | None:
+    options = parse_folder_options(entry)
+    isolates = conf.isolates_folders if options.isolates is None else options.isolates
+    if not isolates:
+        return None
+    environments = Path(conf.data_dir) / ENVIRONMENTS
+    source = isolated_source(folder, options.limits, environments, uses_own_environment=options.uses_own_environment)
+    return Manifest(
+        source, options.per, options.idle_seconds, options.call_timeout_seconds, options.start_timeout_seconds
+    )
+
+
+def _definition(name: str, folder: Path, manifest: Manifest, slots: Slots, started: float) -> ServerDefinition:
     # Only hosts that have a manifest pay for the SDK's client, which takes as long to import as all the rest.
     from gateway.upstreams.relay import relay_factory, relay_options
     from gateway.upstreams.supply import Supply
 
-    started = time.perf_counter()
-    try:
-        manifest = parse_manifest(entry, folder)
-    except ManifestError as error:
-        return LoadFailure(name, folder, f"{MANIFEST_NAME}: {error}")
     supply = Supply(name, manifest, slots)
     style = Style(relay_factory(supply), relay_options, is_shared=False)
     return ServerDefinition(name, folder, style, time.perf_counter() - started, source=supply)

@@ -202,6 +202,18 @@ class GatewaySettings:
         "2m",
         "How long a command or remote server may take to answer its handshake. A first `npx` downloads its package.",
     )
+    isolates_folders = Setting(
+        Flag(),
+        "false",
+        "Runs every Python folder in processes of its own, one for each user. Per server in its server.json.",
+        name="GUMCP_ISOLATE_FOLDERS",
+    )
+    servers_file = Setting(
+        Text(),
+        "",
+        "A JSON file with an `mcpServers` object, whose entries are served beside the folders.",
+        example="/etc/gumcp/mcp.json",
+    )
     max_children = Setting(
         Count(at_least=1), "200", "Child processes and remote connections of servers at once; beyond it 503."
     )

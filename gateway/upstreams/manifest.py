@@ -55,7 +55,8 @@ class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     per: Per = "identity"
-    isolation: Literal["none", "process"] = "none"
+    isolation: Literal["none", "process"] | None = None
+    environment: Literal["own", "host"] = "own"
     memory_mib: _Count | None = Field(None, alias="memoryMiB")
     cpu_seconds: _Count | None = Field(None, alias="cpuSeconds")
     open_files: _Count | None = Field(None, alias="openFiles")
@@ -105,11 +106,13 @@ class CommandSource:
     limits: Limits
     user: str | None = None
     """The system user that it runs as; None for the host's."""
+    is_folder: bool = False
+    """Whether it is a Python folder in a process of its own, which learns on descriptor 3 who calls."""
 
     @property
     def kind(self) -> str:
         """What operators are told it is."""
-        return "command"
+        return "process" if self.is_folder else "command"
 
     @property
     def summary(self) -> str:
@@ -194,7 +197,7 @@ def parse_manifest(entry: Any, folder: Path, environment: Mapping[str, str] | No
     environment = os.environ if environment is None else environment
     written = _validate(entry)
     options = written.gumcp
-    if options.isolation != "none":
+    if options.isolation is not None:
         raise ManifestError("gumcp.isolation is for a folder with a main.py; a command is a process of its own anyway.")
     if (written.command is None) == (written.url is None):
         raise ManifestError("An entry needs either command or url.")
@@ -208,8 +211,23 @@ def parse_manifest(entry: Any, folder: Path, environment: Mapping[str, str] | No
     )
 
 
-def parse_folder_options(entry: Any) -> tuple[bool, Per, Limits, _Options]:
-    """What a manifest beside a `main.py` says: whether the folder is isolated, who shares it, and its limits.
+@dataclass(frozen=True, slots=True)
+class FolderOptions:
+    """What a manifest beside a `main.py` says of how the folder is run."""
+
+    isolates: bool | None
+    """Whether it runs in a process of its own; None for the host's setting."""
+    uses_own_environment: bool
+    """Whether the packages of its `requirements.txt` are installed for it alone."""
+    per: Per
+    limits: Limits
+    idle_seconds: float | None
+    call_timeout_seconds: float | None
+    start_timeout_seconds: float | None
+
+
+def parse_folder_options(entry: Any) -> FolderOptions:
+    """Check a manifest beside a `main.py`.
 
     Raises:
         ManifestError: it cannot be used.
@@ -217,7 +235,16 @@ def parse_folder_options(entry: Any) -> tuple[bool, Per, Limits, _Options]:
     written = _validate(entry)
     if written.command is not None or written.url is not None:
         raise ManifestError("A folder with a main.py cannot have a command or url too. Remove one of the two.")
-    return written.gumcp.isolation == "process", written.gumcp.per, _limits(written.gumcp), written.gumcp
+    options = written.gumcp
+    return FolderOptions(
+        None if options.isolation is None else options.isolation == "process",
+        options.environment == "own",
+        options.per,
+        _limits(options),
+        options.idle_seconds,
+        options.call_timeout_seconds,
+        options.start_timeout_seconds,
+    )
 
 
 def _validate(entry: Any) -> _Entry:

@@ -7,6 +7,7 @@ nobody uses it. Everything here runs in the server's lane; `condition` and `stde
 
 import asyncio
 import contextlib
+import json
 import logging
 import random
 import time
@@ -241,7 +242,10 @@ class Holder:
             async with open_remote(source, self._caller, self._fault) as streams:
                 yield streams
             return
-        child = await Child.start(source, self._caller, self._supply.stderr)
+        secret = None
+        if source.is_folder:
+            secret = json.dumps({"user_id": self._caller.user_id, "api_key": self._caller.api_key})
+        child = await Child.start(source, self._caller, self._supply.stderr, secret=secret)
         try:
             yield ChildReader(child, self._supply.stderr.add), ChildWriter(child)
         finally:
