@@ -16,15 +16,15 @@ import anyio
 from django.conf import settings
 from mcp.server.stdio import stdio_server
 
-from gateway.conf import GatewaySettings
+from gateway.conf import GatewaySettings, read_settings
 
 IDENTITY_DESCRIPTOR = 3
 
 
 def main(folder: Path) -> None:
     """Serve the folder until standard input ends. Exits with a sentence where it cannot be served."""
-    defaults = GatewaySettings.declared()
-    settings.configure(**{name: setting.default_value for name, setting in defaults.items()})
+    # The defaults of all settings: nothing of the host's own configuration is for the folder's code.
+    settings.configure(**vars(read_settings(GatewaySettings, {}, Path(os.devnull))))
     with os.fdopen(IDENTITY_DESCRIPTOR, encoding="utf-8") as file:
         caller = json.load(file)
     # Only the protocol may be written to standard output. What the folder's code prints goes to standard error.

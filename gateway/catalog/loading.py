@@ -19,6 +19,7 @@ from gateway.catalog.manifests import has_manifest, load_manifest
 from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
 from gateway.catalog.server_modules import ServerModules, plain_names
 from gateway.catalog.styles import Style, UnusableServer, describe
+from gateway.conf import conf
 from gateway.upstreams.slots import Slots
 
 _MAIN_THREAD_ONLY: Final = (
@@ -62,8 +63,12 @@ class Project:
         if taken.get(name, folder) != folder:
             return LoadFailure(name, folder, f"The name {name} is taken by {taken[name]}. Rename one of the folders.")
 
-        if has_manifest(folder):
-            return load_manifest(folder, self._slots)
+        served_elsewhere = load_manifest(folder, self._slots) if has_manifest(folder) or conf.isolates_folders else None
+        return served_elsewhere or self.load_code(folder)
+
+    def load_code(self, folder: Path) -> ServerDefinition | LoadFailure:
+        """Load the code of a folder into this process, whatever its manifest says."""
+        name = folder.name
         started = time.perf_counter()
         try:
             with current_event_loop(), limited_load(folder, self._load_timeout_seconds):

@@ -10,7 +10,7 @@ from typing import Any, Final
 from gateway.catalog.definitions import LoadFailure, ServerDefinition
 from gateway.catalog.styles import Style
 from gateway.conf import conf
-from gateway.upstreams.isolation import isolated_source
+from gateway.upstreams.isolation import REQUIREMENTS, isolated_source
 from gateway.upstreams.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -21,7 +21,6 @@ from gateway.upstreams.manifest import (
 )
 from gateway.upstreams.slots import Slots
 
-
 ENVIRONMENTS: Final = "environments"
 """The folder in GUMCP_DATA_DIR with the environments of isolated folders."""
 
@@ -29,6 +28,19 @@ ENVIRONMENTS: Final = "environments"
 def has_manifest(folder: Path) -> bool:
     """Whether a server folder has a manifest."""
     return (folder / MANIFEST_NAME).is_file()
+
+
+def needs_environment(folder: Path) -> bool:
+    """Whether a folder runs in a process with packages of its own.
+
+    Raises:
+        ManifestError: its manifest cannot be used.
+    """
+    if not (folder / "main.py").is_file() or not (folder / REQUIREMENTS).is_file():
+        return False
+    options = parse_folder_options(read_json(folder / MANIFEST_NAME) if has_manifest(folder) else {})
+    isolates = conf.isolates_folders if options.isolates is None else options.isolates
+    return isolates and options.uses_own_environment
 
 
 def load_manifest(folder: Path, slots: Slots) -> ServerDefinition | LoadFailure | None:

@@ -1,0 +1,126 @@
+"""Manifests: what is accepted, and the sentence for what is not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.exceptions import InstanceUnavailable
+from gateway.upstreams.manifest import (
+    CommandSource,
+    ManifestError,
+    RemoteSource,
+    parse_manifest,
+    read_json,
+    read_servers_file,
+    refused_address,
+)
+from gateway.upstreams.placeholders import Caller, parse_text, quote_segment
+
+HERE = Path("/srv/servers/files")
+
+
+def parse(**entry: Any) -> Any:
+    return parse_manifest(entry, HERE, {"HOME": "/home/op", "TOKEN": "t0ken"})
+
+
+def test_entry_of_a_client_is_a_command() -> None:
+    manifest = parse(command="npx", args=["-y", "pkg", "${user_id}"], env={"A": "${env:TOKEN}"}, disabled=False)
+    assert isinstance(manifest.source, CommandSource)
+    assert manifest.source.summary == "npx -y pkg ${user_id}"
+    assert [text.render(Caller("ada", None)) for text in manifest.source.args] == ["-y", "pkg", "ada"]
+    assert manifest.source.env["A"].render(Caller("ada", None)) == "t0ken"
+    assert "t0ken" not in repr(manifest)
+
+
+def test_entry_with_a_url_is_remote() -> None:
+    manifest = parse(url="https://mcp.example.com/u/${user_id}?k=${api_key}", headers={"X-Key": "${api_key}"})
+    assert isinstance(manifest.source, RemoteSource)
+    assert manifest.source.type == "http"
+    assert manifest.source.summary == "https://mcp.example.com/u/${user_id}"
+    url = manifest.source.url.render(Caller("a/d?a", "k&k"), quote_segment)
+    assert url == "https://mcp.example.com/u/a%2Fd%3Fa?k=k%26k"
+    assert parse(url="https://example.com/sse").source.type == "sse"
+    assert parse(serverUrl="https://example.com/mcp", type="streamable-http").source.type == "http"
+
+
+def test_relative_command_and_folder_start_at_the_manifest() -> None:
+    source = parse(command="./run", cwd="data").source
+    assert source.command == "/srv/servers/files/run"
+    assert source.cwd.source == "/srv/servers/files/data"
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({}, "An entry needs either command or url"),
+        ({"command": "x", "url": "https://e.com"}, "An entry needs either command or url"),
+        ({"comand": "x"}, "comand is not a known key. Did you mean command?"),
+        ({"command": "x", "gumcp": {"memoryMib": 5}}, "Did you mean memoryMiB?"),
+        ({"command": "x", "gumcp": {"memoryMiB": 0}}, "memoryMiB: Input should be greater than 0"),
+        ({"command": "x", "gumcp": {"per": "user"}}, "gumcp.per"),
+        ({"command": "x", "args": "one"}, "args: Input should be a valid list"),
+        ({"command": ""}, "command is empty"),
+        ({"command": "${user_id}"}, "command cannot have placeholders"),
+        ({"command": "x", "args": ["${usr}"]}, "is not a placeholder. Known are"),
+        ({"command": "x", "args": ["${env:NOT_SET}"]}, "the environment variable NOT_SET is not set"),
+        ({"command": "x", "args": ["a\nb"]}, "A line break or NUL is not allowed"),
+        ({"command": "x", "env": {"A=B": "c"}}, "env has a name that no variable can have"),
+        ({"command": "x", "type": "http"}, "type http does not go with command"),
+        ({"command": "x", "type": "pipe"}, "type 'pipe' is not known"),
+        ({"command": "x", "gumcp": {"isolation": "process"}}, "is for a folder with a main.py"),
+        ({"url": "ftp://example.com"}, "url must begin with http:// or https://"),
+        ({"url": "https://${user_id}.example.com"}, "cannot have placeholders in its scheme or host"),
+        ({"url": "https://user:pass@example.com"}, "cannot have a user or password"),
+        ({"url": "http://169.254.169.254/latest"}, "link-local or metadata address"),
+        ({"url": "http://[fe80::1]/"}, "link-local or metadata address"),
+        ({"url": "http://[::ffff:169.254.169.254]/"}, "link-local or metadata address"),
+        ({"url": "http://127.0.0.1/", "gumcp": {"allowPrivateAddresses": False}}, "a private address"),
+        ({"url": "https://e.com", "args": ["x"]}, "args, env and cwd go with command"),
+        ({"url": "https://e.com", "headers": {"Bad Name": "x"}}, "headers has a name that is not a header's"),
+        ({"url": "https://e.com:notaport/"}, "url is not a URL"),
+    ],
+)
+def test_wrong_entry_is_one_sentence(entry: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse(**entry)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_entry_that_is_not_an_object_is_one_sentence() -> None:
+    with pytest.raises(ManifestError, match="must be a JSON object"):
+        parse_manifest(["npx"], HERE)
+
+
+def test_file_that_is_not_json_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "server.json"
+    path.write_text('{"command": \n oops}')
+    with pytest.raises(ManifestError, match=r"server.json is not JSON, line 2"):
+        read_json(path)
+    path.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ManifestError, match="not UTF-8"):
+        read_json(path)
+    with pytest.raises(ManifestError, match="cannot be read"):
+        read_json(tmp_path / "none.json")
+
+
+def test_servers_file_gives_its_entries_without_disabled_ones(tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": {"a": {"command": "x"}, "b": {"command": "y", "disabled": True}}}))
+    assert read_servers_file(path) == {"a": {"command": "x"}}
+    path.write_text("[]")
+    with pytest.raises(ManifestError, match="no object mcpServers"):
+        read_servers_file(path)
+
+
+def test_line_breaks_in_a_callers_value_are_refused() -> None:
+    text = parse_text("Bearer ${api_key}", {})
+    with pytest.raises(InstanceUnavailable, match="line break"):
+        text.render(Caller("ada", "a\r\nX-Evil: 1"))
+
+
+@pytest.mark.parametrize("address", ["example.com", "93.184.216.34", "2606:2800:220:1::1", "10.0.0.1", "127.0.0.1"])
+def test_names_and_ordinary_addresses_are_not_refused(address: str) -> None:
+    assert refused_address(address, allows_private=True) is None
