@@ -1,6 +1,8 @@
 """What commands have in common that load servers' code."""
 
-from django.core.management.base import BaseCommand
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
 
 from gateway.management.command_exit import ending_despite_threads
 
@@ -9,6 +11,12 @@ class LoadingCommand(BaseCommand):
     """A command that ends whatever threads servers have left, and asks no system checks: they are about hosts."""
 
     requires_system_checks: list[str] = []
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Return a parser that takes options between positional arguments: `call NAME TOOL --user-id me key=value`."""
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        setattr(parser, "parse_args", parser.parse_intermixed_args)  # noqa: B010  (mypy takes no assignment)
+        return parser
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Do what the command line says."""

@@ -1,84 +1,101 @@
-"""One server that is run from the shell for one user, without a host: `call` and `run_stdio`.
+"""One server that is run from the shell for one user, without a host: `call`, `inspect` and `run_stdio`.
 
-Lives here: finding the two, and what becomes of what the server's own code prints, logs and raises. Not here: what is
-done with the instance (the commands).
+Lives here: loading that server and no other, and what becomes of what its code prints, logs and raises. The author of
+the server is at the keyboard, so errors are shown whole; only the key is taken out. Not here: how an error looks
+(`error_display`), and what is done with the server (the commands).
 """
 
-import logging
-from argparse import ArgumentParser
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from django.core.management.base import CommandError
+from mcp.shared.exceptions import MCPError
 
 from gateway.access.identity import Identity, current_identity, parse_user_id
-from gateway.access.redaction import PathRedactor, install_record_redaction, redact
-from gateway.apps import GatewayConfig
-from gateway.catalog.definitions import ServerDefinition
+from gateway.access.redaction import redact
+from gateway.catalog.definitions import LoadFailure, ServerDefinition
+from gateway.catalog.discovery import load_server
 from gateway.catalog.standard_streams import stdout_on_stderr
 from gateway.conf import conf
 from gateway.exceptions import GatewayError
+from gateway.management.error_display import AuthorHandler, describe_error, fold_traceback, leaves
 
 
-def add_user_argument(parser: ArgumentParser) -> None:
-    """Let the command line say for whom the server is run."""
-    parser.add_argument(
-        "--user-id",
-        default="local",
-        help="for whom to make the instance (%(default)s; the key, if any: GUMCP_API_KEY in the environment)",
-    )
-
-
-def find(server_name: str, user_id: str) -> tuple[ServerDefinition, Identity]:
-    """Return the server of this name, and the user with the key of the environment.
+def find(server_name: str, user_id: str, *, shows_whole_tracebacks: bool) -> tuple[ServerDefinition, Identity]:
+    """Load the server of this name, and return it with the user and the key of the environment.
 
     Raises:
         CommandError: there is no such server, or it failed to load and why, or nobody can have this user id.
     """
-    registry = GatewayConfig.current().registry
     try:
-        return registry.get(server_name), Identity(parse_user_id(user_id), conf.api_key)
+        identity = Identity(parse_user_id(user_id), conf.api_key)
+        outcome = load_server(server_name, conf.server_dirs, conf.load_timeout_seconds)
     except GatewayError as error:
-        reasons = [failure.reason for failure in registry.failures if failure.name == server_name]
-        names = ", ".join(registry.names) or "none"
-        raise CommandError(" ".join([str(error), *reasons, f"Servers: {names}."])) from None
+        raise CommandError(str(error)) from None
+    if isinstance(outcome, LoadFailure):
+        where = outcome.traceback if shows_whole_tracebacks else fold_traceback(outcome.traceback)
+        text = f"{outcome.name} did not load. {outcome.reason}" + (f"\n\n{where}" if outcome.traceback else "")
+        raise CommandError(redact(text, identity.api_key))
+    return outcome, identity
 
 
-@contextmanager
-def containing_server(identity: Identity) -> Iterator[None]:
-    """Run a server's own code inside the block, for `identity`, whose key nothing repeats.
+class OneServer:
+    """A server's code while a command runs it: what it raises is noted, and its key is in nothing that is printed."""
 
-    What it prints goes to standard error: standard output is for a result or a protocol. Of what it logs and raises,
-    the key is taken out.
+    def __init__(self, identity: Identity, *, shows_whole_tracebacks: bool) -> None:
+        self._identity = identity
+        self._shows_whole_tracebacks = shows_whole_tracebacks
+        self._failures: list[BaseException] = []
+        self.on_failure: Callable[[str], object] | None = None
+        """Called with the text of each failure when it happens. Otherwise `take_failures` has them."""
 
-    Raises:
-        CommandError: the server's code raised anything but KeyboardInterrupt. `--traceback` shows where.
-    """
-    make_record = logging.getLogRecordFactory()
-    install_record_redaction(PathRedactor(GatewayConfig.current().registry.names))
-    token = current_identity.set(identity)
-    try:
-        with stdout_on_stderr():
-            yield
-    except KeyboardInterrupt:
-        raise
-    # The server's own code may raise anything.
-    except BaseException as error:
-        text = "; ".join(_sentence(leaf) for leaf in _leaves(error))
-        raise CommandError(redact(text, identity.api_key)) from error
-    finally:
-        current_identity.reset(token)
-        logging.setLogRecordFactory(make_record)
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the server's own code inside the block.
 
+        What it prints goes to standard error: standard output is for a result or a protocol.
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors in a group of groups: the SDK's task groups wrap what failed inside of them."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+        Raises:
+            CommandError: the server's code raised anything but KeyboardInterrupt, or answered with a protocol error.
+        """
+        token = current_identity.set(self._identity)
+        try:
+            log = AuthorHandler(self.clean, is_whole=self._shows_whole_tracebacks, on_failure=self.note)
+            with stdout_on_stderr(), log.in_use():
+                yield
+        except KeyboardInterrupt:
+            raise
+        # The server's own code may raise anything.
+        except BaseException as error:
+            for leaf in leaves(error):
+                if isinstance(leaf, CommandError):
+                    raise leaf from None
+                if isinstance(leaf, MCPError):
+                    raise CommandError("\n\n".join([self.clean(str(leaf)), *self.take_failures()])) from error
+            raise CommandError(self.describe(error)) from error
+        finally:
+            current_identity.reset(token)
 
+    def note(self, error: BaseException) -> None:
+        """Keep or report an error of the server's code, once."""
+        if any(error is known for known in self._failures):
+            return
+        self._failures.append(error)
+        if self.on_failure is not None:
+            self.on_failure(self.describe(error))
 
-def _sentence(error: BaseException) -> str:
-    return str(error) if isinstance(error, CommandError) else f"{type(error).__name__}: {error}".rstrip(": ")
+    def take_failures(self) -> list[str]:
+        """Return the text of every error noted since the last time."""
+        texts = [self.describe(error) for error in self._failures]
+        self._failures.clear()
+        return texts
+
+    def describe(self, error: BaseException) -> str:
+        """Return the text of an error and where it was raised, without the key."""
+        whole = self._shows_whole_tracebacks
+        return self.clean("".join(traceback.format_exception(error)) if whole else describe_error(error))
+
+    def clean(self, text: str) -> str:
+        """Return a text without the key."""
+        return redact(text, self._identity.api_key)

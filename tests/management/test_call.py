@@ -1,5 +1,6 @@
 """`manage.py call`: the tool's answer on standard output and nothing else, errors on standard error."""
 
+import io
 import json
 import subprocess
 import textwrap
@@ -11,21 +12,45 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.test import override_settings
 
-from gateway.apps import GatewayConfig
-from gateway.catalog.discovery import discover
-from gateway.catalog.registry import Registry
 from tests.support.processes import ROOT, manage
 from tests.support.server_folders import WriteServer
 
 KIOSK = """
     import ctypes
+    import logging
     import os
+    from typing import Annotated
 
     from mcp import types
     from mcp.server import MCPServer
+    from mcp.server.mcpserver import Context, Elicit, ElicitationResult, ListRoots, Resolve, Sample
     from mcp.server.mcpserver.exceptions import ToolError
+    from pydantic import BaseModel
 
     print("printed at import")
+
+    class Name(BaseModel):
+        name: str
+
+    def who() -> Elicit[Name]:
+        return Elicit("Who are you?", Name)
+
+    def text(name: Annotated[Name, Resolve(who)]) -> Sample:
+        content = types.TextContent(text=f"Write about {name.name}")
+        return Sample([types.SamplingMessage(role="user", content=content)], max_tokens=10)
+
+    def roots(text: Annotated[types.CreateMessageResult, Resolve(text)]) -> ListRoots:
+        return ListRoots()
+
+    def interview(
+        name: Annotated[Name, Resolve(who)],
+        text: Annotated[types.CreateMessageResult, Resolve(text)],
+        roots: Annotated[types.ListRootsResult, Resolve(roots)],
+    ) -> str:
+        return f"{name.name}: {text.content.text} in {roots.roots[0].uri}"
+
+    def register(name: Annotated[ElicitationResult[Name], Resolve(who)]) -> str:
+        return f"{name.action}: {name.data.name if name.action == 'accept' else 'nobody'}"
 
     def server(user_id, api_key=None):
         print("printed by the factory")
@@ -57,6 +82,28 @@ KIOSK = """
         @instance.tool()
         def refuse() -> str:
             raise ToolError("not today")
+
+        @instance.tool(structured_output=False)
+        def crash() -> str:
+            logging.getLogger("kiosk").info("about to crash with %s", api_key)
+            raise KeyError(f"no {api_key}")
+
+        @instance.tool(structured_output=False)
+        async def count(ctx: Context) -> str:
+            await ctx.report_progress(1, 2, "half")
+            await ctx.report_progress(2, 2)
+            return "counted"
+
+        instance.tool(structured_output=False)(interview)
+        instance.tool(structured_output=False)(register)
+
+        @instance.tool(structured_output=False)
+        async def ask_anew(ctx: Context) -> str | types.InputRequiredResult:
+            if ctx.input_responses:
+                return ctx.input_responses["q"].content["name"]
+            schema = {"type": "object", "properties": {"name": {"type": "string"}}}
+            form = types.ElicitRequestFormParams(message="Name?", requested_schema=schema)
+            return types.InputRequiredResult(input_requests={"q": types.ElicitRequest(params=form)})
 
         @instance.tool()
         def leak() -> str:
@@ -104,6 +151,8 @@ VERSION_1 = """
 """
 
 
+both_protocols = pytest.mark.parametrize("protocol", ["2025-11-25", "2026-07-28"])
+
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -113,15 +162,14 @@ def kiosk(write_server: WriteServer) -> Path:
 
 
 @pytest.fixture
-def call(kiosk: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(kiosk: Path, capfd: pytest.CaptureFixture[str]) -> Call:
     """Run the command in this process, on the kiosk and the servers written so far."""
 
     def run(*arguments: str, api_key: str = "") -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(GatewayConfig.current(), "registry", Registry(discover([kiosk])))
         capfd.readouterr()
         status = 0
         error = ""
-        with override_settings(GUMCP_API_KEY=api_key):
+        with override_settings(GUMCP_API_KEY=api_key, GUMCP_SERVER_DIRS=[kiosk]):
             try:
                 call_command("call", *arguments)
             except CommandError as refused:
@@ -183,9 +231,11 @@ def test_empty_answer_is_a_success(call: Call) -> None:
     [
         (("kiosk", "refuse"), "not today"),
         (("kiosk", "greet", "{}"), "name"),
-        (("kiosk", "sing"), "kiosk has no tool sing. Tools: whoami, greet, numbers, picture, nothing, refuse, leak."),
-        (("tent", "whoami"), "No server of this name is served here. Servers: kiosk."),
-        (("kiosk", "greet", "{name: Ada}"), "The arguments are no JSON: Expecting property name"),
+        (("kiosk", "sing"), "kiosk has no tool sing. Tools: whoami, greet, numbers, picture, nothing, refuse, crash"),
+        (("kiosk", "great"), "kiosk has no tool great. Did you mean greet? Tools: "),
+        (("tent", "whoami"), "There is no server called tent. Servers: kiosk."),
+        (("kioks", "whoami"), "There is no server called kioks. Did you mean kiosk? Servers: kiosk."),
+        (("kiosk", "greet", "{name: Ada}"), "The arguments are not JSON: Expecting property name"),
         (("kiosk", "greet", '["Ada"]'), "The arguments must be a JSON object"),
         (("kiosk", "greet", "null"), "The arguments must be a JSON object"),
         (("kiosk", "whoami", "--user-id", "../alice"), "The user id must not contain"),
@@ -201,7 +251,7 @@ def test_error_is_told_on_standard_error_with_status_1(call: Call, arguments: tu
 def test_error_in_a_shell_is_the_text_alone(call_in_shell: Call) -> None:
     done = call_in_shell("kiosk", "refuse")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "Error executing tool refuse: not today"
+    assert "Error executing tool refuse: not today" in done.stderr.splitlines()
     done = call_in_shell("kiosk", "sing")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].startswith("CommandError: kiosk has no tool sing. Tools: whoami, ")
@@ -251,12 +301,106 @@ def test_traceback_of_the_servers_error_is_shown_on_request(call_in_shell: Call,
     assert "def server(user_id): raise ValueError('no account')" in done.stderr
 
 
-def test_server_that_did_not_load_is_told_with_its_reason(call: Call, write_server: WriteServer) -> None:
-    write_server("broken", "raise ValueError('half written')")
+def test_server_that_did_not_load_is_told_with_its_reason_and_line(call: Call, write_server: WriteServer) -> None:
+    folder = write_server("broken", "import json\n\nraise ValueError('half written')") / "broken"
     done = call("broken", "anything")
     assert done.returncode == 1
-    assert "ValueError" in done.stderr.splitlines()[-1]
-    assert "half written" in done.stderr.splitlines()[-1]
+    assert "broken did not load. main.py raised ValueError when it was loaded: half written" in done.stderr
+    assert f'File "{folder / "main.py"}", line 3, in <module>' in done.stderr
+    assert "importlib" not in done.stderr
+
+
+def test_only_the_named_server_is_loaded(call: Call, write_server: WriteServer) -> None:
+    write_server("bystander", "print('bystander was loaded')")
+    done = call("kiosk", "nothing")
+    assert "printed at import" in done.stderr
+    assert "bystander was loaded" not in done.stderr
+    assert "Loaded server" not in done.stderr
+
+
+def test_failing_tool_shows_the_authors_frames_and_folds_the_others(call: Call) -> None:
+    done = call("kiosk", "crash", api_key="canary-key")
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert "KeyError: 'no [redacted]'" in lines
+    assert sum("kiosk/main.py" in line for line in lines) == 1
+    assert "raise KeyError" in done.stderr
+    assert "site-packages" not in done.stderr
+    assert "canary-key" not in done.stderr
+    whole = call("kiosk", "crash", "--traceback", api_key="canary-key").stderr
+    assert "site-packages" in whole
+    assert "canary-key" not in whole
+
+
+def test_what_the_server_logs_is_shown_once_without_the_key(call: Call) -> None:
+    done = call("kiosk", "crash", api_key="canary-key")
+    assert done.stderr.count("about to crash with [redacted]") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["name=Zoë", "times=2"], "Hello, Zoë\nHello, Zoë\n"),
+        (["times=1", "name=12"], "Hello, 12\n"),
+        (['name:="Ada"'], "Hello, Ada\n"),
+        (["--user-id", "me", "name=a=b"], "Hello, a=b\n"),
+    ],
+)
+def test_arguments_may_be_written_as_pairs(call: Call, words: list[str], expected: str) -> None:
+    assert call("kiosk", "greet", *words).stdout == expected
+
+
+@both_protocols
+@pytest.mark.parametrize(
+    ("tool", "answers", "expected"),
+    [
+        ("interview", ["Ada", "a poem", "/srv/ada"], "Ada: a poem in file:///srv/ada\n"),
+        ("interview", ['{"name": "Zoë"}', "x=y", "file:///tmp"], "Zoë: x=y in file:///tmp\n"),
+        ("register", ["name=Ada Lovelace"], "accept: Ada Lovelace\n"),
+        ("register", ["decline"], "decline: nobody\n"),
+        ("register", ["cancel"], "cancel: nobody\n"),
+    ],
+)
+def test_questions_of_a_tool_are_answered_by_options(
+    call: Call, protocol: str, tool: str, answers: list[str], expected: str
+) -> None:
+    options = [part for answer in answers for part in ("--answer", answer)]
+    done = call("kiosk", tool, *options, "--protocol", protocol)
+    assert done.stdout == expected, done.stderr
+
+
+@both_protocols
+def test_question_without_an_answer_fails_and_is_shown(
+    call: Call, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    done = call("kiosk", "interview", "--protocol", protocol)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "The tool asked: Who are you? (name: string, required)" in done.stderr
+    assert "--answer" in done.stderr
+
+
+def test_questions_are_answered_on_the_terminal(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO("Ada\na poem\n/srv\n")
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", terminal)
+    done = call("kiosk", "interview")
+    assert done.stdout == "Ada: a poem in file:///srv\n"
+    assert "Who are you? (name: string, required)\nAnswer" in done.stderr
+    assert "user: Write about Ada" in done.stderr
+
+
+def test_progress_is_shown_on_standard_error(call: Call) -> None:
+    done = call("kiosk", "count")
+    assert done.stdout == "counted\n"
+    assert "progress 1/2  half\nprogress 2/2\n" in done.stderr
+
+
+def test_tool_that_asks_as_of_2026_gets_a_hint_and_works_with_its_protocol(call: Call) -> None:
+    done = call("kiosk", "ask_anew", "--answer", "Ada")
+    assert done.returncode == 1
+    assert "add --protocol 2026-07-28" in done.stderr
+    assert call("kiosk", "ask_anew", "--answer", "Ada", "--protocol", "2026-07-28").stdout == "Ada\n"
 
 
 def test_version_1_server_is_called_like_any_other(call: Call, write_server: WriteServer) -> None:

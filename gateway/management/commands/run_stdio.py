@@ -5,37 +5,45 @@ import os
 import sys
 from argparse import ArgumentParser
 from io import TextIOWrapper
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anyio
-from mcp.server.stdio import stdio_server
-
-from gateway.access.identity import Identity
-from gateway.catalog.definitions import ServerDefinition
-from gateway.catalog.factories import make
 from gateway.management.base import LoadingCommand
-from gateway.management.single_server import add_user_argument, containing_server, find
+from gateway.management.client_options import add_user_option
+
+if TYPE_CHECKING:
+    from gateway.access.identity import Identity
+    from gateway.catalog.definitions import ServerDefinition
 
 
 class Command(LoadingCommand):
-    """Serves one instance of one server until standard input ends. Logs go to standard error."""
+    """Serves one instance of one server until standard input ends. Logs and errors go to standard error."""
 
     help = "Run one server over standard input and output."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--server", required=True, help="the server's name")
-        add_user_argument(parser)
+        add_user_option(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        definition, identity = find(options["server"], options["user_id"])
-        # Only the protocol may be written to standard output: a descriptor of its own, before the server is kept from
-        # the one that everybody knows.
+        # Imported here: it imports the SDK, which --help does without.
+        from gateway.management.single_server import OneServer, find
+
+        definition, identity = find(options["server"], options["user_id"], shows_whole_tracebacks=options["traceback"])
+        one_server = OneServer(identity, shows_whole_tracebacks=options["traceback"])
+        one_server.on_failure = lambda text: self.stderr.write(f"\n{text}")
+        # Only the protocol may be written to standard output: it gets a descriptor of its own, before the server is
+        # kept from the usual one.
         protocol_out = TextIOWrapper(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), encoding="utf-8")
-        with containing_server(identity):
+        with one_server.running():
             asyncio.run(_serve(definition, identity, protocol_out))
 
 
-async def _serve(definition: ServerDefinition, identity: Identity, protocol_out: TextIOWrapper) -> None:
+async def _serve(definition: "ServerDefinition", identity: "Identity", protocol_out: TextIOWrapper) -> None:
+    import anyio
+    from mcp.server.stdio import stdio_server
+
+    from gateway.catalog.factories import make
+
     server, initialization_options = await make(definition.style, identity.user_id, identity.api_key)
     async with stdio_server(stdout=anyio.wrap_file(protocol_out)) as (reader, writer):
         await server.run(reader, writer, initialization_options)

@@ -15,10 +15,14 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.crypto import get_random_string
 
+from gateway.access.identity import current_identity
+from gateway.access.redaction import redact
 from gateway.apps import GatewayConfig
 from gateway.conf import SettingsError, conf
 from gateway.conf.kinds import Address, Kind, Port, url_host
+from gateway.http.addresses import is_loopback
 from gateway.http.listening import require_keys_or_loopback
+from gateway.management.error_display import AuthorHandler
 from gateway.management.shell import this_python
 
 T = TypeVar("T")
@@ -70,14 +74,26 @@ class Command(BaseCommand):
         from gumcp_site import asgi
 
         asgi.host.watches_files = options["reload"]
-        Server(
+        server = Server(
             application=asgi.application,
             endpoints=build_endpoint_description_strings(host=host, port=port),
             action_logger=AccessLogGenerator(sys.stdout),
             limits=serving_limits(),
             hooks=serving_hooks(asgi.host),
             ready_callable=lambda: self._say_what_is_next(host, port),
-        ).run()
+        )
+        if not (options["reload"] and is_loopback(host) and not conf.is_production):
+            server.run()
+            return
+
+        # The author of the servers is the only one who sees the log, so it may hold the texts of their errors.
+        def clean(text: str) -> str:
+            identity = current_identity.get()
+            return asgi.host.redactor(redact(text, None if identity is None else identity.api_key))
+
+        line = "{asctime} {levelname} {name}: {message}"
+        with AuthorHandler(clean, is_whole=options["traceback"], line=line).in_use():
+            server.run()
 
     def _make_operator(self) -> None:
         users = get_user_model()
