@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run settings env quick test smoke coverage lint types contracts check conformance matrix bench faults soak clean
+.PHONY: help run settings env quick test smoke coverage lint types contracts check conformance matrix bench faults promises soak clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -64,7 +64,10 @@ bench: $(BIN)/.dev ## the host beside what one would use instead
 	$(BIN)/python -m tests.benchmarks
 
 faults: $(BIN)/.dev ## the fault tests in the sizes of docs/reliability.md (nine minutes)
-	FAULT_TESTS=full $(BIN)/python -m pytest tests/faults --timeout 600
+	FAULT_TESTS=full TEST_DEADLINES=exact $(BIN)/python -m pytest tests/faults --timeout 600
+
+promises: $(BIN)/.dev ## the whole suite, one test at a time, held to every promised time (needs a quiet machine)
+	TEST_DEADLINES=exact $(BIN)/python -m pytest
 
 soak: $(BIN)/.dev ## an hour of all kinds of clients at once, and what grows meanwhile; MINUTES=10 for less
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),60)

@@ -9,6 +9,7 @@ from limits.storage import MemoryStorage
 
 from gateway.access import rate_windows
 from gateway.access.limits import OTHERS, RateLimits
+from tests.support.deadlines import within
 
 RULE = "requests of a key"
 
@@ -105,10 +106,10 @@ async def test_new_subject_costs_the_same_however_many_there_are() -> None:
     limits = RateLimits({RULE: "30/minute"})
     for number in range(rate_windows.MAX_SUBJECTS):
         await limits.spend(RULE, f"early {number}")
-    started = time.monotonic()
+    started = time.process_time()
     for number in range(2000):
         assert await limits.spend(RULE, f"late {number}") is None
-    assert time.monotonic() - started < 2  # 2000 looks at all of them would take 10 s or more
+    assert time.process_time() - started < 4  # 2000 looks at all of them would take 10 s or more
     assert len(limits._windows[RULE]) == rate_windows.MAX_SUBJECTS
     assert limits.is_spent(RULE, "late 1999") is None
 
@@ -157,7 +158,9 @@ class RecordingStorage(MemoryStorage):
 
 
 @pytest.fixture
-def shared() -> dict[str, Any]:
+def shared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    # On a busy machine a thread may take longer than a second to answer, which here would be a failure.
+    monkeypatch.setattr("gateway.access.limits.ANSWER_SECONDS", 30)
     RecordingStorage.shared = {}
     return RecordingStorage.shared
 
@@ -186,17 +189,18 @@ async def test_shared_storage_that_does_not_answer_holds_nobody_up_for_long(
     shared: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.access.limits.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.access.limits.AWAY_SECONDS", 600)
     limits = RateLimits({RULE: "5/hour"}, "recording://")
     shared["may_answer"] = threading.Event()
     started = time.monotonic()
     answers = await asyncio.gather(*(limits.spend(RULE, f"user {number}") for number in range(20)))
     assert answers == [None] * 20
-    assert time.monotonic() - started < 1
-    started = time.monotonic()
+    assert time.monotonic() - started < within(1)
+    asked = len(shared["keys"])
     answers = await spend(limits, 7, "user 0")
     assert (answers[:4], all(answers[4:])) == ([None] * 4, True)
     assert await spend(limits, 1, "another") == [None]
-    assert time.monotonic() - started < 0.1
+    assert len(shared["keys"]) == asked
     assert caplog.text.count("counted by each process for itself") == 1
     shared["may_answer"].set()
     limits.close()
@@ -206,14 +210,14 @@ async def test_shared_storage_that_was_away_is_asked_again_after_a_while(
     shared: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("gateway.access.limits.AWAY_SECONDS", 0.3)
+    monkeypatch.setattr("gateway.access.limits.AWAY_SECONDS", 600)
     limits = RateLimits({RULE: "5/hour"}, "recording://")
     shared["is_away"] = True
     await limits.spend(RULE, "ada")
     shared["is_away"] = False
     await limits.spend(RULE, "bob")
     assert "calls" not in shared
-    await asyncio.sleep(0.3)
+    limits._shared_again_at = time.monotonic()  # as if the ten minutes were over
     await limits.spend(RULE, "cleo")
     assert shared["calls"] == [1]
     assert caplog.text.count("counted by each process for itself") == 1

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.deadlines import are_quick, within
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.processes import PLAIN_SERVERS, ROOT, until
 from tests.support.server_folders import WriteServer
@@ -99,11 +100,6 @@ class Stopwatch:
         stream.call(tool, **arguments)
         self.seconds.append(time.monotonic() - started)
 
-    @property
-    def p99(self) -> float:
-        ordered = sorted(self.seconds)
-        return ordered[int(len(ordered) * 0.99)]
-
 
 # -- Blocking --------------------------------------------------------------------------------------------------------
 
@@ -125,20 +121,20 @@ def test_user_whose_call_sleeps_for_five_seconds_delays_neither_users_of_that_se
             same.call(neighbour, "echo", text="x")
             other.call(stranger, "echo", text="x")
         assert sleeper.is_silent()
-        assert len(same.seconds) > 100
-        assert same.p99 < QUICK_SECONDS
-        assert other.p99 < QUICK_SECONDS
+        assert are_quick(same.seconds, QUICK_SECONDS)
+        assert are_quick(other.seconds, QUICK_SECONDS)
         assert text_of(sleeper.answer("sleep")) == "blocked"
         assert host.metric("gumcp_lane_blocks_total", server="version_1") == 0
 
 
-def test_own_further_calls_are_answered_while_one_sleeps(host: HostProcess) -> None:
+def test_own_further_calls_are_answered_while_one_blocks(host: HostProcess, tmp_path: Path) -> None:
+    release = tmp_path / "release"
     with host.session("version_1", "two-at-once:key") as stream:
-        stream.send(tool_call("sleep", "block", seconds=1.5))
-        started = time.monotonic()
+        stream.send(tool_call("blocked", "block_until_file", path=str(release)))
         assert stream.call("echo", text="meanwhile") == "meanwhile"
-        assert time.monotonic() - started < 1
-        assert text_of(stream.answer("sleep")) == "blocked"
+        assert stream.is_silent()
+        release.touch()
+        assert text_of(stream.answer("blocked"))
 
 
 @pytest.mark.parametrize("tool", ["block", "block_in_a_task"])
@@ -184,7 +180,7 @@ def test_stateless_call_does_without_a_list_of_tools_that_hangs_or_fails(strict_
     with stateless(strict_host, "moody", f"{mood}:key") as call:
         started = time.monotonic()
         assert text_of(call("built", any="argument")) == "1"
-        assert time.monotonic() - started < 3 * SHORT_SECONDS
+        assert time.monotonic() - started < within(3 * SHORT_SECONDS)
 
 
 @every_transport
@@ -196,7 +192,7 @@ def test_call_that_takes_too_long_gets_an_error_that_says_so_and_the_session_liv
         assert text_of(call("echo", text="before")) == "before"
         started = time.monotonic()
         said = error_text_of(call("wait", seconds=30, name=transport.__name__))
-        assert SHORT_SECONDS <= time.monotonic() - started < SHORT_SECONDS + 1
+        assert SHORT_SECONDS <= time.monotonic() - started < within(SHORT_SECONDS + 1)
         assert said == "The call of wait took longer than 1 seconds and was stopped."
         assert text_of(call("echo", text="after")) == "after"
         until(lambda: text_of(call("was_cancelled", name=transport.__name__)) == "True")
@@ -257,7 +253,7 @@ def test_handler_that_does_not_let_itself_be_cancelled_is_left_behind(
         started = time.monotonic()
         said = error_text_of(call("wait_whatever_comes", path=str(release)))
         assert "took longer than 1 seconds" in said
-        assert time.monotonic() - started < SHORT_SECONDS + 2
+        assert time.monotonic() - started < within(SHORT_SECONDS + 2)
         assert text_of(call("echo", text="after")) == "after"
         until(lambda: strict_host.metric("gumcp_stuck_calls", server=server) >= 1)
         if transport is sse:  # the row is the same for all, and seconds behind
@@ -296,7 +292,7 @@ def test_stuck_calls_are_bounded_and_the_next_one_is_told_at_once(strict_host: H
         for stream in streams:
             started = time.monotonic()
             said = error_text_of(stream.request("tools/call", {"name": "echo", "arguments": {"text": "x"}}))
-            assert time.monotonic() - started < 0.4
+            assert time.monotonic() - started < within(0.4)
             assert f"limit {MAX_THREADS}" in said
             assert f"{MAX_THREADS} of them were given up but have not returned" in said
         until(lambda: condition(host, "version_1").startswith(f"{MAX_THREADS} calls are stuck"), 4)
@@ -305,7 +301,7 @@ def test_stuck_calls_are_bounded_and_the_next_one_is_told_at_once(strict_host: H
             for _ in range(50):
                 watch.call(other, "echo", text="x")
                 watch.call(also, "echo", text="x")
-            assert watch.p99 < QUICK_SECONDS
+            assert are_quick(watch.seconds, QUICK_SECONDS)
         # They come back: there is room again, in the same sessions.
         release.touch()
         until(lambda: host.metric("gumcp_stuck_calls", server="version_1") == 0)
@@ -324,7 +320,7 @@ def test_host_with_stuck_calls_ends_in_time(
             assert error_text_of(answer)
         started = time.monotonic()
         host.terminate()
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < within(8)
 
 
 # -- Too many at once ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.deadlines import WAIT_SECONDS
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.issued_keys import IssuedKey, issue
 from tests.support.streamable import (
@@ -22,7 +23,7 @@ from tests.support.streamable import (
     initialize_message,
     post,
 )
-from tests.support.wire import JSON, WAIT_SECONDS, Answer, SseStream, request, tool_call
+from tests.support.wire import JSON, Answer, SseStream, request, tool_call
 
 PAGE: Final = "https://app.example.com"
 ORIGIN: Final = {"Origin": PAGE}

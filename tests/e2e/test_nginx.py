@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import write_certificate
+from tests.support.deadlines import WAIT_SECONDS, within
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.issued_keys import IssuedKey, issue
 from tests.support.processes import ROOT, free_port, until
 from tests.support.streamable import ACCEPT_BOTH
-from tests.support.wire import JSON, WAIT_SECONDS, request
+from tests.support.wire import JSON, request
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
@@ -154,7 +155,7 @@ def test_events_and_comments_pass_as_they_come(front: Front) -> None:
         assert stream.readline() == b"\r\n"
         started = time.monotonic()
         assert stream.readline().startswith(b":"), "a comment on a silent stream"
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < within(3)
         body = json.dumps(request("ping", None, "p")).encode()
         assert front.request("POST", endpoint, body, {**JSON, **front.key.bearer})[0] == 202
         while b'"result"' not in (line := stream.readline()):

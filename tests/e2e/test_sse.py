@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
+from tests.support.deadlines import within
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.processes import until
 from tests.support.wire import JSON, SseStream, request, request_bytes, tool_call
@@ -374,10 +375,9 @@ def test_chunked_body_over_the_limit_is_413(stream: SseStream) -> None:
 
 
 def test_request_id_in_flight_is_refused_at_once_and_the_first_call_answered(stream: SseStream) -> None:
-    stream.send(tool_call("twice", "wait", seconds=0.5))
-    started = time.monotonic()
+    stream.send(tool_call("twice", "wait", seconds=1))
     answer = stream.post(tool_call("twice", "echo", text="second"))
-    assert time.monotonic() - started < 0.4
+    assert stream.is_silent()
     assert answer.status == 400
     assert answer.json["id"] == "twice"
     assert answer.json["error"]["code"] == -32600
@@ -572,7 +572,7 @@ def test_disconnect_cancels_handlers_and_lowers_the_gauge_within_a_second(host: 
     leaving.close()
     until(lambda: stream.call("was_cancelled", name="left-behind") == "True", seconds=1)
     until(lambda: gauge() == before, seconds=1)
-    assert time.monotonic() - left < 1
+    assert time.monotonic() - left < within(1)
     assert leaving.post(tool_call(2, "echo", text="x")).status == 404
 
 

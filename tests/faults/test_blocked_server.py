@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from tests.support.deadlines import are_quick
 from tests.support.host_process import HostProcess
 from tests.support.processes import until
 from tests.support.wire import tool_call
@@ -21,7 +22,7 @@ def test_calls_to_another_server_stay_quick_while_one_is_blocked(host: HostProce
             started = time.monotonic()
             assert quick.call("echo", text="x") == "x"
             measured.append(time.monotonic() - started)
-        assert sorted(measured)[int(len(measured) * 0.99) - 1] < 0.1
+        assert are_quick(measured, 0.1)
         assert blocked.is_silent()
         assert host.request("GET", "/health_check").status == 200
         with host.session("bystander", "newcomer:key") as newcomer:
@@ -41,8 +42,7 @@ def test_slow_factory_of_one_server_holds_up_no_other(host: HostProcess) -> None
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(host.session, "moody", "stuck-factory")
         until(lambda: "New SSE connection requested for moody" in host.log())
-        started = time.monotonic()
         with host.session("bystander", "beside-factory") as stream:
             assert stream.call("echo", text="x") == "x"
-        assert time.monotonic() - started < 1
+        assert not slow.done()
         slow.result(10).close()

@@ -16,7 +16,8 @@ from urllib.parse import urlencode
 import psutil
 import pytest
 
-from tests.faults.figures import Record, milliseconds, percentile, size
+from tests.faults.figures import Record, milliseconds, size
+from tests.support.deadlines import IS_EXACT, are_quick
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.processes import until
 from tests.support.wire import SseStream
@@ -54,8 +55,9 @@ def test_calls_keep_their_latency_while_the_database_is_locked_and_rows_catch_up
                 stream.call("echo", text="x")
                 calls += 1
         record(f"locked for {LOCK_SECONDS} s", f"calls {milliseconds(meanwhile)}; before {milliseconds(usual)}")
-        assert statistics.median(meanwhile) < 3 * statistics.median(usual) + 0.005
-        assert sorted(meanwhile)[int(len(meanwhile) * 0.99) - 1] < 0.1
+        if IS_EXACT:
+            assert statistics.median(meanwhile) < 3 * statistics.median(usual) + 0.005
+        assert are_quick(meanwhile, 0.1)
         query = "SELECT calls FROM records_sessionrecord WHERE user_id = 'steady'"
         until(lambda: host.rows(query)[0]["calls"] == calls, ROW_SECONDS)
         closed = "SELECT state FROM records_sessionrecord WHERE user_id = 'opened-meanwhile'"
@@ -106,7 +108,7 @@ def what_works(host: HostProcess, record: Record, name: str) -> None:
             f"calls {milliseconds(measured)}; health {health}; the report says {error}; "
             f"the admin's login page {login_page}, a login {login}",
         )
-        assert percentile(measured, 99) < 0.1
+        assert are_quick(measured, 0.1)
         assert (report["status"], report["database"]["status"]) == ("degraded", "late")
         assert (login_page, login) == (200, 503)
         assert stream.call("echo", text="x") == "x"

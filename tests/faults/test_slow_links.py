@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from tests.faults.figures import MIB, Record, size
+from tests.support.deadlines import WAIT_SECONDS, within
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, HandshakeSession
-from tests.support.wire import WAIT_SECONDS, request_bytes, tool_call
+from tests.support.wire import request_bytes, tool_call
 
 RESULT_BYTES = size(12, 48) * MIB
 """Far more than kernels keep for a socket."""
@@ -119,4 +120,4 @@ def read_slowly(host: HostProcess, record: Record, *, is_stopped: bool) -> None:
         assert all(whole)
         if is_stopped:
             host.process.wait(WAIT_SECONDS)
-            assert time.monotonic() - started < seconds + 5
+            assert time.monotonic() - started < within(seconds + 5)

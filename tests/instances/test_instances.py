@@ -109,10 +109,8 @@ async def test_factory_runs_in_its_servers_lane(workshop: ServerDefinition) -> N
 async def test_factory_over_its_time_limit_fails_and_its_late_instance_is_dropped(moody: ServerDefinition) -> None:
     identity = Identity("stuck-user")
     async with new_instances() as instances:
-        started = time.monotonic()
         with override_settings(GUMCP_FACTORY_TIMEOUT_SECONDS=0.2), pytest.raises(InstanceUnavailable):
             await use_once(instances, moody, identity)
-        assert time.monotonic() - started < 1.4
         assert len(instances) == 0
         # The lane is busy with the late factory until it returns; then the next attempt gets a new instance.
         await use_once(instances, moody, identity)

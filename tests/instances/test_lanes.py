@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.instances.lanes import Lane, Lanes
+from tests.support.deadlines import within
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ async def test_blocked_lane_blocks_no_other(lane: Lane) -> None:
     lane.post(release.wait, 10)
     started = time.monotonic()
     assert await other.run(thread_name()) == "lane-other"
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < within(1)
     release.set()
     assert other.stop()
 
@@ -85,7 +86,7 @@ def test_lag_is_that_of_a_blocked_loop_while_it_is_blocked(lane: Lane) -> None:
     lane.probe()
     started = time.monotonic()
     while lane.lag_seconds < 0.1:
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < within(5)
     release.set()
 
 
@@ -120,7 +121,7 @@ def test_blocked_lane_is_left_behind_in_bounded_time() -> None:
     lane.post(release.wait, 30)
     started = time.monotonic()
     assert not lane.stop(timeout_seconds=0.2)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < within(2)
     release.set()
 
 
@@ -139,7 +140,7 @@ def test_task_that_refuses_to_be_cancelled_does_not_hold_the_stop() -> None:
     assert started.wait(5)
     began = time.monotonic()
     lane.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < within(5)
 
 
 def test_lane_starts_when_it_is_first_asked_for_and_is_the_servers_own() -> None:
@@ -174,9 +175,9 @@ def test_lanes_asked_for_by_many_threads_at_once_start_once() -> None:
 
 def test_all_lanes_stop_together_however_many_are_blocked() -> None:
     lanes, release = Lanes(), threading.Event()
-    for number in range(4):
+    for number in range(8):
         lanes.get(f"blocked-{number}").post(release.wait, 30)
     started = time.monotonic()
     lanes.stop()
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < within(4)
     release.set()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.deadlines import within
 from tests.support.serving_process import Host, running_host, statuses
 
 GRACE_SECONDS = 0.8
@@ -70,7 +71,7 @@ def test_idle_host_ends_at_once(host: Host, number: int) -> None:
         assert select.select([idle.socket, silent.socket], [], [], SOON_SECONDS)[0] == [idle.socket]
         assert idle.read_to_end() == b""
         assert silent.read_to_end() == b""
-        assert seconds_to_exit(host, begun) < SOON_SECONDS
+        assert seconds_to_exit(host, begun) < within(SOON_SECONDS)
     assert [told["hook"] for told in host.told if "hook" in told] == ["drain", "stop"]
 
 
@@ -126,7 +127,7 @@ def test_call_in_flight_finishes_and_no_other_is_accepted(host: Host) -> None:
         response = client.response()
         assert (response.status, response.read()) == (200, b'"released"')
         assert response.headers["connection"] == "close"
-        assert seconds_to_exit(host, begun) < SOON_SECONDS
+        assert seconds_to_exit(host, begun) < within(SOON_SECONDS)
     assert host.told[-1] == {"hook": "stop"}
 
 
@@ -136,7 +137,7 @@ def test_stream_is_told_to_end_and_ends_cleanly(host: Host) -> None:
         client.read_until(b"begun\n\r\n")
         begun = terminate(host)
         assert client.read_to_end() == b"4\r\nbye\n\r\n0\r\n\r\n"
-        assert seconds_to_exit(host, begun) < SOON_SECONDS
+        assert seconds_to_exit(host, begun) < within(SOON_SECONDS)
 
 
 def test_bytes_on_their_way_are_sent_before_the_exit(host: Host) -> None:
@@ -146,7 +147,7 @@ def test_bytes_on_their_way_are_sent_before_the_exit(host: Host) -> None:
         begun = terminate(host)
         host.wait_until_told(hook="drain")
         assert len(client.read_to_end()) > 10_000_000
-        assert seconds_to_exit(host, begun) < SOON_SECONDS
+        assert seconds_to_exit(host, begun) < within(SOON_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_half_sent_request_does_not_hold_up_the_exit(hurried_host: Host, half: b
         # The application is cancelled all the same: in Daphne the half-sent request keeps it from that.
         assert statuses(running.read_to_end()) == [503]
         assert client.read_to_end() == b""
-        assert GRACE_SECONDS <= seconds_to_exit(host, begun) < GRACE_SECONDS + 1
+        assert GRACE_SECONDS <= seconds_to_exit(host, begun) < within(GRACE_SECONDS + 1)
     assert "Traceback" not in host.log()
 
 
@@ -171,7 +172,7 @@ def test_half_sent_request_alone_is_hardly_waited_for(host: Host) -> None:
     with host.connect() as client:
         client.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nfive.")
         host.get("/echo")
-        assert seconds_to_exit(host, terminate(host)) < SOON_SECONDS
+        assert seconds_to_exit(host, terminate(host)) < within(SOON_SECONDS)
 
 
 def test_half_sent_request_that_arrives_is_answered(host: Host) -> None:
@@ -182,7 +183,7 @@ def test_half_sent_request_that_arrives_is_answered(host: Host) -> None:
         host.wait_until_told(hook="drain")
         client.send(b"five.")
         assert statuses(client.read_to_end()) == [200]
-        assert seconds_to_exit(host, begun) < SOON_SECONDS
+        assert seconds_to_exit(host, begun) < within(SOON_SECONDS)
 
 
 def test_client_in_the_queue_of_the_port_is_served(host: Host) -> None:
@@ -203,7 +204,7 @@ def test_what_is_left_after_the_grace_is_cancelled_and_runs_its_finally(hurried_
         begin(host, "/wait")
         begun = terminate(host)
         assert statuses(client.read_to_end()) == [503]
-        assert GRACE_SECONDS <= seconds_to_exit(host, begun) < GRACE_SECONDS + 1
+        assert GRACE_SECONDS <= seconds_to_exit(host, begun) < within(GRACE_SECONDS + 1)
     assert host.told[-1] == {"hook": "stop"}
     assert {"ended": "/wait"} in host.told
 
@@ -215,7 +216,7 @@ def test_application_that_swallows_cancellation_does_not_hold_up_the_exit(hurrie
         other.send(request("/wait"))
         begin(host, "/stubborn")
         begin(host, "/wait")
-        assert GRACE_SECONDS <= seconds_to_exit(host, terminate(host)) < GRACE_SECONDS + 1
+        assert GRACE_SECONDS <= seconds_to_exit(host, terminate(host)) < within(GRACE_SECONDS + 1)
     assert {"swallowed": True} in host.told
     assert {"ended": "/wait"} in host.told
     assert {"hook": "stop"} in host.told
@@ -226,7 +227,7 @@ def test_blocked_loop_does_not_hold_up_the_exit(hurried_host: Host) -> None:
     with host.connect() as client:
         client.send(request("/block-loop"))
         host.wait_until_told(blocked=True)
-        assert seconds_to_exit(host, terminate(host)) < GRACE_SECONDS + 1
+        assert seconds_to_exit(host, terminate(host)) < within(GRACE_SECONDS + 1)
 
 
 def test_blocked_thread_does_not_hold_up_the_exit(hurried_host: Host) -> None:
@@ -234,7 +235,7 @@ def test_blocked_thread_does_not_hold_up_the_exit(hurried_host: Host) -> None:
     with host.connect() as client:
         client.send(request("/block-thread"))
         host.wait_until_told(blocked=True)
-        assert seconds_to_exit(host, terminate(host)) < GRACE_SECONDS + 1
+        assert seconds_to_exit(host, terminate(host)) < within(GRACE_SECONDS + 1)
     assert {"hook": "stop"} in host.told
 
 
@@ -245,7 +246,7 @@ def test_thread_that_outlives_its_request_does_not_hold_up_the_exit(tmp_path: Pa
             host.wait_until_told(blocked=True)
         host.wait_until_told(ended="/block-thread")
         # The grace is twenty seconds here, and nothing needs them.
-        assert seconds_to_exit(host, terminate(host)) < SOON_SECONDS
+        assert seconds_to_exit(host, terminate(host)) < within(SOON_SECONDS)
 
 
 @pytest.mark.parametrize("path", ["/wait", "/block-loop", "/stubborn"])
@@ -262,4 +263,4 @@ def test_second_signal_ends_at_once(tmp_path: Path, path: str) -> None:
         begun = time.monotonic()
         host.terminate(signal.SIGINT)
         assert host.exit_status() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < within(1)

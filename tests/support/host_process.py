@@ -17,11 +17,11 @@ from typing import Any, Final
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.deadlines import WAIT_SECONDS
 from tests.support.processes import (
     HOST_COMMANDS,
     PLAIN_SERVERS,
     STOP_SECONDS,
-    WAIT_SECONDS,
     environment,
     free_port,
     is_listening,

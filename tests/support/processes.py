@@ -16,15 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.deadlines import WAIT_SECONDS, within
+
 ROOT: Final = Path(__file__).parents[2]
 PLAIN_SERVERS: Final = ROOT / "tests" / "servers" / "plain"
 BUNDLED_SERVERS: Final = ROOT / "servers"
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
-WAIT_SECONDS: Final = 10.0
-"""How long anything may take that is expected to happen and has no time of its own."""
-
 HOST_COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "daphne": ("-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", "{application}"),
     "uvicorn": ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "{application}"),
@@ -100,10 +99,10 @@ def migrate(data_dir: Path) -> None:
 
 
 def until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
-    """Ask `condition` again and again, and return its first true value."""
-    end = time.monotonic() + seconds
+    """Ask `condition` again and again, and return its first true value, which is promised within `seconds`."""
+    end = time.monotonic() + within(seconds)
     while not (value := condition()):
-        assert time.monotonic() < end, f"not reached in {seconds} s"
+        assert time.monotonic() < end, f"not reached in {within(seconds)} s"
         time.sleep(0.02)
     return value
 

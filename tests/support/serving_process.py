@@ -20,7 +20,8 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import ROOT, WAIT_SECONDS, running
+from tests.support.deadlines import WAIT_SECONDS
+from tests.support.processes import ROOT, running
 
 OF_TWISTED = "ignore:Passing pyOpenSSL:DeprecationWarning"
 """What Twisted does when it makes a TLS context, and nothing here can help."""

@@ -17,8 +17,9 @@ from http.client import HTTPResponse
 from types import TracebackType
 from typing import Any, Final, Self
 
+from tests.support.deadlines import WAIT_SECONDS
 from tests.support.host_process import HostProcess
-from tests.support.wire import JSON, NEWEST_HANDSHAKE, WAIT_SECONDS, Answer, request, request_bytes
+from tests.support.wire import JSON, NEWEST_HANDSHAKE, Answer, request, request_bytes
 
 ACCEPT_BOTH: Final = {**JSON, "Accept": "application/json, text/event-stream"}
 STATELESS: Final = "2026-07-28"

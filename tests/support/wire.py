@@ -15,8 +15,7 @@ from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Final
 
-WAIT_SECONDS: Final = 10.0
-"""How long an answer that is due may take."""
+from tests.support.deadlines import WAIT_SECONDS, within
 
 JSON: Final = {"Content-Type": "application/json"}
 NEWEST_HANDSHAKE: Final = "2025-11-25"
@@ -134,8 +133,8 @@ class SseStream:
         self._events.put(None)
 
     def next_event(self, seconds: float = WAIT_SECONDS, *, comments: bool = False) -> Event | None:
-        """The next event, None at the stream's end; comments are passed over unless asked for."""
-        end = time.monotonic() + seconds
+        """The next event, promised within `seconds`, None at the stream's end; comments are passed over by default."""
+        end = time.monotonic() + within(seconds)
         while True:
             try:
                 event = self._events.get(timeout=max(0.0, end - time.monotonic()))

@@ -24,7 +24,7 @@ def server(user_id: str, api_key: str | None = None) -> Any:
         return {"not": "a server"}
     if mood == "slow":
         time.sleep(0.3)
-    if mood == "stuck":
+    if mood == "stuck" and built[user_id] == 1:
         time.sleep(1.5)
 
     async def list_tools(
