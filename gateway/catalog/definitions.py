@@ -51,8 +51,19 @@ class LoadFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class NearMiss:
+    """A folder or file that is probably meant to be a server, but has no `main.py` in its place."""
+
+    name: str
+    folder: Path
+    hint: str
+    """What to do so that it is found."""
+
+
+@dataclass(frozen=True, slots=True)
 class Discovery:
-    """All server folders that were found. Each is in exactly one of the lists."""
+    """What was found in the server directories. Each folder is in at most one of the lists."""
 
     definitions: list[ServerDefinition] = field(default_factory=list)
     failures: list[LoadFailure] = field(default_factory=list)
+    near_misses: list[NearMiss] = field(default_factory=list)

@@ -8,10 +8,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.catalog.definitions import Discovery, LoadFailure, ServerDefinition
+from gateway.catalog.definitions import Discovery, LoadFailure, NearMiss, ServerDefinition
 from gateway.catalog.import_effects import restored_process_state
 from gateway.catalog.loading import Project
 from gateway.catalog.manifests import has_manifest
+from gateway.catalog.near_misses import near_misses
 from gateway.exceptions import UnknownServer
 
 logger = logging.getLogger(__name__)
@@ -33,15 +34,32 @@ def discover(server_dirs: Sequence[Path], load_timeout_seconds: float = 0) -> Di
         for folder in server_folders(server_dir):
             with restored_process_state():
                 outcome = project.load(folder, taken)
+            log_outcome(outcome)
             if isinstance(outcome, LoadFailure):
                 found.failures.append(outcome)
-                logger.warning("Could not load server %s: %s", outcome.name, outcome.reason)
             else:
                 taken[outcome.name] = folder
                 found.definitions.append(outcome)
-                logger.info("Loaded server: %s", outcome.name)
+        for near_miss in near_misses(server_dir):
+            found.near_misses.append(near_miss)
+            log_near_miss(near_miss)
     logger.info("Discovered %d servers", len(found.definitions))
     return found
+
+
+def log_outcome(outcome: ServerDefinition | LoadFailure) -> None:
+    """Log that a server was loaded, or why not and where."""
+    if isinstance(outcome, ServerDefinition):
+        logger.info("Loaded server: %s", outcome.name)
+        return
+    logger.warning("Could not load server %s: %s", outcome.name, outcome.reason)
+    if outcome.traceback:
+        logger.debug("Why server %s could not be loaded:\n%s", outcome.name, outcome.traceback.rstrip())
+
+
+def log_near_miss(near_miss: NearMiss) -> None:
+    """Log why a folder is not found as a server."""
+    logger.warning("%s is not served: %s", near_miss.folder, near_miss.hint)
 
 
 def load_server(
@@ -65,6 +83,9 @@ def load_server(
                 return outcome
             failure = failure or outcome
     if failure is None:
+        for near_miss in (near_miss for server_dir in server_dirs for near_miss in near_misses(server_dir)):
+            if near_miss.name in (name, f"{name}.py"):
+                raise UnknownServer(f"{near_miss.folder} is not served: {near_miss.hint}")
         names = sorted({folder.name for folder, _ in folders})
         close = difflib.get_close_matches(name, names, n=1)
         question = f" Did you mean {close[0]}?" if close else ""

@@ -46,7 +46,7 @@ async def _options(style: Style, made: Any, server: Server[Any]) -> Initializati
         if not isinstance(options, InitializationOptions):
             raise TypeError(f"get_initialization_options returned {type(options).__name__}, not InitializationOptions.")
         return options
-    if not knows_its_version(made, server):
+    if not (style.is_shared or knows_its_version(made, server)):
         raise TypeError(
             "The factory's server has no version, and main.py has no function get_initialization_options: "
             "add one of the two."

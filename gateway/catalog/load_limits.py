@@ -41,7 +41,7 @@ def limited_load(folder: Path, limit_seconds: float) -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if not is_over:
-            raise LoadTimeout(f"main.py was not loaded after {limit_seconds:g} seconds.")
+            raise LoadTimeout
 
     def watch(can_interrupt: bool) -> None:
         started = time.monotonic()
@@ -50,8 +50,9 @@ def limited_load(folder: Path, limit_seconds: float) -> Iterator[None]:
             seconds = time.monotonic() - started
             if seconds >= report_at:
                 report_at *= 2
-                place = _place(folder, thread)
-                logger.warning("Server %s is still being loaded after %.0f s%s", folder.name, seconds, place)
+                place = place_of_thread(thread, folder)
+                where = f", in {place}" if place else ""
+                logger.warning("Server %s is still being loaded after %.0f s%s", folder.name, seconds, where)
             if seconds >= interrupt_at:
                 # Again later, in case the module catches everything.
                 interrupt_at += max(limit_seconds, SLOW_LOAD_SECONDS)
@@ -96,12 +97,12 @@ def _claim_alarm(handler: _Handler) -> _Handler | None:
     return signal.signal(signal.SIGALRM, handler)
 
 
-def _place(folder: Path, thread: int) -> str:
-    """Where in the folder's code a thread is, as the end of a sentence."""
-    frame = sys._current_frames().get(thread)
+def place_of_thread(thread: int | None, folder: Path) -> str:
+    """Return which line of the folder's code a thread executes, such as `store.py, line 3`; nothing if none."""
+    frame = sys._current_frames().get(thread or 0)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(folder):
-            return f", in line {frame.f_lineno} of {path.relative_to(folder)}"
+            return f"{path.relative_to(folder)}, line {frame.f_lineno}"
         frame = frame.f_back
     return ""

@@ -5,27 +5,21 @@ make (`factories`).
 """
 
 import sys
-import threading
 import time
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Final
 
 from gateway.catalog.definitions import LoadFailure, ServerDefinition
 from gateway.catalog.import_effects import current_event_loop
+from gateway.catalog.load_errors import place_of, reason, timeout_reason, traceback_text
 from gateway.catalog.load_limits import LoadTimeout, limited_load
 from gateway.catalog.manifests import has_manifest, load_manifest
 from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
-from gateway.catalog.server_modules import ServerModules, plain_names
+from gateway.catalog.server_modules import ServerModules
 from gateway.catalog.styles import Style, UnusableServer, describe
 from gateway.conf import conf
 from gateway.upstreams.slots import Slots
-
-_MAIN_THREAD_ONLY: Final = (
-    "This code loads only in the main thread, where no reload is done: restart the host, "
-    "or move what needs that thread out of the import."
-)
 
 
 class Project:
@@ -50,14 +44,14 @@ class Project:
             return self._load(folder, taken)
         except BaseException:  # an exception is foreign code as well: its text and its class may raise
             where = "".join(traceback.format_tb(sys.exc_info()[2]))
-            reason = "Loading main.py failed with an exception that cannot be described."
-            return LoadFailure(folder.name, folder, reason, where)
+            text = "Loading main.py failed with an exception that cannot be described."
+            return LoadFailure(folder.name, folder, text, where)
 
     def _load(self, folder: Path, taken: dict[str, Path]) -> ServerDefinition | LoadFailure:
         name = folder.name
         if name in RESERVED_NAMES:
-            reason = f"The name {name} is reserved for the host's own pages. Rename the folder."
-            return LoadFailure(name, folder, reason)
+            text = f"The name {name} is reserved for the host's own pages. Rename the folder."
+            return LoadFailure(name, folder, text)
         if not SERVER_NAME.fullmatch(name):
             return LoadFailure(name, folder, "The folder's name may have letters, digits, and . _ - after the first.")
         if taken.get(name, folder) != folder:
@@ -76,15 +70,11 @@ class Project:
         except UnusableServer as error:
             return LoadFailure(name, folder, str(error))
         except LoadTimeout as error:
-            return LoadFailure(name, folder, str(error), "".join(traceback.format_exception(error)))
-        # Foreign code: SystemExit and the like included, it may cost this server and no other.
+            text = timeout_reason(self._load_timeout_seconds, place_of(error, folder))
+            return LoadFailure(name, folder, text, traceback_text(error))
+        # Foreign code. Nothing that it raises may cost more than this server, SystemExit and the like included.
         except BaseException as error:
-            reason = f"main.py raised {type(error).__name__} when it was loaded: {plain_names(_text(error))}".rstrip(
-                ": "
-            )
-            if "main thread" in reason and threading.current_thread() is not threading.main_thread():
-                reason = f"{_MAIN_THREAD_ONLY} {reason}"
-            return LoadFailure(name, folder, reason, "".join(traceback.format_exception(error)))
+            return LoadFailure(name, folder, reason(error, folder), traceback_text(error))
         return ServerDefinition(name, folder, style, time.perf_counter() - started)
 
     def _execute(self, folder: Path) -> Style:
@@ -103,11 +93,3 @@ class Project:
             raise
         modules.note_search_path()
         return style
-
-
-def _text(error: BaseException) -> str:
-    """The text of an exception of foreign code, or nothing where asking for it raises."""
-    try:
-        return str(error)
-    except Exception:
-        return ""

@@ -1,30 +1,34 @@
-"""Which servers are being served: name -> definition, beside the folders that failed to load."""
+"""The servers that are being served, by name, and the folders that cannot be served."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.catalog.definitions import Discovery, LoadFailure, ServerDefinition
+from gateway.catalog.definitions import Discovery, LoadFailure, NearMiss, ServerDefinition
 from gateway.exceptions import UnknownServer
 
 NOT_SERVED: Final = "No server of this name is served here."
-"""What clients are told of a server that is none."""
+"""What clients are told when they ask for an unknown server."""
 
 
 class Registry:
-    """The servers of this process, in the order in which they were discovered. Changed on the host's loop."""
+    """The servers of this process, in the order in which they were discovered.
+
+    Changed on the host's loop. May be read in any thread.
+    """
 
     def __init__(self, discovery: Discovery) -> None:
         self._definitions = {definition.name: definition for definition in discovery.definitions}
         self._failures = {failure.folder: failure for failure in discovery.failures}
+        self._near_misses = list(discovery.near_misses)
         self.revision = 0
-        """Goes up with every change."""
+        """Increases with every change."""
 
     def get(self, name: str) -> ServerDefinition:
-        """The definition called `name`.
+        """Return the definition called `name`.
 
         Raises:
-            UnknownServer: there is none.
+            UnknownServer: no server of this name is served.
         """
         try:
             return self._definitions[name]
@@ -32,35 +36,48 @@ class Registry:
             raise UnknownServer(NOT_SERVED) from None
 
     def put(self, definition: ServerDefinition) -> None:
-        """Serve `definition`, in place of an older one of the same name."""
-        self._definitions[definition.name] = definition
-        self._failures.pop(definition.folder, None)
+        """Serve `definition`. It replaces an older one of the same name."""
+        self._definitions = {**self._definitions, definition.name: definition}
+        self._failures = {folder: failure for folder, failure in self._failures.items() if folder != definition.folder}
         self.revision += 1
 
     def note_failure(self, failure: LoadFailure) -> None:
-        """Keep why a folder did not load. If it is being served, its older code still is."""
-        self._failures[failure.folder] = failure
+        """Keep why a folder did not load. If the server is being served, its older code still is."""
+        self._failures = {**self._failures, failure.folder: failure}
         self.revision += 1
 
     def remove(self, folder: Path) -> None:
         """Forget the server in `folder`."""
         self._definitions = {name: found for name, found in self._definitions.items() if found.folder != folder}
-        self._failures.pop(folder, None)
+        self._failures = {path: failure for path, failure in self._failures.items() if path != folder}
         self.revision += 1
 
+    def replace_near_misses(self, near_misses: list[NearMiss]) -> list[NearMiss]:
+        """Keep what is not found as a server at the moment, and return what is new of it."""
+        new = [near_miss for near_miss in near_misses if near_miss not in self._near_misses]
+        if near_misses != self._near_misses:
+            self._near_misses = list(near_misses)
+            self.revision += 1
+        return new
+
     def knows(self, folder: Path) -> bool:
-        """Whether `folder` has been tried."""
+        """Whether somebody has tried to load `folder`."""
         return folder in self._failures or any(definition.folder == folder for definition in self)
 
     @property
     def names(self) -> list[str]:
-        """The names of all servers."""
+        """The names of all servers that are being served."""
         return list(self._definitions)
 
     @property
     def failures(self) -> list[LoadFailure]:
         """The folders whose code, as it is now, cannot be served."""
         return list(self._failures.values())
+
+    @property
+    def near_misses(self) -> list[NearMiss]:
+        """What is probably meant to be a server, but is not found as one."""
+        return list(self._near_misses)
 
     def __iter__(self) -> Iterator[ServerDefinition]:
         return iter(list(self._definitions.values()))

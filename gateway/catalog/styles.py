@@ -1,21 +1,29 @@
 """Styles of server modules: what a module offers the host as its server.
 
 `server` may be a factory, plain or async, that takes `(user_id, api_key)` or fewer, or an object that all users share.
-The object, and what a factory returns, may be of any kind in `server_kinds`. Lives here: telling these apart, with a
+Such an object may also have one of the other names that `mcp run` and `fastmcp run` look for. The object, and what a
+factory returns, may be of any kind in `server_kinds`. Lives here: telling these apart, with a
 reason where a module cannot be served. Not here: loading modules (`loading`) and calling factories (`factories`).
 """
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from mcp.server import MCPServer
 
 from gateway.catalog.calling import bind
-from gateway.catalog.server_kinds import SERVER_KINDS, is_fastmcp, knows_its_version, low_level_server
+from gateway.catalog.server_kinds import SERVER_KINDS, is_fastmcp, low_level_server
 from gateway.compat.server import CompatServer
+
+OBJECT_NAMES: Final = ("mcp", "app", "mcp_server")
+"""Names besides `server` that an object may have which all users share."""
+
+_FACTORY_NAME: Final = re.compile(r"(create|make|build|get|new|init)_?\w*(server|mcp|app)\w*|\w*(server|mcp)_factory")
+"""Names of functions that are probably factories."""
 
 
 class UnusableServer(Exception):
@@ -37,35 +45,72 @@ class Style:
 def describe(module: ModuleType) -> Style:
     """Find out how `module` makes its servers.
 
-    This calls neither of the module's two functions. But reading its attributes may run its code: its `__getattr__`,
-    the `__class__` of a lazy object, a `__signature__`.
+    This calls no function of the module. But reading its attributes may run its code: its `__getattr__`, the
+    `__class__` of a lazy object, a `__signature__`.
 
     Raises:
-        UnusableServer: `server` is neither a server nor a factory that can be called, or the options are missing and
-            the object has no version. What a factory makes is checked by `factories.make`.
+        UnusableServer: there is no server and no factory that can be called, or it is not clear which, or a factory of
+            low-level servers comes without options. What a factory makes is checked by `factories.make`.
         BaseException: what the module's own code raised.
     """
     server = getattr(module, "server", None)
     get_options = getattr(module, "get_initialization_options", None)
-    if server is None:
-        raise UnusableServer("main.py has no function server, and no server object of that name.")
     if get_options is not None:
         if not callable(get_options):
             raise UnusableServer("get_initialization_options in main.py is not callable.")
         _check_parameters("get_initialization_options", get_options, {"instance": None})
-    try:
-        shared = low_level_server(server)
-    except TypeError as error:
-        raise UnusableServer(str(error)) from None
-    if shared is None:
+    if _is_server(server):
+        return Style(server, get_options, is_shared=True)
+    if callable(server):
         _check_factory(server)
         if get_options is None and not _may_return_versioned_server(module):
-            raise UnusableServer("main.py has no function get_initialization_options.")
-    elif get_options is None and not knows_its_version(server, shared):
+            raise UnusableServer(
+                "main.py has a factory of low-level servers and no function get_initialization_options."
+            )
+        return Style(server, get_options, is_shared=False)
+    return Style(_other_object(module, server), get_options, is_shared=True)
+
+
+def _other_object(module: ModuleType, server: object) -> object:
+    """Return the server object of a module whose `server` is missing, or is something else."""
+    found = {name: value for name in OBJECT_NAMES if _is_server(value := vars(module).get(name))}
+    if len({id(value) for value in found.values()}) > 1:
+        names = " and ".join(found)
+        raise UnusableServer(f"main.py has several server objects, {names}: call the one to be served server.")
+    if found:
+        return next(iter(found.values()))
+    if server is not None:
         raise UnusableServer(
-            "main.py has no function get_initialization_options, and its server has no version: add one of the two."
+            f"server in main.py is of type {type(server).__name__}: it must be a factory or {SERVER_KINDS}."
         )
-    return Style(server, get_options, is_shared=shared is not None)
+    raise UnusableServer(
+        f"main.py has no factory called server, and no server object ({SERVER_KINDS}) called server, "
+        f"{', '.join(OBJECT_NAMES[:-1])} or {OBJECT_NAMES[-1]}.{_hint(module)}"
+    )
+
+
+def _hint(module: ModuleType) -> str:
+    """Return what is probably meant to be the server, as a further sentence."""
+    values = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    if objects := [name for name, value in values.items() if _is_server(value)]:
+        return f" There is a server object called {objects[0]}: add the line `server = {objects[0]}`."
+    own = {
+        name: value
+        for name, value in values.items()
+        if inspect.isroutine(value) and getattr(value, "__module__", None) == module.__name__
+    }
+    if factories := [name for name in own if _FACTORY_NAME.fullmatch(name)]:
+        return f" If {factories[0]} is the factory, add the line `server = {factories[0]}`."
+    if "main" in own:
+        return " A server that is made in main() is not found: make it where the module is imported."
+    return ""
+
+
+def _is_server(value: object) -> bool:
+    try:
+        return low_level_server(value) is not None
+    except TypeError as error:
+        raise UnusableServer(str(error)) from None
 
 
 def _may_return_versioned_server(module: ModuleType) -> bool:
@@ -86,11 +131,7 @@ def _is_about_versioned_servers(value: object) -> bool:
     return isinstance(value, MCPServer) or is_fastmcp(value)
 
 
-def _check_factory(factory: object) -> None:
-    if not callable(factory):
-        raise UnusableServer(
-            f"server in main.py is of type {type(factory).__name__}: it must be a factory or {SERVER_KINDS}."
-        )
+def _check_factory(factory: Callable[..., Any]) -> None:
     if inspect.isclass(factory):
         constructor = getattr(factory.__init__, "__module__", "")
         if constructor.partition(".")[0] in ("mcp", "fastmcp") or constructor == CompatServer.__module__:

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -23,10 +23,12 @@ from watchfiles import Change, DefaultFilter, awatch
 
 from gateway import metrics
 from gateway.catalog.definitions import LoadFailure, ServerDefinition
-from gateway.catalog.discovery import server_folders
+from gateway.catalog.discovery import log_near_miss, log_outcome, server_folders
 from gateway.catalog.import_effects import restored_process_state
-from gateway.catalog.load_limits import LoadTimeout, give_up_load
+from gateway.catalog.load_errors import timeout_reason
+from gateway.catalog.load_limits import LoadTimeout, give_up_load, place_of_thread
 from gateway.catalog.loading import Project
+from gateway.catalog.near_misses import near_misses
 from gateway.catalog.registry import Registry
 from gateway.conf import conf
 from gateway.instances.instances import Instances
@@ -73,10 +75,10 @@ class Reloader:
             logger.exception("A change of the servers' files could not be followed")
 
     async def update(self, *, names: Iterable[str] = (), changed_paths: Iterable[Path] = ()) -> None:
-        """Reload the servers called `names` and those with changed code; take up new folders, let go of removed ones.
+        """Reload the servers called `names` and those whose code has changed, serve new folders, drop removed ones.
 
-        Modules are loaded one at a time, beside those that were given up and still run: after each the process is put
-        back as it was before.
+        Modules are loaded one at a time. A load that was given up may still run meanwhile. After each load the process
+        is put back as it was before.
         """
         wanted = set(names)
         # A few look-ups, when somebody has saved a file.
@@ -84,20 +86,7 @@ class Reloader:
         loaded: list[ServerDefinition] = []
         async with self._lock:
             found = {folder: server_dir for server_dir in conf.server_dirs for folder in server_folders(server_dir)}
-            gone = [known for known in [*self._registry, *self._registry.failures] if known.folder not in found]
-            if gone:
-                # Editors and version control replace a file by removing it first.
-                await asyncio.sleep(GONE_SECONDS)
-                gone = [known for known in gone if _is_gone(known.folder / "main.py")]
-            served = {definition.folder for definition in self._registry}
-            freed: set[str] = set()
-            for known in gone:
-                logger.info("Server %s is gone", known.name)
-                self._registry.remove(known.folder)
-                if known.folder in served:
-                    served.remove(known.folder)
-                    freed.add(known.name)
-                    self._on_removed(known.name)
+            freed = await self._remove_gone(found)
             for folder, server_dir in found.items():
                 resolved = folder.resolve()
                 is_new = not self._registry.knows(folder) or folder.name in freed
@@ -105,20 +94,43 @@ class Reloader:
                     definition = await self._load(folder, server_dir)
                     if definition is not None:
                         loaded.append(definition)
+            self._look_for_near_misses()
             metrics.load_failures.set(len(self._registry.failures))
         await asyncio.gather(*(self._switch(definition) for definition in loaded))
+
+    async def _remove_gone(self, found: Container[Path]) -> set[str]:
+        """Stop serving folders that are no longer there, and return the names that are free now."""
+        gone = [known for known in [*self._registry, *self._registry.failures] if known.folder not in found]
+        if gone:
+            # Editors and version control replace a file by removing it first.
+            await asyncio.sleep(GONE_SECONDS)
+            gone = [known for known in gone if _is_gone(known.folder / "main.py")]
+        served = {definition.folder for definition in self._registry}
+        freed: set[str] = set()
+        for known in gone:
+            logger.info("Server %s is gone", known.name)
+            self._registry.remove(known.folder)
+            if known.folder in served:
+                served.remove(known.folder)
+                freed.add(known.name)
+                self._on_removed(known.name)
+        return freed
 
     async def _load(self, folder: Path, server_dir: Path) -> ServerDefinition | None:
         taken = {definition.name: definition.folder for definition in self._registry}
         outcome = await _load_in_thread(Project(server_dir, is_reload=True), folder, taken)
+        log_outcome(outcome)
         if isinstance(outcome, LoadFailure):
-            logger.warning("Could not load server %s: %s", outcome.name, outcome.reason)
             self._registry.note_failure(outcome)
             return None
         self._registry.put(outcome)
         self._instances.expect(outcome)
-        logger.info("Loaded server: %s", outcome.name)
         return outcome
+
+    def _look_for_near_misses(self) -> None:
+        found = [near_miss for server_dir in conf.server_dirs for near_miss in near_misses(server_dir)]
+        for near_miss in self._registry.replace_near_misses(found):
+            log_near_miss(near_miss)
 
     async def _switch(self, definition: ServerDefinition) -> None:
         failures = await self._instances.switch(definition)
@@ -186,7 +198,8 @@ async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]
             async with asyncio.timeout(limit_seconds or None):
                 return await outcome
         except TimeoutError:
+            place = place_of_thread(thread.ident, folder)
             with leaving:
                 if not is_over:
                     give_up_load(thread)
-            return LoadFailure(folder.name, folder, f"main.py was not loaded after {limit_seconds:g} seconds.")
+            return LoadFailure(folder.name, folder, timeout_reason(limit_seconds, place))

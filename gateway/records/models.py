@@ -45,6 +45,7 @@ class ServerRecord(models.Model):
 
         LOADED = "loaded", "Loaded"
         FAILED = "failed", "Failed"
+        NEAR_MISS = "near miss", "Not a server"
         REMOVED = "removed", "Removed"
 
     name = models.CharField(max_length=255)

@@ -261,6 +261,17 @@ class Recorder:
                 ),
             )
             row.reason, row.traceback = failure.reason, failure.traceback
+        for near_miss in self._registry.near_misses:
+            rows.setdefault(
+                near_miss.folder,
+                ServerRecord(
+                    name=near_miss.name,
+                    folder=str(near_miss.folder),
+                    status=ServerRecord.Status.NEAR_MISS,
+                    reason=near_miss.hint,
+                    loaded_at=now,
+                ),
+            )
         self._writer.upsert(
             list(rows.values()), "folder", ["name", "status", "reason", "traceback", "load_seconds", "loaded_at"]
         )

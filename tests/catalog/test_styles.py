@@ -28,14 +28,16 @@ ANSWERS = {
     "factory_object": "alice, number 1",
     "mcpserver_factory": "alice",
     "mcpserver_object": "one of many",
+    "object_called_mcp": "one of many",
     "server_object": "one of many, set up 1 times",
+    "version_1_object": "one of many",
     "fastmcp_object": "one of many, {'set up': '1 times'}",
     "fastmcp_factory": "alice with secret",
 }
 """What `whoami` of each example says to alice."""
 
-SHARED = {"mcpserver_object", "server_object", "fastmcp_object"}
-UNVERSIONED = {"mcpserver_object"}
+SHARED = {"mcpserver_object", "object_called_mcp", "server_object", "version_1_object", "fastmcp_object"}
+UNVERSIONED = {"mcpserver_object", "version_1_object"}
 
 both_eras = pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
 every_style = pytest.mark.parametrize("name", ANSWERS)
@@ -96,12 +98,10 @@ class Inheriting(MCPServer):
 @pytest.mark.parametrize(
     ("server", "attributes", "reason"),
     [
-        (None, {}, "no function server"),
+        (None, {}, "no factory called server"),
         (1, {}, "server in main.py is of type int"),
         (Unrelated(), {}, "of type Unrelated: it must be a factory or an mcp.server.Server"),
         (sys, {}, "of type module"),
-        (Server("x"), {}, "no function get_initialization_options, and its server has no version"),
-        (Server("x"), {"get_initialization_options": None}, "no function get_initialization_options"),
         (
             Server("x", version="1"),
             {"get_initialization_options": 1},
@@ -126,8 +126,77 @@ def test_what_is_no_server_is_refused_in_one_plain_sentence(
 
 
 def test_module_without_a_server_is_refused() -> None:
-    with pytest.raises(UnusableServer, match="no function server"):
+    with pytest.raises(UnusableServer, match="no factory called server, and no server object"):
         describe(ModuleType("main"))
+
+
+# -- the name of the object
+
+
+def main_with(**attributes: Any) -> ModuleType:
+    module = ModuleType("main")
+    module.__dict__.update(attributes)
+    return module
+
+
+@pytest.mark.parametrize("name", ["server", "mcp", "app", "mcp_server"])
+@pytest.mark.parametrize("made", [MCPServer("x"), Server("x", version="1"), CompatServer("x")])
+def test_object_is_found_by_the_names_that_are_usual(name: str, made: object) -> None:
+    style = describe(main_with(**{name: made}))
+    assert style.server is made
+    assert style.is_shared
+
+
+def test_fastmcp_object_is_found_by_the_names_that_are_usual() -> None:
+    made = load("fastmcp_object").server
+    assert describe(main_with(mcp=made)).server is made
+
+
+@pytest.mark.parametrize("server", [None, sys, "https://example.com", 1])
+def test_object_of_another_name_is_found_beside_a_server_that_is_none(server: object) -> None:
+    made = MCPServer("x")
+    assert describe(main_with(server=server, app="a web application", mcp=made)).server is made
+
+
+def test_one_object_of_two_names_is_clear() -> None:
+    made = MCPServer("x")
+    assert describe(main_with(mcp=made, app=made)).server is made
+
+
+def test_what_is_called_server_wins() -> None:
+    made, other = MCPServer("x"), MCPServer("y")
+    assert describe(main_with(server=made, mcp=other)).server is made
+    factory = describe(main_with(server=lambda user_id: made, mcp=other))
+    assert not factory.is_shared
+
+
+def test_two_objects_of_which_none_is_called_server_are_refused_by_name() -> None:
+    with pytest.raises(UnusableServer, match="mcp and app: call the one to be served server"):
+        describe(main_with(mcp=MCPServer("x"), app=Server("y")))
+
+
+async def test_object_without_a_version_is_served_as_unversioned() -> None:
+    for made in (Server("x"), CompatServer("x")):
+        _, options = await make(describe(main_with(server=made)), "alice", None)
+        assert (options.server_name, options.server_version) == ("x", "")
+
+
+HINTS = {
+    "from mcp.server import MCPServer\nweather = MCPServer('x')": "called weather: add the line `server = weather`.",
+    "def create_server(user_id): ...": "If create_server is the factory, add the line `server = create_server`.",
+    "async def build_mcp_server(): ...": "If build_mcp_server is the factory",
+    "def main():\n    mcp = 1": r"A server that is made in main\(\) is not found",
+    "from json import dumps as create_server": r"mcp_server\.$",
+    "VALUE = 1": r"mcp_server\.$",
+}
+
+
+@pytest.mark.parametrize(("source", "hint"), HINTS.items())
+def test_module_without_a_server_is_refused_with_what_is_probably_meant(source: str, hint: str) -> None:
+    module = ModuleType("main")
+    exec(source, vars(module))  # noqa: S102
+    with pytest.raises(UnusableServer, match=hint):
+        describe(module)
 
 
 async def wait_for_nothing() -> None:

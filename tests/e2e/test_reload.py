@@ -275,7 +275,7 @@ def test_broken_change_keeps_the_old_code_and_its_reason_is_in_the_admin(
             assert new.call("word") == "one"
         page = admin.get(f"/admin/records/serverrecord/{found['id']}/change/")
         if broken.startswith("nothing"):
-            assert "main.py has no function server" in page
+            assert "main.py has no factory called server" in page
         else:
             assert "Traceback" in page
             assert ("SyntaxError" in page) or ("broken &lt;on&gt; purpose" in page)

@@ -218,8 +218,8 @@ def test_modules_that_exit_or_raise_what_cannot_be_printed_cost_only_themselves(
     served = their_host.request("GET", "/health_check").json["servers"]
     assert sorted(served) == ["lazy-helper", "lazy-inserted", "lazy-root", "path"]
     reasons = {row["name"]: row["reason"] for row in their_host.rows("SELECT name, reason FROM records_serverrecord")}
-    assert reasons["exits"] == "main.py raised SystemExit when it was loaded: no credentials"
-    assert reasons["speechless"] == "main.py raised Odd when it was loaded"
+    assert reasons["exits"] == "In main.py, line 2: SystemExit: no credentials"
+    assert reasons["speechless"] == "In main.py, line 4: Odd"
 
 
 @pytest.mark.usefixtures("processes")

@@ -102,7 +102,9 @@ async def test_load_that_is_given_up_has_changed_nothing_and_changes_nothing_whe
         try:
             await reloader.update()
             (load,) = loads()
-            assert [failure.reason for failure in registry.failures] == ["main.py was not loaded after 0.5 seconds."]
+            assert [failure.reason for failure in registry.failures] == [
+                "main.py was not loaded after 0.5 seconds: it was in main.py, line 6."
+            ]
             assert state() == before
             first = registry.get("beside")
             await reloader.update(names=["beside"])
@@ -143,7 +145,9 @@ async def test_load_that_hangs_in_logging_does_not_hold_up_the_host_when_it_is_g
         await reloader.update(names=["hanging"])
         (load,) = loads()
         await asyncio.to_thread(until, lambda: not load.is_alive())
-        assert [failure.reason for failure in registry.failures] == ["main.py was not loaded after 0.2 seconds."]
+        assert [failure.reason for failure in registry.failures] == [
+            "main.py was not loaded after 0.2 seconds: it was in main.py, line 5."
+        ]
 
 
 async def test_server_does_not_notice_that_a_folder_goes_which_was_refused_for_its_name(
@@ -167,3 +171,19 @@ async def test_name_of_a_folder_that_goes_is_free_for_the_one_that_was_refused_f
         await reloader.update()
         assert not registry.failures
         assert registry.get("twin").folder == second / "twin"
+
+
+async def test_folder_that_is_not_found_as_a_server_is_known_until_it_is_one(write_server: WriteServer) -> None:
+    directory = write_server("sound")
+    async with reloading(directory) as (registry, reloader):
+        source = (directory / "sound" / "main.py").read_text()
+        (directory / "weather").mkdir()
+        (directory / "weather" / "server.py").write_text(source)
+        await reloader.update()
+        (missed,) = registry.near_misses
+        assert (missed.name, missed.hint.startswith("It has server.py, but no main.py.")) == ("weather", True)
+        assert registry.names == ["sound"]
+        (directory / "weather" / "main.py").write_text("from server import *")
+        await reloader.update()
+        assert not registry.near_misses
+        assert registry.names == ["sound", "weather"]

@@ -111,6 +111,24 @@ def test_list_servers_prints_json_that_parses_whatever_servers_print(tmp_path: P
     assert rows[0]["folder"] == str(directory / "sound")
 
 
+def test_list_servers_shows_the_traceback_if_it_is_asked_for(tmp_path: Path, write_server: WriteServer) -> None:
+    directory = write_server("broken", "import store")
+    (directory / "broken" / "store.py").write_text("\n1 / 0")
+    done = manage("list_servers", "--traceback", data_dir=tmp_path, GUMCP_SERVER_DIRS=str(directory))
+    assert re.search(r"^broken +failed +.*In store.py, line 2: ZeroDivisionError", done.stdout, re.MULTILINE)
+    assert f'File "{directory / "broken" / "store.py"}", line 2, in <module>' in done.stdout
+
+
+def test_list_servers_says_what_is_not_found_as_a_server(tmp_path: Path, write_server: WriteServer) -> None:
+    directory = write_server("sound")
+    (directory / "weather").mkdir()
+    (directory / "weather" / "server.py").write_text("")
+    done = manage("list_servers", data_dir=tmp_path, GUMCP_SERVER_DIRS=str(directory))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^weather +near miss +.*It has server.py, but no main.py", done.stdout, re.MULTILINE)
+    assert done.stdout.splitlines()[-1] == "1 of 1 loaded"
+
+
 def test_list_servers_needs_no_database(tmp_path: Path) -> None:
     assert manage("list_servers", data_dir=tmp_path / "new", DATABASE_URL="sqlite:////no/such/db").returncode == 0
 

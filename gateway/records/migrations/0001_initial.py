@@ -60,7 +60,13 @@ class Migration(migrations.Migration):
                 (
                     "status",
                     models.CharField(
-                        choices=[("loaded", "Loaded"), ("failed", "Failed"), ("removed", "Removed")], max_length=10
+                        choices=[
+                            ("loaded", "Loaded"),
+                            ("failed", "Failed"),
+                            ("near miss", "Not a server"),
+                            ("removed", "Removed"),
+                        ],
+                        max_length=10,
                     ),
                 ),
                 ("reason", models.TextField(blank=True, help_text="Why it cannot be served.")),

@@ -1,0 +1,1 @@
+WHOAMI = "one of many"
