@@ -33,7 +33,7 @@ async def acquire_with_room(host: Host, request: McpRequest) -> Instance:
     # Check before the factory runs, which may take long. Others may take the room meanwhile, so it is made afterwards.
     room = host.doorkeeper.session_room
     room.require(request.identity, request.address)
-    instance = await host.instances.acquire(request.definition, request.identity)
+    instance = await host.instances.acquire(request.definition, request.identity, request.address)
     try:
         room.make(request.identity, request.address)
     except GatewayError:

@@ -44,7 +44,7 @@ class StatelessRequests:
         if is_listening:  # it lasts as long as a session does, so it takes the room of one
             instance = await acquire_with_room(host, request)
         else:
-            instance = await host.instances.acquire(request.definition, request.identity)
+            instance = await host.instances.acquire(request.definition, request.identity, request.address)
         try:
             # Check again: the factory may have taken long.
             require_still_open(host, request)

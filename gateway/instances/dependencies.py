@@ -1,21 +1,27 @@
 """What the host gives to every instance of one server."""
 
-from dataclasses import dataclass
-
 from django.conf import settings
 from django.utils.crypto import salted_hmac
+from mcp.server.models import InitializationOptions
 from mcp.server.request_state import RequestStateSecurity
 
 from gateway.instances.calls import ServerCalls
 
 
-@dataclass(frozen=True, slots=True)
 class ServerDependencies:
-    """What the instances of one server share."""
+    """What the instances of one server share. `share_options` is called in the server's lane."""
 
-    calls: ServerCalls
-    request_state: RequestStateSecurity
-    """Seals the `requestState` that clients keep between the rounds of one request."""
+    def __init__(self, calls: ServerCalls, request_state: RequestStateSecurity) -> None:
+        self.calls = calls
+        self.request_state = request_state
+        """Seals the `requestState` that clients keep between the rounds of one request."""
+        self._options: InitializationOptions | None = None
+
+    def share_options(self, options: InitializationOptions) -> InitializationOptions:
+        """Return `options`, or equal ones of another instance: most are equal, and each takes 2 KiB."""
+        if self._options != options:
+            self._options = options
+        return self._options or options
 
 
 def request_state_security() -> RequestStateSecurity:

@@ -21,6 +21,7 @@ from gateway.catalog.factories import make
 from gateway.compat.server import CompatServer
 from gateway.exceptions import InstanceUnavailable
 from gateway.instances.calls import ServerCalls
+from gateway.instances.dependencies import ServerDependencies
 from gateway.instances.lifespan import OpenLifespan
 from gateway.instances.tool_schemas import ToolSchemas
 
@@ -32,7 +33,7 @@ UNAVAILABLE: Final = "The server could not be started for this user. Its operato
 class Generation:
     """A `Server` object whose lifespan is open.
 
-    Threads: used in the lane, except for `definition` and `lifespan.ended` and `is_lost`, which any thread may read.
+    Threads: used in the lane, except for `definition` and `is_lost`, which any thread may read.
     """
 
     __slots__ = ("_is_retired", "_requests", "definition", "lifespan", "options", "schemas", "server")
@@ -53,7 +54,9 @@ class Generation:
         self._is_retired = False
 
     @classmethod
-    async def start(cls, definition: ServerDefinition, identity: Identity, calls: ServerCalls) -> "Generation":
+    async def start(
+        cls, definition: ServerDefinition, identity: Identity, dependencies: ServerDependencies
+    ) -> "Generation":
         """Make the `Server` object and enter its lifespan.
 
         Raises:
@@ -62,8 +65,8 @@ class Generation:
         # A reload has no caller, and a new start may be caused by another one. This makes log redaction know this key.
         current_identity.set(identity)
         try:
-            with calls.noting("the factory"):
-                return await cls._start(definition, identity, calls)
+            with dependencies.calls.noting("the factory"):
+                return await cls._start(definition, identity, dependencies)
         except asyncio.CancelledError:
             raise
         except InstanceUnavailable:
@@ -75,14 +78,16 @@ class Generation:
             raise InstanceUnavailable(UNAVAILABLE) from None
 
     @classmethod
-    async def _start(cls, definition: ServerDefinition, identity: Identity, calls: ServerCalls) -> "Generation":
+    async def _start(
+        cls, definition: ServerDefinition, identity: Identity, dependencies: ServerDependencies
+    ) -> "Generation":
         server, options = await make(definition.style, identity.user_id, identity.api_key)
         # Without a handshake no options are sent: the SDK reports the Server object's own name and version.
         server.name, server.version = options.server_name, options.server_version
         lifespan = await OpenLifespan.enter(
-            server, definition.name, identity.api_key, on_left=_give_handler_threads(server, calls)
+            server, definition.name, identity.api_key, on_left=_give_handler_threads(server, dependencies.calls)
         )
-        return cls(definition, server, options, lifespan)
+        return cls(definition, server, dependencies.share_options(options), lifespan)
 
     @property
     def is_lost(self) -> bool:

@@ -42,6 +42,8 @@ class Instance:
     server_name: str
     identity: Identity
     running: RunningServer
+    share: str = ""
+    """Whose share of the host's instances it belongs to (`idle_instances`)."""
     row_id: UUID = field(default_factory=uuid4)
     """What operators see."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

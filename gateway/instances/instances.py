@@ -7,7 +7,7 @@ here: their `Server` objects (`generation`) and what their sessions say (`transp
 import asyncio
 import logging
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ from gateway.exceptions import InstanceLimitReached, InstanceUnavailable
 from gateway.instances.caller_context import caller_context
 from gateway.instances.calls import ServerCalls
 from gateway.instances.dependencies import ServerDependencies, request_state_security
+from gateway.instances.idle_instances import IdleInstances, share_of
 from gateway.instances.instance import Instance, InstanceStart
 from gateway.instances.lanes import Lanes
 from gateway.instances.listings import Listings, ask_listing
@@ -59,8 +60,8 @@ class Instances:
         self._request_state = request_state_security()
         self._dependencies: dict[str, ServerDependencies] = {}
         self._ready: dict[_Key, Instance] = {}
-        self._idle: OrderedDict[Instance, None] = OrderedDict()
-        """The ready instances that nobody uses, the longest idle first."""
+        self._idle = IdleInstances()
+        """The ready instances that nobody uses."""
         self._builds: dict[_Key, _Build] = {}
         self._newest: dict[str, ServerDefinition] = {}
         """The code that all instances of a server shall run."""
@@ -71,20 +72,23 @@ class Instances:
     # -- Use ---------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def use(self, definition: ServerDefinition, identity: Identity) -> AsyncIterator[Instance]:
+    async def use(self, definition: ServerDefinition, identity: Identity, address: str = "") -> AsyncIterator[Instance]:
         """The instance of `identity`. It is made on first use, and does not expire inside the block.
+
+        `address` is the client's IP address; empty if it has none. Where keys are not checked, a new instance takes its
+        room from the share of this address first.
 
         Raises:
             InstanceUnavailable: it could not be made. The next use tries again.
             InstanceLimitReached: the host has as many instances as it may have, and all of them are in use.
         """
-        instance = await self.acquire(definition, identity)
+        instance = await self.acquire(definition, identity, address)
         try:
             yield instance
         finally:
             self.release(instance)
 
-    async def acquire(self, definition: ServerDefinition, identity: Identity) -> Instance:
+    async def acquire(self, definition: ServerDefinition, identity: Identity, address: str = "") -> Instance:
         """The same without a block: the instance is in use until `release`. Raises what `use` raises."""
         key = (definition.name, identity)
         instance = self._ready.get(key)
@@ -93,10 +97,10 @@ class Instances:
             self._let_go(instance)
             instance = None
         if instance is not None:
-            self._idle.pop(instance, None)
+            self._idle.discard(instance)
             instance.uses += 1
             return instance
-        build = self._builds.get(key) or self._start_build(key, definition)
+        build = self._builds.get(key) or self._start_build(key, definition, address)
         build.waiting += 1
         try:
             # Shielded: others may wait for the same instance when this caller leaves.
@@ -116,32 +120,32 @@ class Instances:
     def _note_idle(self, instance: Instance) -> None:
         if self._ready.get(_key(instance)) is instance:  # it may have been dropped meanwhile
             instance.idle_since = time.monotonic()
-            self._idle[instance] = None
+            self._idle.add(instance)
 
     def _make_room(self) -> None:
-        """End the longest idle instances if the host is full.
+        """End idle instances if the host is full.
 
         Raises:
             InstanceLimitReached: no instance is idle.
         """
         while len(self) >= conf.max_instances:
-            if not self._idle:
+            instance = self._idle.pop()
+            if instance is None:
                 raise InstanceLimitReached("The host is full. Try again later.")
-            instance, _ = self._idle.popitem(last=False)
             del self._ready[_key(instance)]
             instance.running.retire()
 
     # -- Making them -------------------------------------------------------------------------------------------------
 
-    def _start_build(self, key: _Key, definition: ServerDefinition) -> _Build:
+    def _start_build(self, key: _Key, definition: ServerDefinition, address: str) -> _Build:
         self._make_room()
-        task = asyncio.create_task(self._build(key, definition))
+        task = asyncio.create_task(self._build(key, definition, address))
         # Each waiter handles its failure. If none is left, nobody needs to.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
         build = self._builds[key] = _Build(task)
         return build
 
-    async def _build(self, key: _Key, definition: ServerDefinition) -> Instance:
+    async def _build(self, key: _Key, definition: ServerDefinition, address: str) -> Instance:
         name, identity = key
         drops = self._drops[name]
         try:
@@ -157,7 +161,7 @@ class Instances:
                 raise InstanceUnavailable("The server was taken away meanwhile. Try again later.")
         finally:
             build = self._builds.pop(key)
-        instance = self._ready[key] = Instance(name, identity, running, uses=build.waiting)
+        instance = self._ready[key] = Instance(name, identity, running, share_of(identity, address), uses=build.waiting)
         if not instance.uses:  # all who waited for it have left
             self._note_idle(instance)
         if self._listings.get(name) is None:
@@ -257,7 +261,7 @@ class Instances:
 
     def _let_go(self, instance: Instance) -> None:
         del self._ready[_key(instance)]
-        self._idle.pop(instance, None)
+        self._idle.discard(instance)
         instance.running.stop()
 
     def expire(self) -> int:

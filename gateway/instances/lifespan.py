@@ -17,19 +17,20 @@ logger = logging.getLogger(__name__)
 class OpenLifespan:
     """A lifespan that has been entered.
 
-    Threads: used in the lane, except for `is_lost` and `ended`, which any thread may read.
+    Threads: used in the lane, except for `is_lost`, which any thread may read.
     """
 
-    __slots__ = ("_leaving", "_task", "ended", "is_lost", "state")
+    # A future and a flag take a fifth of the memory of an `asyncio.Event`, and there is one of these for each instance.
+    __slots__ = ("_is_leaving", "_task", "_wake", "is_lost", "state")
 
     def __init__(self) -> None:
         self.state: Any = None
         """What the lifespan yielded."""
         self.is_lost = False
         """Whether the lifespan ended by itself, so that its state cannot be used any more."""
-        self.ended: Future[None] = Future()
-        """Done when the lifespan has been left."""
-        self._leaving = asyncio.Event()
+        self._is_leaving = False
+        self._wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Ends the wait for `leave`."""
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -44,7 +45,7 @@ class OpenLifespan:
         lifespan = cls()
         entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lifespan._task = asyncio.create_task(lifespan._hold(server, server_name, api_key, entered))
-        lifespan._task.add_done_callback(lambda _: lifespan._note_left(on_left))
+        lifespan._task.add_done_callback(lambda _: on_left())
         try:
             await entered
         except asyncio.CancelledError:
@@ -54,7 +55,14 @@ class OpenLifespan:
 
     def leave(self) -> None:
         """Leave the lifespan. Does not wait for it, nor for what still uses it."""
-        self._leaving.set()
+        self._is_leaving = True
+        if not self._wake.done():
+            self._wake.set_result(None)
+
+    def tell_when_left(self, left: "Future[None]") -> None:
+        """Complete `left` when the lifespan has been left."""
+        assert self._task is not None
+        self._task.add_done_callback(lambda _: _complete(left))
 
     async def _hold(
         self, server: Server[Any], server_name: str, api_key: str | None, entered: "asyncio.Future[None]"
@@ -65,9 +73,9 @@ class OpenLifespan:
                 if not entered.done():
                     entered.set_result(None)
                 try:
-                    await self._leaving.wait()
+                    await self._wake
                 finally:
-                    self.is_lost = not self._leaving.is_set()
+                    self.is_lost = not self._is_leaving
         except asyncio.CancelledError:
             raise
         # The server's own code: what it raises affects this instance only.
@@ -79,7 +87,7 @@ class OpenLifespan:
             text = traceback_text(error, api_key)
             logger.error("The lifespan of an instance of %s %s: %s", server_name, how, text)
 
-    def _note_left(self, on_left: Callable[[], object]) -> None:
-        on_left()
-        with suppress(InvalidStateError):  # a cancelled wait for this future has cancelled it too
-            self.ended.set_result(None)
+
+def _complete(future: "Future[None]") -> None:
+    with suppress(InvalidStateError):  # a cancelled wait for the future has cancelled it too
+        future.set_result(None)

@@ -4,8 +4,10 @@ A message loop lasts longer than a generation: it keeps the `ServerProxy`, and e
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from contextvars import Context
 from functools import partial
 from typing import Any, Final, Self, cast
@@ -83,7 +85,7 @@ class RunningServer:
         Raises:
             InstanceUnavailable: the factory, its options or the lifespan failed. The reason is in the log.
         """
-        generation = await Generation.start(definition, identity, dependencies.calls)
+        generation = await Generation.start(definition, identity, dependencies)
         return cls(generation, identity, lane, dependencies)
 
     # -- What transports read ----------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ class RunningServer:
             await self._switch(definition)
 
     async def _switch(self, definition: ServerDefinition) -> None:
-        generation = await Generation.start(definition, self._identity, self._dependencies.calls)
+        generation = await Generation.start(definition, self._identity, self._dependencies)
         previous, self._generation = self._generation, generation
         self.middleware = self._compose_middleware(generation)
         previous.retire()
@@ -186,10 +188,10 @@ class RunningServer:
 
     async def wait_stopped(self, timeout_seconds: float) -> None:
         """Wait until the lifespan has ended, but not longer than `timeout_seconds`: a blocked lane never ends it."""
-        try:
-            await asyncio.wait_for(asyncio.wrap_future(self._generation.lifespan.ended), timeout_seconds)
-        except TimeoutError:
-            return
+        left: Future[None] = Future()
+        if self.lane.post(self._generation.lifespan.tell_when_left, left):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.wrap_future(left), timeout_seconds)
 
     # -- Requests ----------------------------------------------------------------------------------------------------
 

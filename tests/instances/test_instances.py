@@ -195,6 +195,19 @@ async def test_longest_idle_instance_makes_room_for_a_new_one(workshop: ServerDe
         assert len(instances) == 3
 
 
+@override_settings(GUMCP_MAX_INSTANCES=5)
+async def test_users_that_one_address_invents_make_room_for_each_other_only(workshop: ServerDefinition) -> None:
+    async with new_instances() as instances:
+        addresses = {"ada": "192.0.2.1", "bob": "192.0.2.2", "eve": "2001:db8::1"}
+        for user_id, address in addresses.items():
+            async with instances.use(workshop, Identity(user_id), address):
+                pass
+        for number in range(20):
+            async with instances.use(workshop, Identity(f"invented-{number}"), "198.51.100.7"):
+                pass
+        assert {instance.identity.user_id for instance in instances} == {*addresses, "invented-18", "invented-19"}
+
+
 @override_settings(GUMCP_MAX_INSTANCES=1)
 async def test_instance_that_makes_room_ends_when_what_it_handles_has_ended(workshop: ServerDefinition) -> None:
     async with new_instances() as instances:
