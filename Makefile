@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run settings env quick test smoke coverage lint types contracts check conformance matrix bench faults promises soak clean
+.PHONY: help run settings dev env quick test smoke coverage lint types contracts check conformance matrix bench faults promises soak clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,7 +36,8 @@ smoke: $(BIN)/.dev ## a few tests of real hosts: do they start, serve, and end
 coverage: $(BIN)/.dev ## run the whole suite and show which lines it reaches, in host processes too
 	$(BIN)/python -m pytest -n 4 $(PARALLEL) --cov --cov-report=term --cov-report=html:htmlcov
 
-env: $(BIN)/.dev ## make the environment and nothing else
+dev env: $(BIN)/.dev
+dev: ## make the developers' environment, with pytest and the linters
 
 lint: $(BIN)/.dev ## ruff
 	$(BIN)/ruff check .

@@ -17,6 +17,16 @@ from tests.support.processes import ROOT, manage, run
 from tests.support.server_folders import WriteServer
 
 
+def test_it_says_how_to_get_pytest_where_it_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_command("startserver", "one", directory=tmp_path)
+    assert "make dev" not in capsys.readouterr().out
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    call_command("startserver", "two", directory=tmp_path)
+    assert "`make dev` installs it" in capsys.readouterr().out
+
+
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, str(folder), data_dir=folder)
 
@@ -40,7 +50,7 @@ def test_it_needs_no_database_and_loads_no_servers(tmp_path: Path, write_server:
     )
     assert made.returncode == 0, made.stderr
     assert "loaded" not in made.stderr
-    assert sorted(path.name for path in (servers / "new").iterdir()) == ["main.py", "test_new.py"]
+    assert sorted(path.name for path in (servers / "new").iterdir()) == ["main.py", "pytest.ini", "test_new.py"]
 
 
 @pytest.mark.usefixtures("processes")
@@ -51,7 +61,6 @@ def test_tests_of_two_new_servers_pass_together_inside_the_project_and_outside_o
     assert inside.returncode == 0, inside.stdout
     assert "12 passed" in inside.stdout
     # As an author has it who knows nothing of this project's configuration: no plugins, no settings.
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
     outside = run_pytest(tmp_path, "-p", "no:django", "-p", "no:asyncio", "-W", "error")
     assert outside.returncode == 0, outside.stdout
     assert "12 passed" in outside.stdout
@@ -79,7 +88,7 @@ def test_it_says_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert f"{tmp_path / 'weather' / 'main.py'}" in said
     assert f"{this_python()} -m pytest {tmp_path / 'weather'}\n" in said
-    assert f'GUMCP_SERVER_DIRS={tmp_path} {this_python()} manage.py call weather greet \'{{"name": "Ada"}}\'\n' in said
+    assert f"GUMCP_SERVER_DIRS={tmp_path} {this_python()} manage.py call weather greet name=Ada\n" in said
     assert "add it to GUMCP_SERVER_DIRS" in said
 
 

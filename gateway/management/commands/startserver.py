@@ -1,5 +1,6 @@
 """`manage.py startserver`: a small, working, tested server to begin with. It is a copy of `gateway/server_template`."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -41,7 +42,7 @@ class Command(BaseCommand):
         try:
             # The test's name is its own: pytest takes two files of one name for one module.
             folder.mkdir(parents=True)
-            for source, target in (("main.py", "main.py"), ("test_main.py", test_name)):
+            for source, target in (("main.py", "main.py"), ("test_main.py", test_name), ("pytest.ini", "pytest.ini")):
                 text = (TEMPLATE / source).read_text(encoding="utf-8")
                 (folder / target).write_text(text.replace(TEMPLATE.name, name), encoding="utf-8")
         except OSError as error:
@@ -56,11 +57,13 @@ class Command(BaseCommand):
         self.stdout.write(
             f"Made the server {name}:\n"
             f"\n  {shown / name / 'main.py'}  one tool, greet\n  {shown / name / test_name}  its tests\n"
-            "\nCall its tool, test it, and serve it with every change in force at once:\n"
-            f'\n  {served_with}{python} manage.py call {name} greet \'{{"name": "Ada"}}\''
+            "\nCall its tool, test it, and serve it, reloading it at every change:\n"
+            f"\n  {served_with}{python} manage.py call {name} greet name=Ada"
             f"\n  {python} -m pytest {shown / name}"
-            f"\n  {served_with}{python} manage.py serve --reload\n"
+            f"\n  {served_with}{python} manage.py serve --prepare --reload\n"
         )
+        if importlib.util.find_spec("pytest") is None:
+            self.stdout.write("pytest is not installed here: `make dev` installs it.")
         if not is_served:
             self.stdout.write(f"This host does not serve {shown} yet: add it to GUMCP_SERVER_DIRS.")
         self.stdout.write("How servers are written: docs/writing-servers.md")
