@@ -96,6 +96,9 @@ class SessionBacklogFull(GatewayError):
 class BodyTooLarge(GatewayError):
     """The body is longer than the host takes."""
 
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"The body is longer than {max_bytes} bytes.")
+
 
 class ClientDisconnected(Exception):
     """The client left before its request was complete; there is nobody to answer."""

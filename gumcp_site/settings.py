@@ -6,6 +6,7 @@ are in Django's settings under their variable's name, from here on. This module 
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 from django.core.management.utils import get_random_secret_key
@@ -66,21 +67,27 @@ CSRF_TRUSTED_ORIGINS = [_public_origin] if _public_origin else []
 GUMCP_ALLOWED_ORIGINS = [*CSRF_TRUSTED_ORIGINS, *_env.allowed_origins]
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _is_https
+# A host under a path shares its name with others, whose pages are not to get its cookies.
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{_env.public_path}/"
 if _is_https:
-    # Browsers take a cookie of such a name over HTTPS only, for this host alone.
-    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "__Host-sessionid", "__Host-csrftoken"
+    # Browsers take a cookie of such a name over HTTPS only; with __Host- also for this host alone and all of its paths.
+    _prefix = "__Secure-" if _env.public_path else "__Host-"
+    SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = f"{_prefix}sessionid", f"{_prefix}csrftoken"
 SESSION_COOKIE_AGE = 12 * 3600
 CSRF_COOKIE_HTTPONLY = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_SSL_REDIRECT = _is_https
 # Probes ask the process itself, over plain HTTP.
-SECURE_REDIRECT_EXEMPT = [r"^$", r"^health_check$"]
+SECURE_REDIRECT_EXEMPT = [rf"^{re.escape(_env.public_path.lstrip('/'))}/?(health_check)?$"]
 SECURE_HSTS_SECONDS = 31_536_000 if _is_https else 0
-SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _is_https
+SECURE_HSTS_INCLUDE_SUBDOMAINS = _is_https and _env.hsts_include_subdomains
+SECURE_HSTS_PRELOAD = _is_https and _env.hsts_preload
 X_FRAME_OPTIONS = "DENY"
+# HSTS for other names than the host's own is asked for by settings: GUMCP_HSTS_….
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 if not _is_https:
     # HSTS, the redirect to HTTPS and secure cookies. gateway.W006 says in our terms what turns all of them on.
-    SILENCED_SYSTEM_CHECKS = ["security.W004", "security.W008", "security.W012", "security.W016"]
+    SILENCED_SYSTEM_CHECKS += ["security.W004", "security.W008", "security.W012", "security.W016"]
 
 # -- Django ----------------------------------------------------------------------------------------------------------
 
@@ -120,6 +127,9 @@ DEFAULT_EXCEPTION_REPORTER_FILTER = "gateway.endpoints.error_reports.RedactingFi
 ROOT_URLCONF = "gumcp_site.urls"
 ASGI_APPLICATION = "gumcp_site.asgi.application"
 APPEND_SLASH = False
+FORCE_SCRIPT_NAME = _env.public_path or None
+# Bodies are held in memory: GUMCP_MAX_BODY_BYTES is the longest.
+FILE_UPLOAD_MAX_MEMORY_SIZE = _env.max_body_bytes
 
 TEMPLATES = [
     {

@@ -285,6 +285,41 @@ def test_database_is_sqlite_in_wal_mode(tmp_path: Path) -> None:
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, env=env, text=True).strip() == "wal"
 
 
+def test_https_is_for_the_hosts_own_name_unless_more_is_asked_for(django_settings: Any) -> None:
+    settings = django_settings(**PRODUCTION)
+    assert settings.SECURE_HSTS_SECONDS > 0
+    assert (settings.SECURE_HSTS_INCLUDE_SUBDOMAINS, settings.SECURE_HSTS_PRELOAD) == (False, False)
+    more = django_settings(**PRODUCTION, GUMCP_HSTS_INCLUDE_SUBDOMAINS="true", GUMCP_HSTS_PRELOAD="true")
+    assert (more.SECURE_HSTS_INCLUDE_SUBDOMAINS, more.SECURE_HSTS_PRELOAD) == (True, True)
+
+
+def test_host_under_a_path_keeps_its_cookies_and_links_below_it(django_settings: Any) -> None:
+    settings = django_settings(GUMCP_PUBLIC_URL="https://mcp.example.com/a/tools/")
+    assert settings.FORCE_SCRIPT_NAME == "/a/tools"
+    assert (settings.SESSION_COOKIE_PATH, settings.CSRF_COOKIE_PATH) == ("/a/tools/", "/a/tools/")
+    # Browsers refuse __Host- with another path than /.
+    assert settings.SESSION_COOKIE_NAME == "__Secure-sessionid"
+    for path in ("a/tools/", "a/tools/health_check"):
+        assert any(re.search(pattern, path) for pattern in settings.SECURE_REDIRECT_EXEMPT)
+    assert django_settings(**PRODUCTION).SESSION_COOKIE_NAME == "__Host-sessionid"
+
+
+@pytest.mark.parametrize("path", ["//evil", "/a//b", "/../x", "/a%20b", "/ü", "/a;b"])
+def test_path_of_the_public_address_is_a_plain_one(tmp_path: Path, path: str) -> None:
+    with pytest.raises(SettingsError, match="GUMCP_PUBLIC_URL"):
+        settings_of(tmp_path, GUMCP_PUBLIC_URL=f"https://mcp.example.com{path}")
+
+
+@pytest.mark.parametrize(("text", "names"), [("X-Api-Key, x-b", ["x-api-key", "x-b"]), ("*", ["*"]), ("", [])])
+def test_header_names_are_read_in_lower_case(tmp_path: Path, text: str, names: list[str]) -> None:
+    assert settings_of(tmp_path, GUMCP_ALLOWED_HEADERS=text).allowed_headers == names
+
+
+def test_header_name_with_a_space_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="GUMCP_ALLOWED_HEADERS"):
+        settings_of(tmp_path, GUMCP_ALLOWED_HEADERS="X Api Key")
+
+
 @pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("extra", [{}, {"GUMCP_SECRET_KEY": "x" * 25 + "abcdefghijklmnopqrstuvwxyz0123456789"}])
 def test_check_deploy_is_clean_with_the_production_settings(tmp_path: Path, extra: dict[str, str]) -> None:

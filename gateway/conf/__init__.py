@@ -24,6 +24,7 @@ from gateway.conf.kinds import (
     Flag,
     Folder,
     Folders,
+    HeaderNames,
     HostNames,
     Networks,
     Origins,
@@ -33,6 +34,7 @@ from gateway.conf.kinds import (
     Size,
     StorageUrl,
     Text,
+    split_url,
     url_host,
 )
 
@@ -89,8 +91,20 @@ class GatewaySettings:
         PublicUrl(),
         "",
         "The address that clients use. An https address turns on keys, secure cookies, HSTS and the redirect to HTTPS, "
-        "and allows the host's own name and origin.",
+        "and allows the host's own name and origin. It may have a path, for a proxy that serves the host under one; no "
+        "server may be called like the first part of that path.",
         example="https://mcp.example.com",
+    )
+    hsts_include_subdomains = Setting(
+        Flag(),
+        "false",
+        "With an https public address: browsers use HTTPS for all names below the host's too, whoever serves them.",
+    )
+    hsts_preload = Setting(
+        Flag(),
+        "false",
+        "With an https public address: asks browsers to know by heart that the host is HTTPS only, which takes months "
+        "to undo.",
     )
     allowed_hosts = Setting(HostNames(), "", "More names that this host answers to.", example="mcp.internal")
     allowed_origins = Setting(
@@ -98,6 +112,12 @@ class GatewaySettings:
         "",
         "More web pages that may call this host and read its answers, by origin.",
         example="https://app.example.com,http://localhost:5173",
+    )
+    allowed_headers = Setting(
+        HeaderNames(),
+        "",
+        "More request headers that these pages may send. Those of the protocol are always allowed; * allows any.",
+        example="X-Api-Key,X-Request-Id",
     )
     trusted_proxies = Setting(
         Networks(),
@@ -306,6 +326,11 @@ class GatewaySettings:
     def is_production(self) -> bool:
         """Whether the host is set up for a public https address."""
         return self.public_url.startswith("https://")
+
+    @property
+    def public_path(self) -> str:
+        """The path under which a proxy serves the host, without a slash at its end; empty if it is the root."""
+        return split_url(self.public_url).path.rstrip("/") if self.public_url else ""
 
     @property
     def base_url(self) -> str:

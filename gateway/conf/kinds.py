@@ -25,6 +25,8 @@ _PLAIN_DURATION: Final = re.compile(r"\d{1,12}(?:\.\d{1,6})?")
 _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_SECONDS: Final = 3650 * 86_400
 _HOST_LABEL: Final = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
+_PUBLIC_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*/?")
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HOST_NAME: Final = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*\.?")
 
 _FLAGS: Final = {
@@ -269,6 +271,8 @@ class PublicUrl(Kind[str]):
             parts = split_url(text)
             if parts.scheme not in ("http", "https") or parts.query or parts.fragment or "@" in parts.netloc:
                 raise ValueError
+            if not _PUBLIC_PATH.fullmatch(parts.path):
+                raise Refused("Its path may have letters, digits and the characters - . _ ~ between slashes.")
         return text
 
 
@@ -314,6 +318,20 @@ class Origins(_List):
         if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
             raise Refused(f"Write {parts.scheme}://{parts.hostname} without what follows it.")
         return item
+
+
+@dataclass(frozen=True)
+class HeaderNames(_List):
+    """Names of HTTP headers, or * for any."""
+
+    @property
+    def allowed(self) -> str:
+        return "header names separated by commas, such as X-Api-Key,X-Request-Id"
+
+    def parse_item(self, item: str) -> str:
+        if not _HEADER_NAME.fullmatch(item):
+            raise Refused(f"{_shown(item)} is not one.")
+        return item.lower()
 
 
 @dataclass(frozen=True)

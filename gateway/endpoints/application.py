@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from gateway import metrics
 from gateway.conf import conf
+from gateway.endpoints.django_pages import DjangoPages
 from gateway.endpoints.health import HealthEndpoint
 from gateway.endpoints.routing import HttpRouter
 from gateway.host.host import Host
@@ -32,7 +33,8 @@ class Application:
 
     def __init__(self, host: Host, django: Any) -> None:
         self.host = host
-        self._http = HttpRouter(host, HealthEndpoint(host, django))
+        pages = DjangoPages(django, host.origin_policy, conf.max_body_bytes)
+        self._http = HttpRouter(host, HealthEndpoint(host, pages))
         self._requests: set[asyncio.Task[Any]] = set()
         self._has_lifespan = False
 

@@ -1,12 +1,12 @@
 """Which ASGI application answers a path: Django's pages, or the MCP endpoints by Channels' routing."""
 
 from typing import Any, Final
-from urllib.parse import quote
 
 from channels.routing import URLRouter
 from django.urls import re_path
 
 from gateway.catalog.names import DJANGO_SEGMENTS
+from gateway.conf import conf
 from gateway.endpoints.not_found import NoOAuth, NotFound
 from gateway.endpoints.session import SessionEndpoint
 from gateway.endpoints.sse_messages import SseMessagesEndpoint
@@ -14,6 +14,7 @@ from gateway.host.host import Host
 from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.cors import CrossOriginAccess
 from gateway.http.refusals import refuse
+from gateway.http.requests import in_origin_form, raw_path
 
 SESSION_METHODS: Final = b"GET, POST, DELETE"
 
@@ -54,6 +55,7 @@ class HttpRouter:
 
     def __init__(self, host: Host, django: Any) -> None:
         self._registry = host.registry
+        self._public_path = conf.public_path
         self._django = django
         self._mcp = build_mcp_router(host)
         self._no_oauth = CrossOriginAccess(NoOAuth(), host.origin_policy, SESSION_METHODS)
@@ -61,15 +63,20 @@ class HttpRouter:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
-        # Not every ASGI server sends raw_path; the decoded path is the second best.
-        path: str = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
-        # uvicorn puts the root path before the path, Daphne beside it.
-        root_path = scope.get("root_path", "").rstrip("/")
-        inner = path.removeprefix(root_path) if root_path else path
+        path = raw_path(scope)
+        if not path.startswith("/"):
+            scope = in_origin_form(scope)
+            path = raw_path(scope)
+        # uvicorn puts the root path before the path, Daphne beside it. A proxy that serves the host under a path may
+        # pass that path on or take it off.
+        root_path = scope.get("root_path", "").rstrip("/") or self._public_path
+        inner = _below(path, root_path)
         outer = path if inner != path else root_path + path
         if inner == "/" or inner.lstrip("/").partition("/")[0] in DJANGO_SEGMENTS:
             if scope["method"] in KNOWN_METHODS:
-                await self._django(scope, receive, send)
+                # Django takes the root path off again.
+                django_path = root_path + _below(scope["path"], root_path)
+                await self._django({**scope, "path": django_path, "root_path": root_path}, receive, send)
             else:
                 await refuse(send, 501, "method_not_allowed", "This host does not implement the request's method.")
         elif WELL_KNOWN in inner or (inner in OAUTH_PATHS and inner[1:] not in self._registry.names):
@@ -81,3 +88,10 @@ class HttpRouter:
             # A percent-encoded slash in a key does not separate segments: match the path as it was written.
             inner_scope = {**scope, "raw_path": outer.encode("latin-1"), "path": inner, "root_path": ""}
             await self._mcp(inner_scope, receive, send)
+
+
+def _below(path: str, root_path: str) -> str:
+    """`path` without `root_path` in front of it, if that is there."""
+    if root_path and f"{path}/".startswith(f"{root_path}/"):
+        return path[len(root_path) :] or "/"
+    return path

@@ -61,7 +61,7 @@ class Host:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.redactor = PathRedactor(registry.names)
-        self.origin_policy = OriginPolicy(settings.ALLOWED_HOSTS, conf.allowed_origins)
+        self.origin_policy = OriginPolicy(settings.ALLOWED_HOSTS, conf.allowed_origins, conf.allowed_headers)
         self.loop = ServingLoop()
         self.lanes = Lanes()
         self.policies = Policies()

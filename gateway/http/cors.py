@@ -1,9 +1,9 @@
-"""Cross-origin access to the MCP routes: what lets web pages of allowed origins call them and read the answers.
+"""Cross-origin access to the MCP routes: lets web pages of allowed origins call them and read the answers.
 
-Lives here: preflights, and the headers of answers to pages. Not here: which origins are allowed (`security`).
+Lives here: preflights, and response headers for web pages. Not here: which origins are allowed (`origins`).
 
-An answer names the one origin that asked, never `*`, and allows no credentials of the browser's own: a page puts its
-key where every client does.
+A response names the one origin that asked, never `*`. It does not allow the browser's own credentials (cookies): a page
+sends its key as every client does.
 
 Spec: https://fetch.spec.whatwg.org/#http-cors-protocol.
 """
@@ -27,16 +27,18 @@ CLIENT_HEADERS: Final = (
     b"mcp-method",
     b"mcp-name",
 )
-"""What MCP clients of all eras send. Those of 2026-07-28 add `mcp-param-…`, named by each tool."""
+"""Headers that MCP clients send. Those of 2026-07-28 add `mcp-param-…`, whose names depend on the tool."""
 
 MAX_REQUESTED_BYTES: Final = 4096
-"""How long a list of requested headers may be to be repeated: some hundred `mcp-param-…`."""
+"""The longest list of requested headers that is allowed: some hundred `mcp-param-…`."""
 
 MAX_AGE_SECONDS: Final = 7200
-"""How long browsers remember a preflight; Chromium's maximum. The request itself is checked each time."""
+"""How long browsers remember a preflight (Chromium's maximum). The request itself is checked each time."""
 
-_MCP_HEADER: Final = re.compile(rb"mcp-[!#$%&'*+\-.^_`|~0-9a-z]+")
+_HEADER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 """RFC 9110 section 5.6.2 token, in lower case."""
+
+_MCP_PREFIX: Final = b"mcp-"
 
 _READABLE: Final = (
     (b"access-control-expose-headers", b"Mcp-Session-Id, WWW-Authenticate, Retry-After"),
@@ -45,12 +47,12 @@ _READABLE: Final = (
 
 
 class CrossOriginAccess:
-    """One MCP route with what browsers need; to everybody but pages of allowed origins it is the route as it is."""
+    """An MCP route with what browsers need. For everybody but web pages of allowed origins it changes nothing."""
 
     def __init__(
         self, application: Callable[[Scope, Receive, Send], Awaitable[None]], policy: OriginPolicy, methods: bytes
     ) -> None:
-        """`methods`: what the route answers, comma-separated."""
+        """`methods`: those that the route answers, separated by commas."""
         self._application = application
         self._policy = policy
         self._methods = methods
@@ -74,14 +76,14 @@ class CrossOriginAccess:
     async def _allow(self, origin: bytes, scope: Scope, send: Send) -> None:
         """Answer a preflight.
 
-        Browsers send it without the page's key, so it comes before authentication and says the same of every server and
-        user. It counts towards no limit: those of addresses are for good keys, which a neighbour's preflights are not
-        to use up, and it costs less than a 404, which counts towards none either.
+        Browsers send it without the page's key, so it is answered before authentication, in the same way for every
+        server and user. It does not count towards limits: those of an address are for requests with good keys, and a
+        preflight costs less than a 404, which does not count either.
         """
         headers = [
             (b"access-control-allow-origin", origin),
             (b"access-control-allow-methods", self._methods),
-            (b"access-control-allow-headers", _allowed_headers(scope)),
+            (b"access-control-allow-headers", _allowed_headers(scope, self._policy.allowed_headers)),
             (b"access-control-max-age", b"%d" % MAX_AGE_SECONDS),
             (b"vary", b"Origin"),
             *COMMON_HEADERS,
@@ -91,18 +93,26 @@ class CrossOriginAccess:
 
 
 def readable_headers(origin: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """What an answer needs so that a page of `origin` may read it."""
+    """The response headers with which a page of `origin` can read the response."""
     return ((b"access-control-allow-origin", origin), *_READABLE)
 
 
-def _allowed_headers(scope: Scope) -> bytes:
-    """The requested headers if MCP clients send all of them; otherwise the fixed ones, which stops the page's request.
+def _allowed_headers(scope: Scope, more_headers: frozenset[bytes]) -> bytes:
+    """The requested headers if all of them are allowed; otherwise the allowed ones, which stops the page's request.
 
-    Repeated, because `mcp-param-…` cannot be listed beforehand, and `*` would not cover Authorization.
+    They are repeated because `mcp-param-…` cannot be listed beforehand, and `*` would not cover Authorization.
     """
     requested = b",".join(value for name, value in scope["headers"] if name == b"access-control-request-headers")
     names = [name.strip(b" \t").lower() for name in requested[: MAX_REQUESTED_BYTES + 1].split(b",")]
-    is_usual = len(requested) <= MAX_REQUESTED_BYTES and all(
-        name in CLIENT_HEADERS or _MCP_HEADER.fullmatch(name) for name in names
+    allows_any = b"*" in more_headers
+    are_allowed = len(requested) <= MAX_REQUESTED_BYTES and all(
+        _HEADER.fullmatch(name)
+        and (
+            allows_any
+            or name in CLIENT_HEADERS
+            or name in more_headers
+            or (name.startswith(_MCP_PREFIX) and name != _MCP_PREFIX)
+        )
+        for name in names
     )
-    return b", ".join(names if is_usual else CLIENT_HEADERS)
+    return b", ".join(names if are_allowed else (*CLIENT_HEADERS, *sorted(more_headers - {b"*"})))

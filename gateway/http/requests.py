@@ -1,15 +1,41 @@
-"""Reads HTTP requests: headers, media types, the client's address, the body."""
+"""Reads HTTP requests: the target, headers, media types, the client's address, the body."""
 
 import asyncio
 import contextlib
 from typing import Any, Final
+from urllib.parse import quote, unquote
 
 from gateway.exceptions import BodyTooLarge, ClientDisconnected
 from gateway.http.asgi import Receive, Scope
 
 DISCARD_BYTES: Final = 16 * 1024 * 1024
 DISCARD_SECONDS: Final = 5.0
-"""How much of a body that is too large, and for how long, is read and thrown away before it is refused."""
+"""How much of a body that is too long, and for how long, is read and thrown away before it is refused."""
+
+
+def raw_path(scope: Scope) -> str:
+    """The path of a request as the client wrote it."""
+    # Not every ASGI server sends raw_path; the decoded path is the second best.
+    return (scope.get("raw_path") or quote(scope["path"], safe="/:").encode()).decode("latin-1")
+
+
+def in_origin_form(scope: Scope) -> Scope:
+    """`scope` with a path and a Host header, for a request whose target is a whole URL.
+
+    Our Daphne and httptools split such a target themselves; uvicorn's other parser, h11, does not.
+    Spec: RFC 9112 section 3.2.2, also that the target takes precedence over the Host header.
+    """
+    scheme, separator, rest = raw_path(scope).partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        return scope
+    authority, _, path = rest.partition("/")
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    return {
+        **scope,
+        "path": f"/{unquote(path)}",
+        "raw_path": f"/{path}".encode("latin-1"),
+        "headers": [(b"host", authority.encode("latin-1")), *headers],
+    }
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -21,7 +47,7 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def client_address(scope: Scope) -> str:
-    """The client's IP address, or nothing where it has none."""
+    """The client's IP address; empty if it has none."""
     client: Any = scope.get("client")
     return str(client[0]) if client else ""
 
@@ -37,9 +63,9 @@ def accepts(scope: Scope, media_type: str) -> bool:
 
 
 def is_json(scope: Scope) -> bool:
-    """Whether the request's body is said to be JSON; parameters are ignored."""
-    # Exactly one, and no list: `text/plain; x=,application/json` is plain text to a browser, which lets any page send
-    # that without asking first.
+    """Whether the request says that its body is JSON; parameters are ignored."""
+    # There must be one value and not a list. To a browser, `text/plain; x=,application/json` is plain text, which any
+    # page may send without asking first.
     types = [value for key, value in scope["headers"] if key == b"content-type"]
     return len(types) == 1 and types[0].partition(b";")[0].strip().lower() == b"application/json"
 
@@ -51,11 +77,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         BodyTooLarge: it is announced, or turns out, longer than `max_bytes`.
         ClientDisconnected: the client left in the middle.
     """
-    announced = header(scope, b"content-length")
-    if announced is not None and announced.isdecimal() and int(announced[:20]) > max_bytes:
-        if header(scope, b"expect") is None:  # who asks first has sent nothing yet
-            await _discard_body(receive)
-        raise BodyTooLarge(f"The body is longer than {max_bytes} bytes.")
+    await check_announced_length(scope, receive, max_bytes)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -66,18 +88,34 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         size += len(chunk)
         if size > max_bytes:
             if message.get("more_body", False):
-                await _discard_body(receive)
-            raise BodyTooLarge(f"The body is longer than {max_bytes} bytes.")
+                await discard_body(receive)
+            raise BodyTooLarge(max_bytes)
         if not message.get("more_body", False):
             return b"".join((*chunks, chunk)) if chunks else chunk
         chunks.append(chunk)
 
 
-async def _discard_body(receive: Receive) -> None:
-    """Read on, within bounds: a client that is still sending when its connection closes is reset and reads no answer.
+async def check_announced_length(scope: Scope, receive: Receive, max_bytes: int) -> None:
+    """Check the Content-Length of a request.
 
     Raises:
-        ClientDisconnected: it left.
+        BodyTooLarge: it is more than `max_bytes`.
+        ClientDisconnected: so it was, and the client left.
+    """
+    announced = header(scope, b"content-length")
+    if announced is not None and announced.isdecimal() and int(announced[:20]) > max_bytes:
+        if header(scope, b"expect") is None:  # a client that asks first has sent nothing yet
+            await discard_body(receive)
+        raise BodyTooLarge(max_bytes)
+
+
+async def discard_body(receive: Receive) -> None:
+    """Read a body and throw it away, within limits.
+
+    A client that is still sending when its connection closes gets a reset, and may not see the answer.
+
+    Raises:
+        ClientDisconnected: the client left.
     """
     size = 0
     with contextlib.suppress(TimeoutError):

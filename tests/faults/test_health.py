@@ -115,7 +115,7 @@ def test_report_is_not_given_to_whom_a_proxy_speaks_for(host: HostProcess, heade
 def test_report_is_not_given_to_a_page_whose_name_was_bent_to_this_machine(start_host: StartHost) -> None:
     with start_host(GUMCP_ALLOWED_HOSTS="mcp.example.com") as host:
         assert host.request("GET", "/health_check?full=1", headers={"Host": "mcp.example.com"}).status == 403
-        assert host.request("GET", "/health_check?full=1", headers={"Host": "evil.example"}).status == 400
+        assert host.request("GET", "/health_check?full=1", headers={"Host": "evil.example"}).status == 421
         # A probe asks for the address it was given, whatever the name.
         assert host.request("GET", "/health_check", headers={"Host": "10.0.0.7:8000"}).status == 200
 

@@ -25,10 +25,10 @@ class Route:
 class Caller:
     """The route's other end."""
 
-    def __init__(self, *allowed_origins: str) -> None:
+    def __init__(self, *allowed_origins: str, allowed_headers: tuple[str, ...] = ()) -> None:
         self.route = Route()
         self.sent: list[Any] = []
-        policy = OriginPolicy(["mcp.example.com"], list(allowed_origins or [PAGE]))
+        policy = OriginPolicy(["mcp.example.com"], allowed_origins or [PAGE], allowed_headers)
         self._access = CrossOriginAccess(self.route, policy, b"GET, POST, DELETE")
 
     async def call(
@@ -50,10 +50,10 @@ def fields(**headers: str) -> list[tuple[bytes, bytes]]:
     return [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
-async def allowed_headers(*requested: str) -> bytes:
-    """What a preflight that asks for these header lines is allowed."""
+async def allowed_headers(*requested: str, more: tuple[str, ...] = ()) -> bytes:
+    """What a preflight that asks for these header lines is allowed, by a host that allows `more` than MCP needs."""
     lines = [(b"access-control-request-headers", line.encode("latin-1")) for line in requested]
-    answer = await (caller := Caller()).call("OPTIONS", [*fields(origin=PAGE, **PREFLIGHT), *lines])
+    answer = await (caller := Caller(allowed_headers=more)).call("OPTIONS", [*fields(origin=PAGE, **PREFLIGHT), *lines])
     assert caller.sent[0]["status"] == 204
     return dict(answer)[b"access-control-allow-headers"]
 
@@ -180,6 +180,17 @@ async def test_headers_that_mcp_clients_send_are_allowed(requested: str, allowed
 async def test_any_other_requested_header_is_not_repeated(requested: str) -> None:
     assert await allowed_headers(requested) == ALL_CLIENT_HEADERS
     assert await allowed_headers("authorization", requested) == ALL_CLIENT_HEADERS
+
+
+async def test_headers_that_an_operator_allows_are_allowed_beside_those_of_mcp() -> None:
+    more = ("x-api-key", "x-request-id")
+    assert await allowed_headers("X-Api-Key,Authorization", more=more) == b"x-api-key, authorization"
+    assert await allowed_headers("x-other", more=more) == ALL_CLIENT_HEADERS + b", x-api-key, x-request-id"
+
+
+async def test_any_header_can_be_allowed_but_nothing_that_is_not_one() -> None:
+    assert await allowed_headers("x-whatever,authorization", more=("*",)) == b"x-whatever, authorization"
+    assert await allowed_headers("x-a\r\nset-cookie: a=b", more=("*",)) == ALL_CLIENT_HEADERS
 
 
 async def test_longest_list_of_requested_headers_is_allowed_in_full() -> None:
