@@ -1,4 +1,4 @@
-"""What all endpoints share of HTTP: ASGI types, requests, responses, refusals, origins, CORS, proxies, addresses.
+"""HTTP as all endpoints use it: ASGI types, requests, responses, refusals, origins, CORS, proxies, addresses, limits.
 
 Imports the ground only.
 """

@@ -1,4 +1,4 @@
-"""ASGI's types, as far as HTTP needs them. Spec: https://asgi.readthedocs.io/en/latest/specs/www.html"""
+"""The types of ASGI that HTTP needs. Spec: https://asgi.readthedocs.io/en/latest/specs/www.html"""
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any

@@ -1,9 +1,9 @@
-"""Where this process listens, and whether it may do so without keys.
+"""Finds out where this process listens, and refuses to listen on a network without keys.
 
-Lives here: finding out under each ASGI server, and the refusal to start. ASGI tells an application nothing of its
-sockets before the first request. So the command line is read as the ASGI server itself reads it, while it imports the
-application; where that tells nothing (an ASGI server started from Python), each request says which address it reached
-(`is_local_request`), and those that came in over a network are refused.
+ASGI tells an application nothing about sockets before the first request. So the command line of the ASGI server is
+read, in the way the server itself reads it, while it imports the application. If the command line says nothing (an ASGI
+server that is started from Python), the scope of each request says which address it reached (`is_local_request`), and
+requests that came in over a network are refused.
 """
 
 import os
@@ -18,13 +18,13 @@ from gateway.conf import SettingsError, conf
 from gateway.http.addresses import is_loopback
 
 PERMISSION: Final = "GUMCP_ALLOW_NETWORK_WITHOUT_KEYS"
-"""The setting that lets a host without keys stand on a network."""
+"""The setting that lets a host without keys listen on a network."""
 
 _INTERFACE: Final = re.compile(r"(?:^|:)interface=((?:\\.|[^:\\])*)")
 
 
 def require_keys_or_loopback(addresses: Sequence[str]) -> None:
-    """Refuse to start without keys where others can reach the host, unless an operator said that they may.
+    """Refuse to start without keys if others can reach the host, unless an operator has allowed that.
 
     Raises:
         SettingsError
@@ -46,7 +46,7 @@ def require_keys_or_loopback(addresses: Sequence[str]) -> None:
 
 
 def listening_addresses(argv: Sequence[str] | None = None) -> list[str]:
-    """The addresses that this process's ASGI server was told to listen on, as far as its command line says."""
+    """The addresses on which this process's ASGI server listens, as far as its command line says."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
@@ -58,7 +58,7 @@ def listening_addresses(argv: Sequence[str] | None = None) -> list[str]:
 
 
 def is_local_request(scope: Any) -> bool:
-    """Whether a request reached this process under an address of this machine that no other can reach."""
+    """Whether a request reached this process on an address that only this machine can reach."""
     server = scope.get("server")
     # A Unix socket has no address, and no port.
     return server is None or server[1] is None or is_loopback(str(server[0]))
@@ -72,7 +72,7 @@ def _daphne_addresses(arguments: list[str]) -> list[str]:
     for description in options.socket_strings:
         if not description.startswith("unix:") and not description.startswith("fd:"):
             match = _INTERFACE.search(description)
-            # Twisted listens everywhere where an endpoint names no interface.
+            # Without an interface Twisted listens on all of them.
             addresses.append(match.group(1).replace("\\:", ":") if match and match.group(1) else "0.0.0.0")  # noqa: S104
     if options.file_descriptor is not None:
         addresses += _address_of_descriptor(options.file_descriptor)
@@ -83,7 +83,7 @@ def _daphne_addresses(arguments: list[str]) -> list[str]:
 
 
 def _uvicorn_addresses(arguments: list[str]) -> list[str]:
-    # uvicorn's own command, which reads UVICORN_HOST and its kin too; the package has another object of this name.
+    # uvicorn's own command, which also reads UVICORN_HOST and the like. The package has another object of this name.
     command: Any = sys.modules["uvicorn.main"].main
     parameters = command.make_context("uvicorn", arguments, resilient_parsing=True).params
     if parameters.get("uds"):

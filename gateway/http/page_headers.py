@@ -1,4 +1,4 @@
-"""What a browser may do with the pages of the admin: the Content-Security-Policy of every Django response."""
+"""Security headers of Django's pages: what a browser may do with them."""
 
 from typing import Final
 
@@ -10,14 +10,14 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""Everything from this host, no inline script or style: Django's admin needs neither."""
+"""Everything comes from this host, without inline scripts and styles. Django's admin needs neither."""
 
 
 class ContentSecurityPolicy(MiddlewareMixin):
-    """Middleware: adds the policy to responses that have none."""
+    """Middleware: adds Content-Security-Policy and Permissions-Policy to responses that lack them."""
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        """`response` with its headers."""
+        """Return `response` with the headers."""
         response.headers.setdefault("Content-Security-Policy", POLICY)
         response.headers.setdefault("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
         return response

@@ -1,7 +1,7 @@
-"""What a reverse proxy says of the client behind it, taken from trusted proxies only.
+"""Applies the X-Forwarded-For, -Proto and -Host headers of trusted reverse proxies to the ASGI scope.
 
-Lives here: X-Forwarded-For, -Proto and -Host, applied to the ASGI scope once, before anything looks at it: limits,
-sessions' addresses, the origin policy and Django then see the client. Everybody else's headers change nothing.
+This is done once, before anything looks at the scope: limits, addresses of sessions, the origin policy and Django then
+see the client. The headers of everybody else are ignored.
 """
 
 from collections.abc import Iterable, MutableMapping
@@ -11,19 +11,19 @@ from typing import Any, Final
 from gateway.http.addresses import parse_address, parse_forwarded_address, parse_network
 
 UNIX_SOCKET: Final = "unix"
-"""In the list of proxies: whoever connects over a Unix socket."""
+"""In the list of proxies: all connections over a Unix socket."""
 
 _Scope = MutableMapping[str, Any]
 
 
 class TrustedProxies:
-    """The proxies whose word is taken."""
+    """The proxies whose headers are believed."""
 
     def __init__(self, proxies: Iterable[str]) -> None:
         """`proxies`: addresses and networks such as 127.0.0.1 and 10.0.0.0/8, or "unix".
 
         Raises:
-            ValueError: one of them is neither.
+            ValueError: one of them is none of these.
         """
         names = list(proxies)
         self._networks = [parse_network(name) for name in names if name != UNIX_SOCKET]
@@ -31,7 +31,7 @@ class TrustedProxies:
         self._is_trusted = lru_cache(maxsize=10_000)(self._look_up)
 
     def client_scope(self, scope: _Scope) -> _Scope:
-        """`scope` as the client made it, where a trusted proxy passed it on; `scope` itself otherwise."""
+        """Return the scope of the client's request, if a trusted proxy forwarded it; otherwise `scope` itself."""
         if not self._networks and not self._trusts_unix_socket:
             return scope
         client = scope.get("client")
@@ -41,9 +41,9 @@ class TrustedProxies:
         forwarded = dict(scope)
         address = self._forwarded_address(scope)
         if address is not None:
-            # Nobody forwards a port that could be relied on.
+            # The client's port is unknown: no header tells it reliably.
             forwarded["client"] = (address, 0)
-        # The last one is the trusted proxy's own; what stands before it came from somebody else.
+        # The trusted proxy wrote the last value. Those before it came from somebody else.
         scheme = _last(scope, b"x-forwarded-proto")
         if scheme in (b"http", b"https"):
             forwarded["scheme"] = scheme.decode("ascii")
@@ -54,7 +54,7 @@ class TrustedProxies:
         return forwarded
 
     def _forwarded_address(self, scope: _Scope) -> str | None:
-        """The last address that is no trusted proxy's: what stands before it, the client may have written itself."""
+        """The last address that is not a trusted proxy's. The client may have written those before it itself."""
         found: str | None = None
         for entry in reversed(_entries(scope, b"x-forwarded-for")):
             address = parse_forwarded_address(entry.decode("latin-1"))

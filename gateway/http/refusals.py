@@ -1,4 +1,4 @@
-"""Refuses requests: the one table from an error to its HTTP answer, and the counting of refusals."""
+"""Refuses requests: the one table from an error to its HTTP response, and the counting of refusals."""
 
 import json
 from typing import Any, Final
@@ -30,7 +30,7 @@ from gateway.http.responses import respond
 from gateway.jsonrpc import error_body
 
 RETRY_AFTER_SECONDS: Final = 10
-"""When a client that was answered 503 should come back."""
+"""When a client that was answered 503 should try again."""
 
 _RETRY: Final = ((b"retry-after", str(RETRY_AFTER_SECONDS).encode()),)
 
@@ -70,15 +70,15 @@ async def refuse_message(
 
 
 async def refuse_error(send: Send, error: GatewayError, *, as_message: bool = False) -> None:
-    """Answer with what the table says of `error` and count it."""
+    """Answer with the response that the table has for `error`, and count it."""
     status, body, headers = count_refusal(error, as_message=as_message)
     await respond(send, status, body, b"application/json", headers)
 
 
 def count_refusal(error: GatewayError, *, as_message: bool = False) -> tuple[int, bytes, Headers]:
-    """Count a refusal; returns the status, body and extra headers of its answer.
+    """Count a refusal; return the status, body and extra headers of its response.
 
-    The body is a JSON-RPC error where that is what the client reads (`as_message`).
+    With `as_message` the body is a JSON-RPC error, for clients that expect a message.
     """
     status, reason, headers = next(_ANSWERS[cls] for cls in type(error).__mro__ if cls in _ANSWERS)
     signals.request_refused.send_robust(None, reason=reason)
@@ -92,5 +92,5 @@ def count_refusal(error: GatewayError, *, as_message: bool = False) -> tuple[int
 
 
 async def refuse_method(send: Send, allowed: str) -> None:
-    """Answer 405. `allowed`: the methods that the resource has, comma-separated."""
+    """Answer 405. `allowed`: the methods that the resource has, separated by commas."""
     await refuse(send, 405, "method_not_allowed", f"This resource answers {allowed}.", [(b"allow", allowed.encode())])

@@ -1,4 +1,4 @@
-"""Sends a whole HTTP response. Event streams: `transports.event_stream`. Refusals: `http.refusals`."""
+"""Sends a whole HTTP response. Event streams are in `transports.event_stream`, refusals in `http.refusals`."""
 
 from typing import Final
 
