@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 from gateway.access.grants import Grant
 from gateway.access.keys import PREFIX, is_well_formed
 from gateway.exceptions import InvalidSessionKey
+from gateway.printable import is_printable
 
 MAX_SESSION_KEY_BYTES: Final = 4096
 """Longest session key as written in the URL. Tokens of a few KB exist; more is no key."""
@@ -90,8 +91,8 @@ def parse_user_id(user_id: str) -> str:
         raise InvalidSessionKey("The session key has no user id. Write it as {user_id}:{api_key} or {user_id}.")
     if len(user_id) > MAX_USER_ID_LENGTH:
         raise InvalidSessionKey(f"The user id is longer than {MAX_USER_ID_LENGTH} characters.")
-    if _has_control_characters(user_id):
-        raise InvalidSessionKey("The user id has control characters.")
+    if not is_printable(user_id):
+        raise InvalidSessionKey("The user id must not contain control or format characters.")
     if user_id.startswith(PREFIX) and is_well_formed(user_id):
         raise InvalidSessionKey("The session key starts with a key. Write it as {user_id}:{api_key}.")
     if "/" in user_id or "\\" in user_id or ".." in user_id or user_id == ".":
@@ -111,7 +112,7 @@ def _decode(segment: str) -> str:
 
 
 def _has_control_characters(text: str) -> bool:
-    # Cs: half of a surrogate pair, as bytes of a command line that are no UTF-8 become. Nothing can store it.
+    # Cs: half of a surrogate pair, which bytes of a command line become that are not UTF-8. Nothing can store it.
     return not text.isprintable() and any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
 
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from gateway.access.grants import AllowedTools
 from gateway.access.identity import parse_user_id
 from gateway.exceptions import InvalidSessionKey
-from gateway.storable import is_storable
+from gateway.printable import is_printable, printable
 
 RESERVED_USER_ID: Final = "messages"
 """No user of a key may be called so: `/{server_name}/messages` is where clients with a bearer key post."""
@@ -84,12 +84,12 @@ class ApiKey(models.Model):
         ordering = ["-created_at"]
 
     def __str__(self) -> str:
-        return f"{self.public}… {self.label}".strip()
+        return printable(f"{self.public}… {self.label}".strip())
 
     def clean(self) -> None:
         """Check that the user's name can be a user id, that the scope has its form, and that texts can be stored."""
-        if not is_storable(self.label):
-            raise ValidationError("The label has characters that cannot be stored.")
+        if not is_printable(self.label):
+            raise ValidationError("The label must not contain line breaks or other control or format characters.")
         if self.user_id is not None:
             require_usable_name(self.user.get_username())
         read_scope(self.scope)
@@ -199,7 +199,7 @@ def read_scope(scope: Any) -> AllowedTools | None:
     for server_name, tools in scope.items():
         if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, str) for tool in tools)):
             raise ValidationError(message)
-        if not all(is_storable(name) for name in (server_name, *(tools or ()))):
-            raise ValidationError("The scope has characters that cannot be stored.")
+        if not all(is_printable(name) for name in (server_name, *(tools or ()))):
+            raise ValidationError("The scope must not contain control or format characters.")
         allowed[server_name] = None if tools is None else frozenset(tools)
     return allowed

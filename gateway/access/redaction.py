@@ -1,36 +1,39 @@
-"""Taking secrets out of text before it is written down. Every log record, access line and error passes through here.
+"""Removes secrets from text before it is written down. Every log record, access line and error passes through here.
 
-What is taken out: session keys and session ids in this host's URLs, keys that were issued here (they become their
-public part), credentials in headers and queries, and the key of whoever's request is being handled. Not here: Django's
-error pages and mails, which pass what they hold through this too (`error_reports`).
+Removed are session keys and session ids in this host's URLs, keys that were issued here (their public part stays),
+credentials in headers and queries, and the key of the caller whose request is being handled; each also where it is
+percent-encoded. Not here: log records (`log_redaction`), Django's error pages and mails (`endpoints.error_reports`).
 """
 
-import logging
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import quote
 
-from gateway.access.identity import current_identity
+from gateway.access.key_search import ISSUED_KEY, without_keys
 from gateway.access.keys import PREFIX, PUBLIC_LENGTH
+from gateway.access.percent_encoding import TooOftenEncodedError, blank_encoded
+from gateway.printable import Lines, printable
 
 REDACTED: Final = "[redacted]"
 
 PUBLIC_PATHS: Final = ("/admin/", "/static/")
-"""Paths of Django's own pages, whose second segment is no key."""
+"""Paths of Django's own pages. Their second segment is not a key."""
 
-# To the end but for a last /messages: uvicorn logs paths decoded, in which a key may have slashes.
+# Up to the end or to a last /messages: uvicorn logs decoded paths, in which a key may contain slashes.
 _SECOND_SEGMENT: Final = re.compile(r"^(/+[^/?]*/+)([^?]+?)(?=(?:/messages)?/?(?:\?|$))")
 
-# Django's own pages have no colon in their paths; a key that somebody put there may have slashes after it.
+# Django's own pages have no colon in their paths. A key that somebody put there may have slashes after it.
 _KEYED_TAIL: Final = re.compile(r"/(?!\[)[^/?]*(?::|%3[Aa])[^?]*")
 
-# Also one that was cut or mistyped.
-_ISSUED_KEY: Final = re.compile(rf"({PREFIX}[0-9A-Za-z]{{{PUBLIC_LENGTH}}})_[0-9A-Za-z]{{8,}}", re.ASCII)
+_TOKEN: Final = re.compile(r"""[?&]?[^\s"'<>?&]+""")
+"""What may be a path, or one parameter of a query, in a text."""
+
 _SHOWN_KEY: Final = re.compile(rf"\[{PREFIX}[0-9A-Za-z]{{{PUBLIC_LENGTH}}}\]", re.ASCII)
 
 SECRET_NAMES: Final = re.compile("api_?key|key|token|access_token|password|secret|session_id", re.I)
-"""Names of what stands in a query and must not be written down."""
+"""Names of secret parameters in a query."""
 
 _CREDENTIALS: Final = (
     # As a header is written, and as Python prints one.
@@ -46,26 +49,17 @@ _CREDENTIALS: Final = (
 _PATH_OF_SCOPE: Final = re.compile(r"""('(?:raw_)?path': b?')([^']*)""")
 """In an ASGI scope that an ASGI server prints."""
 
-_PATH_LOGGERS: Final = frozenset({"uvicorn.access", "django.request", "django.security.csrf"})
-"""Loggers whose arguments are whole paths, decoded: what looks like further segments may belong to a key."""
-
-_FOREIGN_ERRORS: Final = re.compile(r"(?:mcp|asyncio|gateway\.compat|gateway\.instances\.lanes)(?:\.|$)")
-"""Loggers of exceptions that come from servers' handlers: their texts say what handlers were called with."""
-
-_TASKS_ERROR: Final = re.compile(r"(\bexception=\w+).*>", re.DOTALL)
-"""In the description of a task that nobody asked how it ended: its exception as Python prints it."""
-
-_LEFT_OUT: Final = "[its text is left out]"
-
 _MIN_SECRET_LENGTH: Final = 4
-"""Shorter keys are left alone: they would blank out ordinary words, and are no secrets."""
+"""Shorter keys are not replaced: that would blank out ordinary words, and they are not secrets."""
 
 
 def redact(text: str, *secrets: str | None) -> str:
-    """`text` without the given secrets."""
+    """`text` without the given secrets, as they are or as they stand in a URL."""
     for secret in secrets:
         if secret and len(secret) >= _MIN_SECRET_LENGTH:
             text = text.replace(secret, REDACTED)
+            if "%" in text:
+                text = text.replace(quote(secret), REDACTED).replace(quote(secret, safe=""), REDACTED)
     return text
 
 
@@ -90,6 +84,23 @@ class PathRedactor:
 
     def __call__(self, text: str) -> str:
         """`text` with its session keys and session ids blanked."""
+        text = self._blank(text)
+        return _TOKEN.sub(self._blank_encoded, text) if "%" in text else text
+
+    def path(self, path: str) -> str:
+        """A request's path and query. The second segment of the path is a key, whatever it looks like."""
+        if "%" not in path:
+            return printable(self._blank(self._blank_second(path)))
+        path, mark, query = path.partition("?")
+        shown = self._blank(self._blank_second(path))
+        try:
+            shown = blank_encoded(shown, lambda decoded: self._blank(self._blank_second(decoded)))
+        except TooOftenEncodedError:
+            shown = f"/{REDACTED}"
+        return printable(shown + self(mark + query))
+
+    def _blank(self, text: str) -> str:
+        """Blank what stands in `text` as it is."""
         if "/" in text:
             if self._known is not None:
                 text = self._known.sub(_blank_segment, text)
@@ -101,11 +112,15 @@ class PathRedactor:
         if "=" in text or ":" in text or "," in text or " " in text:
             for pattern in _CREDENTIALS:
                 text = pattern.sub(rf"\1{REDACTED}", text)
-        return _ISSUED_KEY.sub(r"\1", text) if PREFIX in text else text
+        return without_keys(text)
 
-    def path(self, path: str) -> str:
-        """A request's path and query, where the second segment is a key whatever it looks like."""
-        return self(self._blank_second(path))
+    def _blank_encoded(self, match: re.Match[str]) -> str:
+        """A word of a text, decoded and blanked if that shows a secret in it; otherwise as it is."""
+        token = match.group()
+        try:
+            return blank_encoded(token, self._blank) if "%" in token else token
+        except TooOftenEncodedError:
+            return REDACTED
 
     @staticmethod
     def _blank_second(path: str) -> str:
@@ -115,93 +130,14 @@ class PathRedactor:
 
 
 def _blank_segment(match: re.Match[str]) -> str:
-    """What stands for a session key: the public part of a key that was issued here, so that operators can find it."""
+    """Replace a session key; by the public part if the key was issued here, so that operators can find it."""
     segment = match.group(2)
-    issued = _ISSUED_KEY.search(segment)
+    issued = ISSUED_KEY.search(segment)
     if issued is not None:
         return f"{match.group(1)}[{issued.group(1)}]"
     return match.group(1) + (segment if _SHOWN_KEY.fullmatch(segment) else REDACTED)
 
 
-def traceback_text(error: BaseException, api_key: str | None) -> str:
+def traceback_text(error: BaseException, api_key: str | None) -> Lines:
     """An exception as Python prints it, without the key of the caller for whom it was raised."""
-    return redact("".join(traceback.format_exception(error)), api_key)
-
-
-def install_record_redaction(redactor: PathRedactor) -> None:
-    """Pass every log record of the process through `redactor`, whoever makes it and whichever handler writes it.
-
-    A record factory, because handlers are other people's (uvicorn brings its own, so does pytest) and a filter would
-    have to be put on each of them.
-    """
-    make_record = logging.getLogRecordFactory()
-    if getattr(make_record, "redacts", False):
-        return
-
-    def clean(text: str) -> str:
-        return redactor(redact(text, _current_key()))
-
-    def clean_path(text: str) -> str:
-        return redactor.path(redact(text, _current_key()))
-
-    def make_redacted_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = make_record(*args, **kwargs)
-        if isinstance(record.args, dict):
-            record.args = {name: _redacted(argument, clean) for name, argument in record.args.items()}
-        elif record.args:
-            # Argument by argument: uvicorn's access formatter reads them by position, the path being the third.
-            clean_argument = clean_path if record.name in _PATH_LOGGERS else clean
-            record.args = tuple(_redacted(argument, clean_argument) for argument in record.args)
-        record.msg = _redacted(record.msg, clean)
-        if record.exc_info and record.exc_info[1] is not None:
-            # Handlers print this text instead of formatting the exception themselves.
-            if _FOREIGN_ERRORS.match(record.name):
-                if isinstance(record.msg, str):
-                    record.msg = _TASKS_ERROR.sub(rf"\1: {_LEFT_OUT}>", record.msg)
-                record.exc_text = "".join(_without_texts(record.exc_info[1])).rstrip()
-            else:
-                record.exc_text = clean("".join(traceback.format_exception(*record.exc_info))).rstrip()
-        return record
-
-    make_redacted_record.redacts = True  # type: ignore[attr-defined]
-    logging.setLogRecordFactory(make_redacted_record)
-
-
-def _current_key() -> str | None:
-    identity = current_identity.get()
-    return None if identity is None else identity.api_key
-
-
-def _redacted(argument: Any, clean: Callable[[str], str]) -> Any:
-    """`argument`, as text if its text had something to take out."""
-    if isinstance(argument, str):
-        return clean(argument)
-    if argument is None or isinstance(argument, int | float):
-        return argument
-    try:
-        text = str(argument)
-    # A stranger's __str__; logging would meet the same when it formats the record, and contains it.
-    except Exception:
-        return argument
-    cleaned = clean(text)
-    return argument if cleaned == text else cleaned
-
-
-def _without_texts(error: BaseException, known: frozenset[int] = frozenset()) -> Iterator[str]:
-    """A traceback with the frames and types of a chain of exceptions, and what they say left out."""
-    known |= {id(error)}
-    cause, context = error.__cause__, error.__context__
-    if cause is not None and id(cause) not in known:
-        yield from _without_texts(cause, known)
-        yield "\nThe above exception was the direct cause of the following exception:\n\n"
-    elif context is not None and not error.__suppress_context__ and id(context) not in known:
-        yield from _without_texts(context, known)
-        yield "\nDuring handling of the above exception, another exception occurred:\n\n"
-    if error.__traceback__ is not None:
-        yield "Traceback (most recent call last):\n"
-        yield from traceback.format_tb(error.__traceback__)
-    yield f"{type(error).__module__}.{type(error).__qualname__}: {_LEFT_OUT}\n".removeprefix("builtins.")
-    if isinstance(error, BaseExceptionGroup):
-        for number, member in enumerate(error.exceptions, 1):
-            yield f"In this group, exception {number}:\n"
-            yield from _without_texts(member, known)
+    return Lines(redact("".join(traceback.format_exception(error)), api_key))

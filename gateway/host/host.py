@@ -15,7 +15,8 @@ from django.conf import settings
 
 from gateway import metrics
 from gateway.access.doorkeeper import Doorkeeper
-from gateway.access.redaction import PathRedactor, install_record_redaction
+from gateway.access.log_redaction import install_record_redaction
+from gateway.access.redaction import PathRedactor
 from gateway.catalog.registry import Registry
 from gateway.conf import conf
 from gateway.host.availability import Availability

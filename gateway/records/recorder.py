@@ -27,6 +27,7 @@ from gateway.conf import conf
 from gateway.database_thread import DatabaseThread, Outage
 from gateway.instances.instance import Instance
 from gateway.instances.listings import Listing, Listings
+from gateway.printable import Lines
 from gateway.records.migrations_check import UnappliedMigrations, is_migrated
 from gateway.records.models import (
     FLUSH_SECONDS,
@@ -207,7 +208,7 @@ class Recorder:
         if isinstance(error, UnappliedMigrations) and not self._outage.is_present:
             logger.error("%s", error)
         if self._outage.begin(error) and not isinstance(error, DatabaseError):
-            logger.error("It happened in\n%s", "".join(traceback.format_tb(error.__traceback__)))
+            logger.error("It happened in\n%s", Lines("".join(traceback.format_tb(error.__traceback__))))
         self.last_error = type(error).__name__
         self._write_everything_again()
         self._last_heartbeat = float("-inf")

@@ -3,10 +3,11 @@
 import getpass
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import RequestFactory
 
 from gateway.access import audit
-from gateway.access.models import AuditEvent
+from gateway.access.models import ApiKey, AuditEvent
 
 pytestmark = pytest.mark.django_db
 
@@ -36,3 +37,15 @@ def test_failed_logins_are_bounded_and_nothing_else_is_dropped(monkeypatch: pyte
     failed = AuditEvent.objects.filter(action=audit.LOGIN_FAILED)
     assert 10 <= failed.count() < 10 + audit.FORGET_EVERY
     assert AuditEvent.objects.filter(action=audit.KEY_REVOKED).exists()
+
+
+def test_name_and_label_with_line_breaks_do_not_forge_a_row() -> None:
+    # Rows that were written past the checks.
+    user = User.objects.create(username="ada\u202e")
+    key = ApiKey(user=user, public="gumcp_Ab3dE6gH", label="laptop\n2026-01-01 WARNING forged")
+    assert str(key) == r"gumcp_Ab3dE6gH… laptop\n2026-01-01 WARNING forged"
+    request = RequestFactory().get("/")
+    request.user = user
+    audit.record(audit.KEY_ISSUED, "two\nlines", request=request, detail="ada\u2028")
+    event = AuditEvent.objects.get()
+    assert (event.actor, event.target, event.detail) == (r"ada\u202e", r"two\nlines", r"ada\u2028")

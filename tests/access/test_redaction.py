@@ -2,12 +2,16 @@ import asyncio
 import gc
 import io
 import logging
+import time
 from collections.abc import Iterator
+from urllib.parse import quote, unquote
 
 import pytest
 
 from gateway.access.identity import Identity, current_identity
-from gateway.access.redaction import REDACTED, PathRedactor, install_record_redaction, redact
+from gateway.access.log_redaction import install_record_redaction
+from gateway.access.redaction import REDACTED, PathRedactor, redact
+from gateway.printable import Lines
 
 REDACTOR = PathRedactor(["workshop", "simple-tools-server"])
 
@@ -225,3 +229,115 @@ def test_task_that_a_handler_left_behind_is_told_of_without_what_its_error_says(
     assert "left_behind" in written
     assert "ValueError" in written
     assert "canary" not in written
+
+
+def encode(text: str, times: int = 1, only: str = "") -> str:
+    """Percent-encode each character of `text`, or those in `only`, several times over."""
+    for _ in range(times):
+        text = "".join(f"%{ord(each):02x}" if not only or each in only else each for each in text)
+    return text
+
+
+ENCODED_KEYS = [
+    pytest.param(ISSUED.replace("_", "%5F"), id="underscore, capitals"),
+    pytest.param(ISSUED.replace("_", "%5f"), id="underscore, small letters"),
+    pytest.param(ISSUED.replace("_", "%255F"), id="underscore, twice"),
+    pytest.param(ISSUED.replace("_", "%%35F"), id="the escape itself in part"),
+    pytest.param(f"%67{ISSUED[1:]}", id="first letter"),
+    pytest.param(f"{ISSUED[:-1]}%78", id="last letter"),
+    pytest.param(encode(ISSUED), id="each character"),
+    pytest.param(encode(ISSUED, 3), id="each character, three times"),
+    pytest.param(encode(ISSUED, 6, only="_%"), id="more often than anybody decodes"),
+]
+
+
+@pytest.mark.parametrize("key", ENCODED_KEYS)
+@pytest.mark.parametrize(
+    "around", ["{}", "/{}", "/?x={}", "/x/y/z/{}", "GET /{} HTTP/1.1", "a {} b", "next={}&x=1", "https://h/%7E/{}/"]
+)
+def test_encoded_key_is_taken_out_wherever_it_stands(key: str, around: str) -> None:
+    text = around.format(key)
+    for redacted in (REDACTOR(text), REDACTOR.path(text)):
+        decoded = redacted
+        for _ in range(10):
+            decoded = unquote(decoded, "latin-1")
+            assert ISSUED[len(PUBLIC) + 1 :] not in decoded
+        assert REDACTOR(redacted) == redacted
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/workshop%2Fada:canary", f"/workshop/{REDACTED}"),
+        ("/workshop%2fcanary", f"/workshop/{REDACTED}"),
+        ("/unknown%252Fcanary%2Fmessages", f"/unknown/{REDACTED}"),
+        ("/x/y?session%5Fid=a%2522canary", f"/x/{REDACTED}?session_id={REDACTED}"),
+        ("/admin/ada%253Acanary", f"/admin/{REDACTED}"),
+        ("/%61dmin/canary", f"/%61dmin/{REDACTED}"),
+        ("/x/y?session%5Fid=canary&z=1", f"/x/{REDACTED}?session_id={REDACTED}&z=1"),
+        ("/?%61pi%5fkey=canary", f"/?api_key={REDACTED}"),
+        ("/?next=%2Fworkshop%252Fcanary", f"/?next=/workshop/{REDACTED}"),
+        ("/workshop%2525252525252Fcanary", f"/{REDACTED}"),
+        ("/%0Aworkshop/canary", f"/%0Aworkshop/{REDACTED}"),
+        ("/workshop%2Fcanary%0AERROR", f"/workshop/{REDACTED}"),
+        ("/time\x85\u202e", "/time\\x85\\u202e"),
+    ],
+)
+def test_encoded_path_is_read_as_a_reader_of_the_log_might(path: str, shown: str) -> None:
+    assert REDACTOR.path(path) == shown
+    assert REDACTOR.path(shown) == shown
+
+
+def test_decoding_forges_no_line(output: io.StringIO) -> None:
+    logging.getLogger("somebody").warning("%s", f"/x%0A2026-01-01 ERROR%0d{encode(ISSUED)}")
+    assert output.getvalue().count("\n") == 1
+    assert "\r" not in output.getvalue()
+
+
+def test_callers_key_is_taken_out_in_the_form_it_has_in_a_url() -> None:
+    key = "pass word/ü:1"
+    for form in (key, quote(key), quote(key, safe="")):
+        assert redact(f"a {form} b", key) == f"a {REDACTED} b"
+
+
+def test_long_text_is_redacted_in_linear_time() -> None:
+    started = time.monotonic()
+    for text in (
+        "%25" * 100_000,
+        "%41" * 100_000,
+        "x" * 300_000 + " %41",
+        "/workshop/" * 20_000 + "%41",
+        "?&" * 100_000 + "%41",
+    ):
+        REDACTOR(text)
+        REDACTOR.path(text)
+    assert time.monotonic() - started < 20
+
+
+# -- Control and format characters -----------------------------------------------------------------------------------
+
+FORGED = "laptop\n2026-01-01 00:00:00 WARNING forged\u2028\u202emirrored\x1b[31m\u200e\x00"
+
+
+def test_argument_of_a_log_record_forges_no_line(output: io.StringIO) -> None:
+    logger = logging.getLogger("somebody")
+    logger.warning("Audit: %s", FORGED)
+    logger.warning("Audit: %(label)s", {"label": FORGED})
+    logger.warning("Audit: %s", ValueError(FORGED))
+    written = output.getvalue()
+    assert written.count("\n") == 3
+    assert not set(written) & {"\u2028", "\u202e", "\x1b", "\u200e", "\x00", "\r"}
+    assert r"laptop\n2026" in written
+
+
+def test_texts_of_several_lines_keep_their_lines_and_nothing_else(output: io.StringIO) -> None:
+    logger = logging.getLogger("somebody")
+    logger.warning("two\nlines: %s", Lines("three\n\tlines\u202e"))
+    try:
+        raise ValueError(FORGED)
+    except ValueError:
+        logger.exception("failed")
+    written = output.getvalue()
+    assert "two\nlines: three\n\tlines\\u202e" in written
+    assert "Traceback (most recent call last):\n" in written
+    assert not set(written) & {"\u2028", "\u202e", "\x1b", "\u200e", "\x00"}

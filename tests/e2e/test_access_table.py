@@ -68,7 +68,7 @@ ROWS: Final = [
     Row("delete of a session", "DELETE", 404, headers=IN_SESSION),
     Row("delete", "DELETE", 400),
     Row("stateless", "POST", 200, LIST, {**ACCEPT_BOTH, "MCP-Protocol-Version": STATELESS, "Mcp-Method": "tools/list"}),
-    Row("stateless get", "GET", 405, headers={"MCP-Protocol-Version": STATELESS}),
+    Row("stateless get", "GET", 200, headers={"MCP-Protocol-Version": STATELESS, "Accept": "text/event-stream"}),
     Row("put", "PUT", 405),
     Row("options", "OPTIONS", 405),
     Row("patch", "PATCH", 405),

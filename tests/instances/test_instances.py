@@ -14,7 +14,8 @@ from django.test import override_settings
 from gateway.access.grants import Grant, KeyFacts
 from gateway.access.identity import Identity, current_identity
 from gateway.access.limits import RateLimits
-from gateway.access.redaction import PathRedactor, install_record_redaction
+from gateway.access.log_redaction import install_record_redaction
+from gateway.access.redaction import PathRedactor
 from gateway.apps import GatewayConfig
 from gateway.catalog.definitions import ServerDefinition
 from gateway.catalog.discovery import discover
