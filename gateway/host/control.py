@@ -18,6 +18,10 @@ ENDED_BY_OPERATOR: Final = "ended by an operator"
 """Why a session ended that an operator ended."""
 
 
+RETRY_SECONDS: Final = 1.0
+"""How long the listener pauses after an error of the channel layer."""
+
+
 class ControlListener:
     """Receives commands and carries them out. Used on the host's loop."""
 
@@ -59,7 +63,7 @@ class ControlListener:
                     raise
                 except Exception:  # such as a lost Redis. What operators want is also in rows, which are read anyway.
                     logger.exception("The channel layer failed")
-                    await asyncio.sleep(1)
+                    await asyncio.sleep(RETRY_SECONDS)
         finally:
             with contextlib.suppress(Exception):
                 await layer.group_discard(GROUP, channel)
