@@ -20,7 +20,7 @@ _DEFAULT_LIFESPANS: Final = tuple(
 
 
 async def make(style: Style, user_id: str, api_key: str | None) -> tuple[Server[Any], InitializationOptions]:
-    """Return the server of one user and its initialization options. Runs in the server's lane.
+    """Return the server of one user and its initialization options. Runs on the loop that runs its handlers.
 
     Raises:
         TypeError: the factory or `get_initialization_options` returned something else, or the version is not known.

@@ -35,6 +35,8 @@ class SharedLifespan:
         kept.users += 1
         try:
             state = await asyncio.shield(kept.state)
+            for variable, value in kept.variables:
+                variable.set(value)  # as if the lifespan had run in this task
             with kept.held():
                 yield state
         finally:
@@ -58,6 +60,8 @@ class _KeptLifespan:
         self.state: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.is_over = False
         """Whether the lifespan has ended by itself, or is about to."""
+        self.variables: list[tuple[contextvars.ContextVar[Any], Any]] = []
+        """The context variables that the lifespan has set."""
         self._holders: set[asyncio.Task[Any]] = set()
         self._unused = asyncio.Event()
         self._failure: BaseException | None = None
@@ -67,6 +71,7 @@ class _KeptLifespan:
     async def _hold(self, manager: AbstractAsyncContextManager[Any]) -> None:
         try:
             async with manager as state:
+                self.variables = list(contextvars.copy_context().items())
                 self.state.set_result(state)
                 try:
                     await self._unused.wait()

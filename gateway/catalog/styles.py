@@ -17,6 +17,7 @@ from mcp.server import MCPServer
 
 from gateway.catalog.calling import bind
 from gateway.catalog.server_kinds import SERVER_KINDS, is_fastmcp, low_level_server
+from gateway.compat.detection import is_written_for_version_1
 from gateway.compat.server import CompatServer
 
 OBJECT_NAMES: Final = ("mcp", "app", "mcp_server")
@@ -40,6 +41,8 @@ class Style:
     """None: the object is asked for its own name and version."""
     is_shared: bool
     """Whether `server` is an object. It is never changed for one user."""
+    is_version_1: bool = False
+    """Whether the module was written for version 1 of the SDK, so that its factory belongs on its home loop."""
 
 
 def describe(module: ModuleType) -> Style:
@@ -67,7 +70,7 @@ def describe(module: ModuleType) -> Style:
             raise UnusableServer(
                 "main.py has a factory of low-level servers and no function get_initialization_options."
             )
-        return Style(server, get_options, is_shared=False)
+        return Style(server, get_options, is_shared=False, is_version_1=is_written_for_version_1(module))
     return Style(_other_object(module, server), get_options, is_shared=True)
 
 

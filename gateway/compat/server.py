@@ -39,8 +39,10 @@ from mcp.shared.exceptions import MCPError, UrlElicitationRequiredError
 from pydantic import BaseModel
 
 from gateway.compat.context import RequestContext, build_request_context, request_ctx
+from gateway.compat.handler_threads import HandlerThreads
+from gateway.compat.lifespans import Variables, lifespan_on_home_loop
+from gateway.compat.loop_threads import explained
 from gateway.compat.models import as_url, request_meta, unwrap, view_of
-from gateway.compat.workers import HandlerThreads
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +95,27 @@ class CompatServer(Server[Any]):
         """Version 1's registry of request handlers by request type. Holds what was registered in version 1's ways."""
         self.notification_handlers: MutableMapping[type[BaseModel], Version1Handler] = _NotificationHandlers(self)
         self._listed_tools: dict[str, types.Tool] = {}
+        self._lifespan_variables: Variables = ()
 
     def __class_getitem__(cls, _parameters: Any) -> type[CompatServer]:
         """Accept version 1's two type parameters, and version 2's one."""
         return cls
+
+    @property
+    def is_version_1(self) -> bool:
+        """Whether handlers were registered in version 1's ways."""
+        return bool(self.request_handlers or self.notification_handlers)
+
+    @asynccontextmanager
+    async def open_lifespan(self) -> AsyncIterator[Any]:
+        """Enter the lifespan where the handlers run: that of a version 1 server on the home loop."""
+        if self.handler_threads is None or self.lifespan is _no_lifespan or not self.is_version_1:
+            async with self.lifespan(self) as state:
+                yield state
+            return
+        async with lifespan_on_home_loop(self.handler_threads, lambda: self.lifespan(self)) as (state, variables):
+            self._lifespan_variables = variables
+            yield state
 
     @property
     def request_context(self) -> RequestContext:
@@ -155,7 +174,7 @@ class CompatServer(Server[Any]):
                     raise
                 except Exception as exc:
                     _log_failure("Tool", name, exc)
-                    return _tool_error(str(exc))
+                    return _tool_error(str(explained(exc)))
 
             self.request_handlers[types.CallToolRequest] = handler
             return function
@@ -308,9 +327,12 @@ class CompatServer(Server[Any]):
         context = build_request_context(ctx)
 
         async def perform() -> Any:
+            self._set_lifespan_variables()
             token = request_ctx.set(context)
             try:
                 return _to_wire(ctx.method, unwrap(await handler(request)))
+            except Exception as exc:
+                raise explained(exc)  # noqa: B904  # it has its cause
             finally:
                 request_ctx.reset(token)
 
@@ -331,6 +353,7 @@ class CompatServer(Server[Any]):
         notification = _build_request(notification_type, params)
 
         async def perform() -> None:
+            self._set_lifespan_variables()
             await handler(notification)
 
         try:
@@ -343,7 +366,12 @@ class CompatServer(Server[Any]):
 
     async def _run(self, perform: Callable[[], Awaitable[Any]]) -> Any:
         threads = self.handler_threads
-        return await (perform() if threads is None else threads.run(perform, home=self))
+        return await (perform() if threads is None else threads.run(perform))
+
+    def _set_lifespan_variables(self) -> None:
+        """On mcp 1.x handlers run in the context of the lifespan."""
+        for variable, value in self._lifespan_variables:
+            variable.set(value)
 
     def _get_listed_input_schema(self, name: str) -> Mapping[str, Any] | None:
         tool = self._listed_tools.get(name)

@@ -287,6 +287,12 @@ class GatewaySettings:
     max_threads = Setting(
         Count(at_least=1), "32", "Threads for the handlers of one version 1 server: so many calls of it may be stuck."
     )
+    when_blocked = Setting(
+        Choice[Literal["spill", "wait"]](("spill", "wait")),
+        "spill",
+        "What calls of a version 1 server do while another one blocks its event loop. spill: they run beside it, in "
+        "threads. wait: they wait for it.",
+    )
 
     _connections = Section("Connections")
     max_body_bytes = Setting(Size(), "4MiB", "The largest message of a client; beyond it 413.")

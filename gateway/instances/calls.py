@@ -76,7 +76,7 @@ class ServerCalls:
         self.running: dict[asyncio.Task[Any], RunningCall] = {}
         self.given_up: set[asyncio.Task[Any]] = set()
         """Handlers that were cancelled and still run in the lane."""
-        self.threads = ServerThreads(server_name, lambda: self.policy.max_threads)
+        self.threads = ServerThreads(server_name, lambda: self.policy)
         """Where the handlers of a version 1 server run."""
 
     @property

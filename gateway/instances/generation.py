@@ -18,9 +18,9 @@ from gateway.access.identity import Identity, current_identity
 from gateway.access.redaction import traceback_text
 from gateway.catalog.definitions import ServerDefinition
 from gateway.catalog.factories import make
+from gateway.compat.handler_threads import HandlerThreads
 from gateway.compat.server import CompatServer
 from gateway.exceptions import InstanceUnavailable
-from gateway.instances.calls import ServerCalls
 from gateway.instances.dependencies import ServerDependencies
 from gateway.instances.lifespan import OpenLifespan
 from gateway.instances.tool_schemas import ToolSchemas
@@ -81,11 +81,16 @@ class Generation:
     async def _start(
         cls, definition: ServerDefinition, identity: Identity, dependencies: ServerDependencies
     ) -> "Generation":
-        server, options = await make(definition.style, identity.user_id, identity.api_key)
+        threads = dependencies.calls.threads.hold()
+        try:
+            server, options = await _make(definition, identity, threads)
+        except BaseException:
+            dependencies.calls.threads.release(threads)
+            raise
         # Without a handshake no options are sent: the SDK reports the Server object's own name and version.
         server.name, server.version = options.server_name, options.server_version
         lifespan = await OpenLifespan.enter(
-            server, definition.name, identity.api_key, on_left=_give_handler_threads(server, dependencies.calls)
+            server, definition.name, identity.api_key, on_left=lambda: dependencies.calls.threads.release(threads)
         )
         return cls(definition, server, dependencies.share_options(options), lifespan)
 
@@ -119,12 +124,20 @@ class Generation:
         self.lifespan.leave()
 
 
-def _give_handler_threads(server: Server[Any], calls: ServerCalls) -> Any:
-    """Give a version 1 server its threads. Returns what releases them."""
-    if not isinstance(server, CompatServer):
-        return lambda: None
-    threads = server.handler_threads = calls.threads.hold()
-    return lambda: calls.threads.release(threads)
+async def _make(
+    definition: ServerDefinition, identity: Identity, threads: HandlerThreads
+) -> tuple[Server[Any], InitializationOptions]:
+    """Make the `Server` object, and give a version 1 server the threads that run its handlers."""
+    style = definition.style
+
+    async def call_factory() -> tuple[Server[Any], InitializationOptions]:
+        return await make(style, identity.user_id, identity.api_key)
+
+    # What a version 1 factory makes may be bound to the loop that it is made on: that must be the handlers' loop.
+    server, options = await (threads.run(call_factory) if style.is_version_1 else call_factory())
+    if isinstance(server, CompatServer):
+        server.handler_threads = threads
+    return server, options
 
 
 _handling: ContextVar[Generation] = ContextVar("_handling")

@@ -1,22 +1,24 @@
 """The threads that run a server's version 1 handlers: one set for each version of its code.
 
-Lives here: which set is current, and when an old set is closed. The threads themselves are in `compat.workers`.
+Lives here: which set is current, and when an old set is closed. The threads themselves are in
+`compat.handler_threads`.
 """
 
 import threading
 from collections import Counter
 from collections.abc import Callable
 
-from gateway.compat.workers import HandlerThreads
+from gateway.compat.handler_threads import HandlerThreads
+from gateway.instances.policies import Policy
 
 
 class ServerThreads:
     """The sets of threads of one server. Every method may be called from any thread."""
 
-    def __init__(self, server_name: str, get_limit: Callable[[], int]) -> None:
-        """`get_limit` returns how many threads the server may have now."""
+    def __init__(self, server_name: str, get_policy: Callable[[], Policy]) -> None:
+        """`get_policy` returns the limits that are in force now."""
         self._server_name = server_name
-        self._get_limit = get_limit
+        self._get_policy = get_policy
         self._lock = threading.Lock()
         self._holders: Counter[HandlerThreads] = Counter()
         """How many generations use each set. The newest set comes last, even if nothing uses it yet."""
@@ -48,12 +50,13 @@ class ServerThreads:
         return sum(threads.stuck for threads in list(self._holders))
 
     def keep_up(self) -> None:
-        """Apply the limit and end idle threads. Call it regularly."""
+        """Apply the policy, end idle threads and replace what is lost. Call it regularly."""
         with self._lock:
             self._close_unused()
+        policy = self._get_policy()
         for threads in list(self._holders):
-            threads.limit = self._get_limit()
-            threads.retire_idle()
+            threads.limit, threads.when_blocked = policy.max_threads, policy.when_blocked
+            threads.keep_up()
 
     def close(self) -> None:
         """Close all sets."""
@@ -61,7 +64,9 @@ class ServerThreads:
             threads.close()
 
     def _add_set(self) -> None:
-        self._holders[HandlerThreads(self._server_name, limit=self._get_limit())] = 0
+        policy = self._get_policy()
+        threads = HandlerThreads(self._server_name, limit=policy.max_threads, when_blocked=policy.when_blocked)
+        self._holders[threads] = 0
 
     def _close_unused(self) -> None:
         for threads in list(self._holders)[:-1]:

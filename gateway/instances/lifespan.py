@@ -10,6 +10,7 @@ from typing import Any, Self
 from mcp.server import Server
 
 from gateway.access.redaction import traceback_text
+from gateway.compat.server import CompatServer
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class OpenLifespan:
     ) -> None:
         """Hold the lifespan open until `leave`, or until it ends by itself."""
         try:
-            async with server.lifespan(server) as self.state:
+            lifespan = server.open_lifespan() if isinstance(server, CompatServer) else server.lifespan(server)
+            async with lifespan as self.state:
                 if not entered.done():
                     entered.set_result(None)
                 try:

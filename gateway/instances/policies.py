@@ -7,6 +7,7 @@ Nothing on the request path reads a row.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gateway.compat.handler_threads import WhenBlocked
 from gateway.conf import conf
 
 
@@ -22,6 +23,8 @@ class Policy:
     max_concurrent_calls_per_user: int
     max_threads: int
     """How many threads run handlers of a version 1 module, and how many of its calls may be stuck. At least 1."""
+    when_blocked: WhenBlocked
+    """What calls of a version 1 module do while another one blocks its event loop."""
 
 
 class Policies:
@@ -50,4 +53,5 @@ def default_policy() -> Policy:
         max_concurrent_calls=conf.max_concurrent_calls,
         max_concurrent_calls_per_user=conf.max_concurrent_calls_per_user,
         max_threads=conf.max_threads,
+        when_blocked=conf.when_blocked,
     )

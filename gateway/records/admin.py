@@ -40,6 +40,7 @@ class ServerAdmin(ReadOnlyAdmin):
                     "max_concurrent_calls",
                     "max_concurrent_calls_per_user",
                     "max_threads",
+                    "when_blocked",
                 ],
                 "description": "In force within five seconds, without a restart.",
             },

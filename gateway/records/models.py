@@ -88,6 +88,15 @@ class ServerRecord(models.Model):
         validators=[MinValueValidator(1)],
         help_text="Threads for handlers of version 1 modules. Empty: the setting's value.",
     )
+    when_blocked = models.CharField(
+        max_length=10,
+        blank=True,
+        choices=[("spill", "Run beside it, in threads"), ("wait", "Wait for it")],
+        help_text=(
+            "For version 1 modules: what calls do while another one blocks the server's event loop. Empty: the "
+            "setting's value."
+        ),
+    )
     reload_requested_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
         null=True, blank=True, editable=False
     )

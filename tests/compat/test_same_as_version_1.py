@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from gateway.compat.workers import HandlerThreads
+from gateway.compat.handler_threads import HandlerThreads
 from tests.compat.conversations import CONVERSATIONS, Conversation, Step
 from tests.support.projects import SERVERS, importable_project, load_main
 from tests.support.version_1 import perform, visible, wanted_here

@@ -18,9 +18,9 @@ from mcp.server import NotificationOptions, Server, ServerRequestContext
 from mcp_types import INTERNAL_ERROR
 from pydantic import AnyUrl, BaseModel
 
+from gateway.compat.handler_threads import HandlerThreads
 from gateway.compat.imports import import_sdk
 from gateway.compat.server import CompatServer
-from gateway.compat.workers import HandlerThreads
 from tests.support.deadlines import within
 from tests.support.projects import SERVERS, importable_project, load_main
 
@@ -139,6 +139,43 @@ async def test_client_bound_to_its_loop_serves_calls_that_follow_each_other(thre
             answers = [text_of(await client.call_tool("fetch", {"path": "/"})) for client in (one, other, one, other)]
 
     assert answers == [f"/ for slow-vendor-token-of-{name}" for name in ("maria", "ines", "maria", "ines")]
+
+
+@ERAS
+async def test_spilled_call_that_needs_the_home_loop_is_told_why_it_failed(threads: HandlerThreads, mode: str) -> None:
+    gate, started = threading.Event(), threading.Event()
+    shared: list[asyncio.Future[None]] = []
+
+    async def call_tool(name: str, arguments: dict[str, Any]) -> list[types.TextContent]:
+        if arguments["what"] == "share":
+            shared.append(asyncio.get_running_loop().create_future())
+        elif arguments["what"] == "block":
+            started.set()
+            assert gate.wait(10)
+        else:
+            await shared[0]
+        return await say("done")
+
+    server = server_with_tool(call_tool, threads)
+
+    @server.read_resource()
+    async def read_resource(uri: AnyUrl) -> str:
+        await shared[0]
+        return "done"
+
+    async with connected(server, mode) as client:
+        await client.call_tool("it", {"what": "share"})
+        blocked = asyncio.create_task(client.call_tool("it", {"what": "block"}))
+        assert await asyncio.to_thread(started.wait, 5)
+        result = await client.call_tool("it", {"what": "wait"})
+        with pytest.raises(MCPError, match="beside the server's own event loop"):
+            await client.read_resource("a:///b")
+        gate.set()
+        await blocked
+
+    assert result.is_error
+    assert "belongs to another event loop. The call ran beside the server's own event loop" in text_of(result)
+    assert "asyncio.to_thread" in text_of(result)
 
 
 @ERAS

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from html import unescape
+from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError
 
@@ -31,6 +32,7 @@ LIMITS: Final = (
     "max_concurrent_calls",
     "max_concurrent_calls_per_user",
     "max_threads",
+    "when_blocked",
 )
 
 MAKE_USERS = """
@@ -193,13 +195,32 @@ def test_limits_that_are_set_are_in_force_within_five_seconds_in_open_sessions(
         until(lambda: call(stream, "echo", text="x")["content"][0]["text"] == "x", IN_FORCE_SECONDS)
 
 
-def test_bound_of_threads_can_be_raised_while_calls_run(host: HostProcess, admin: Admin) -> None:
+def test_bound_of_threads_can_be_raised_while_calls_run(host: HostProcess, admin: Admin, tmp_path: Path) -> None:
+    release = tmp_path / "release"
     with host.session("version_1", "threads:key") as stream:
         steer(host, admin, "version_1", max_threads="1")
-        stream.send(tool_call("long", "wait", seconds=60))
+        stream.send(tool_call("long", "block_until_file", path=str(release)))
         until(lambda: "limit 1" in call(stream, "echo", text="x")["content"][0]["text"], IN_FORCE_SECONDS)
         steer(host, admin, "version_1")
         until(lambda: call(stream, "echo", text="x")["content"][0]["text"] == "x", IN_FORCE_SECONDS)
+        release.touch()
+        assert stream.answer("long")["result"]["content"][0]["text"] == "released"
+
+
+def test_calls_can_be_made_to_wait_for_the_call_that_blocks_the_loop(
+    host: HostProcess, admin: Admin, tmp_path: Path
+) -> None:
+    release = tmp_path / "release"
+    with host.session("version_1", "waits:key") as stream, host.session("version_1", "other:key") as other:
+        stream.send(tool_call("long", "block_until_file", path=str(release)))
+        assert call(other, "echo", text="x")["content"][0]["text"] == "x"
+        steer(host, admin, "version_1", when_blocked="wait", call_timeout_seconds="0.5")
+        until(lambda: call(other, "echo", text="x")["isError"], IN_FORCE_SECONDS)
+        release.touch()
+        assert stream.answer("long")
+        assert call(other, "echo", text="x")["content"][0]["text"] == "x"
+        steer(host, admin, "version_1")
+        until(lambda: not call(other, "wait", seconds=0.7)["isError"], IN_FORCE_SECONDS)
 
 
 # -- The form --------------------------------------------------------------------------------------------------------

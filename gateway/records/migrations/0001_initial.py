@@ -134,6 +134,15 @@ class Migration(migrations.Migration):
                         validators=[django.core.validators.MinValueValidator(1)],
                     ),
                 ),
+                (
+                    "when_blocked",
+                    models.CharField(
+                        blank=True,
+                        choices=[("spill", "Run beside it, in threads"), ("wait", "Wait for it")],
+                        help_text="For version 1 modules: what calls do while another one blocks the server's event loop. Empty: the setting's value.",
+                        max_length=10,
+                    ),
+                ),
                 ("reload_requested_at", models.DateTimeField(blank=True, editable=False, null=True)),
             ],
             options={
