@@ -399,8 +399,11 @@ class HandlerThreads:
             self._seen = home.running_task
         if self._suspicion >= 2 * LOOKS and self._when_blocked == "spill":
             self._blocker = self._seen
+            arrived_before = time.monotonic() - LOOKS * LOOK_SECONDS
             with self._lock:
-                self._is_blocked = bool(self._inbox)
+                # A call that came after the others were spilled may find that the loop has just become free.
+                is_old = bool(self._inbox) and self._inbox[0].arrived_at < arrived_before
+                self._is_blocked = self._is_blocked or is_old
             self._spill()
         self._refuse()
         loop.call_later(LOOK_SECONDS, self._watch, loop)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
 import re
 import sys
@@ -78,10 +79,16 @@ class HandlerLoop(_Default):
     def call_soon(
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        # `Future.set_result` comes here, from whichever thread it was called in.
-        if threading.get_ident() != self.thread_id:
-            return self.call_soon_threadsafe(callback, *args, context=context)
-        return super().call_soon(callback, *args, context=context)
+        if threading.get_ident() == self.thread_id:
+            return super().call_soon(callback, *args, context=context)
+        # `Future.set_result` comes here too, from whichever thread it was called in.
+        calling = asyncio._get_running_loop()
+        if isinstance(calling, HandlerLoop):
+            # Not before the caller's step is over, as on one loop: `Event.set` walks through the waiters, and one that
+            # woke in the middle of it would change what it walks through.
+            wake = functools.partial(self.call_soon_threadsafe, callback, *args, context=context)
+            return calling.call_soon(wake)
+        return self.call_soon_threadsafe(callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: contextvars.Context | None = None

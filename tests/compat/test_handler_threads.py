@@ -299,6 +299,33 @@ async def test_spilled_call_gets_its_answer_from_a_worker_of_the_home_loop(
         await task
 
 
+async def test_event_that_spilled_calls_wait_for_is_set_on_the_home_loop(threads: HandlerThreads) -> None:
+    event, gate, started = asyncio.Event(), threading.Event(), threading.Event()
+
+    async def wait() -> str:
+        await event.wait()
+        return "went on"
+
+    async def set_event() -> None:
+        started.set()
+        assert gate.wait(20)
+        event.set()
+        event.clear()
+
+    for round_number in range(1, 21):
+        started.clear()
+        gate.clear()
+        setting = asyncio.create_task(threads.run(set_event))
+        assert await asyncio.to_thread(started.wait, 5)
+        waiting = [asyncio.create_task(threads.run(wait)) for _ in range(2)]
+        await until(lambda: len(event._waiters) == 2)  # type: ignore[attr-defined]
+        assert threads.spilled == 2 * round_number
+        gate.set()
+        async with asyncio.timeout(5):
+            await setting
+            assert await asyncio.gather(*waiting) == ["went on"] * 2
+
+
 Use = Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]
 
 USES: dict[str, Use] = {}
@@ -660,8 +687,8 @@ async def test_spill_thread_whose_call_left_a_task_behind_goes_on_running_it(
         finished.set()
 
     async def handler() -> None:
-        event = asyncio.Event()
-        finish.append(event.set)
+        event, loop = asyncio.Event(), asyncio.get_running_loop()
+        finish.append(lambda: loop.call_soon_threadsafe(event.set))
         tasks.append(asyncio.create_task(wait(event)))
 
     task = await blocked(threads, gate)
