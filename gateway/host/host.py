@@ -28,8 +28,9 @@ from gateway.host.reloading import Reloader
 from gateway.host.serving_loop import ServingLoop
 from gateway.host.steering import Steering
 from gateway.http.origins import OriginPolicy
+from gateway.instances import instances, lanes
 from gateway.instances.instances import Instances
-from gateway.instances.lanes import STOP_TIMEOUT_SECONDS, Lanes
+from gateway.instances.lanes import Lanes
 from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies
 from gateway.records.recorder import Recorder
@@ -39,11 +40,8 @@ from gateway.transports.streams import Streams
 
 logger = logging.getLogger(__name__)
 
-STOP_SECONDS: Final = 10.0
-"""How long the servers' lifespans may take to end, if the grace time allows."""
-
 MARGIN_SECONDS: Final = 0.25
-"""How long they may take when the grace time is over."""
+"""How long each step of the stop may take when the grace time is over."""
 
 FIRST_LOOK_SECONDS: Final = 1.0
 """How long the start waits for the database to say which servers are switched off."""
@@ -159,21 +157,20 @@ class Host:
             self._upkeep = None
         self.loop.cancel_tasks()
         await self._control.stop()
-        seconds = max(MARGIN_SECONDS, min(STOP_SECONDS, self.drain.seconds_left))
-        await asyncio.gather(asyncio.to_thread(self.recorder.stop), self._stop_instances(seconds))
-        # Lanes that are blocked take all the time they are given.
-        seconds = max(MARGIN_SECONDS, min(STOP_TIMEOUT_SECONDS, self.drain.seconds_left))
-        await asyncio.to_thread(self.close, seconds)
+        await asyncio.gather(
+            asyncio.to_thread(self.recorder.stop),
+            self.instances.stop(self._seconds_for(instances.STOP_TIMEOUT_SECONDS)),
+        )
+        # Lanes cancel what is left in them, so they stop after the instances. A lane that is blocked takes all the time
+        # that it is given.
+        await asyncio.to_thread(self.close, self._seconds_for(lanes.STOP_TIMEOUT_SECONDS))
         logger.info("Stopped in %.1f s", time.monotonic() - started)
 
-    async def _stop_instances(self, seconds: float) -> None:
-        # Lanes stop afterwards: they cancel what is left in them, even where a lifespan does not end.
-        try:
-            await asyncio.wait_for(self.instances.stop(), seconds)
-        except TimeoutError:
-            logger.warning("Some servers' lifespans did not end in time")
+    def _seconds_for(self, seconds: float) -> float:
+        """How long a step of the stop may take that is to take `seconds`: less if the grace time ends before."""
+        return max(MARGIN_SECONDS, min(seconds, self.drain.seconds_left))
 
-    def close(self, seconds: float = STOP_TIMEOUT_SECONDS) -> None:
+    def close(self, seconds: float = lanes.STOP_TIMEOUT_SECONDS) -> None:
         """Do the part of `stop` that needs no event loop, in about `seconds`."""
         self.lanes.stop(seconds)
         self.recorder.stop()

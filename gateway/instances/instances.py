@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 _Key = tuple[str, Identity]
 
-_STOP_TIMEOUT_SECONDS: Final = 5.0
-"""How long an instance's lifespan may take to end."""
+STOP_TIMEOUT_SECONDS: Final = 5.0
+"""How long the lifespans may take to end when the host stops."""
 
 
 @dataclass(slots=True)
@@ -278,14 +278,16 @@ class Instances:
         for calls in self.calls:
             calls.threads.keep_up()
 
-    async def stop(self) -> None:
-        """Stop all instances, and wait a moment for their lifespans to end."""
+    async def stop(self, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
+        """Stop all instances, and wait for their lifespans to end, for at most `timeout_seconds`."""
         instances = list(self._ready.values())
         self._ready.clear()
         self._idle.clear()
         for instance in instances:
             instance.running.stop()
-        await asyncio.gather(*(instance.running.wait_stopped(_STOP_TIMEOUT_SECONDS) for instance in instances))
+        stopped = await asyncio.gather(*(instance.running.wait_stopped(timeout_seconds) for instance in instances))
+        if not all(stopped):
+            logger.warning("The lifespans of %d instances did not end in time", stopped.count(False))
         for calls in self.calls:
             calls.threads.close()
 

@@ -4,7 +4,6 @@ A message loop lasts longer than a generation: it keeps the `ServerProxy`, and e
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
@@ -186,12 +185,15 @@ class RunningServer:
         self._is_let_go = True
         self.lane.post(self._generation.retire)
 
-    async def wait_stopped(self, timeout_seconds: float) -> None:
-        """Wait until the lifespan has ended, but not longer than `timeout_seconds`: a blocked lane never ends it."""
+    async def wait_stopped(self, timeout_seconds: float) -> bool:
+        """Wait until the lifespan has ended. Returns False if it takes longer, as in a lane that is blocked."""
         left: Future[None] = Future()
         if self.lane.post(self._generation.lifespan.tell_when_left, left):
-            with contextlib.suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(asyncio.wrap_future(left), timeout_seconds)
+            except TimeoutError:
+                return False
+        return True
 
     # -- Requests ----------------------------------------------------------------------------------------------------
 
