@@ -83,6 +83,11 @@ class GatewaySettings:
     )
     host = Setting(Address(), "127.0.0.1", "The address to listen on.")
     port = Setting(Port(), "8000", "The port to listen on.")
+    workers = Setting(
+        Count(at_least=1),
+        "1",
+        "Processes that serve as one host, under one supervisor. One worker needs no supervisor.",
+    )
     metrics_host = Setting(Address(), "127.0.0.1", "The address of the Prometheus endpoint.")
     metrics_port = Setting(Port(at_least=0), "9091", "The port of the Prometheus endpoint; 0 turns it off.")
 

@@ -120,7 +120,11 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         reactor.callLater(self._check_seconds, self.timeout_checker)
         for description in self.endpoints:
             logger.info("Configuring endpoint %s", description)
-            listening = serverFromString(reactor, self._with_backlog(str(description))).listen(self.http_factory)
+            # A string as Daphne's command line takes it, or an endpoint of Twisted's.
+            endpoint = description
+            if isinstance(description, str):
+                endpoint = serverFromString(reactor, self._with_backlog(description))
+            listening = endpoint.listen(self.http_factory)
             listening.addCallback(self.listen_success)
             listening.addErrback(self.listen_error)
             self.listeners.append(listening)

@@ -29,6 +29,7 @@ HOST_COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "uvicorn": ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "{application}"),
     "serve": ("manage.py", "serve", "--port", "{port}"),
     "prepare": ("manage.py", "serve", "--prepare"),
+    "workers": ("manage.py", "serve", "--port", "{port}", "--workers", "2"),
     "reload": ("manage.py", "serve", "--reload", "--port", "{port}"),
 }
 """What Python runs to serve the project."""

@@ -3,10 +3,13 @@
 import errno
 import itertools
 import json
+import os
 import socket
 import sys
-from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from io import TextIOWrapper
 from typing import Any, TypeVar
 
@@ -14,12 +17,14 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.crypto import get_random_string
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.registry import Collector
 
 from gateway.access.identity import current_identity
 from gateway.access.redaction import redact
 from gateway.apps import GatewayConfig
 from gateway.conf import SettingsError, conf
-from gateway.conf.kinds import Address, Kind, Port, url_host
+from gateway.conf.kinds import Address, Count, Kind, Port, url_host
 from gateway.http.addresses import is_loopback
 from gateway.http.listening import require_keys_or_loopback
 from gateway.management.error_display import AuthorHandler
@@ -43,6 +48,14 @@ class Command(BaseCommand):
         parser.add_argument(
             "--prepare", action="store_true", help="first migrate the database, and make an operator if there is none"
         )
+        parser.add_argument(
+            "--workers",
+            type=_as(Count(at_least=1)),
+            default=conf.workers,
+            help="processes that serve as one host (GUMCP_WORKERS, %(default)s)",
+        )
+        # How a supervisor starts its workers: the descriptor of their end of a socket pair.
+        parser.add_argument("--worker", type=int, help=SUPPRESS)
         parser.add_argument("--reload", action="store_true", help="reload servers as their files change")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -50,6 +63,9 @@ class Command(BaseCommand):
         if isinstance(sys.stdout, TextIOWrapper):
             # Through a pipe, the operator's login and the access log would appear only when a buffer is full.
             sys.stdout.reconfigure(line_buffering=True)
+        if options["worker"] is not None:
+            self._serve_as_worker(options["worker"], watches_files=options["reload"])
+            return
         try:
             require_keys_or_loopback([host])
         except SettingsError as error:
@@ -64,6 +80,9 @@ class Command(BaseCommand):
         if options["prepare"]:
             call_command("migrate", verbosity=0, interactive=False)
             self._make_operator()
+
+        if options["workers"] > 1:
+            sys.exit(self._supervise(host, port, options["workers"], watches_files=options["reload"]))
 
         # Imported here: it builds the host, which only a process that serves may do.
         from daphne.access import AccessLogGenerator
@@ -94,6 +113,90 @@ class Command(BaseCommand):
         line = "{asctime} {levelname} {name}: {message}"
         with AuthorHandler(clean, is_whole=options["traceback"], line=line).in_use():
             server.run()
+
+    def _supervise(self, host: str, port: int, workers: int, *, watches_files: bool) -> int:
+        """Run workers until this process is told to stop. Returns the exit status."""
+        from gateway.fleet.supervisor import Supervisor
+
+        def command(descriptor: int) -> list[str]:
+            words = [sys.executable, sys.argv[0], "serve", "--worker", str(descriptor)]
+            return [*words, "--reload"] if watches_files else words
+
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family, backlog=2048) as listener:
+            supervisor = Supervisor(
+                listener,
+                workers,
+                command,
+                grace_seconds=conf.shutdown_grace_seconds,
+                # One port serves the metrics of all workers: the supervisor's.
+                environment={**os.environ, "GUMCP_METRICS_PORT": "0"},
+                on_ready=lambda: self.stdout.write(f"\nguMCP serves with {workers} workers on http://{host}:{port}\n"),
+            )
+            with self._serving_metrics(supervisor.metrics):
+                return supervisor.run()
+
+    @contextmanager
+    def _serving_metrics(self, metrics: Collector) -> Iterator[None]:
+        if not conf.metrics_port:
+            yield
+            return
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(metrics)
+        server, thread = start_http_server(conf.metrics_port, conf.metrics_host, registry)
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def _serve_as_worker(self, descriptor: int, *, watches_files: bool) -> None:
+        from gateway.fleet.worker import Ownership, WorkerLink
+
+        link = WorkerLink(descriptor)
+        assignment = link.assignment
+        ownership = Ownership(assignment)
+
+        from daphne.access import AccessLogGenerator
+
+        from gateway.fleet.relay import RelayingApplication
+        from gateway.host.serving import serving_hooks, serving_limits
+        from gateway.serving.server import Server
+        from gumcp_site import asgi
+
+        asgi.host.watches_files = watches_files
+        hooks = serving_hooks(asgi.host)
+        access_log = AccessLogGenerator(sys.stdout)
+
+        def log(protocol: str, action: str, details: dict[str, Any]) -> None:
+            # What was relayed here is in the log of the worker that the client is connected to.
+            if details.get("client"):
+                access_log(protocol, action, details)
+
+        def start() -> None:
+            asgi.host.ensure_started()
+            link.start()
+
+        def drain() -> None:
+            ownership.has_left = True
+            asgi.host.drain.begin()
+
+        from twisted.internet import reactor
+        from twisted.internet.endpoints import AdoptedStreamServerEndpoint
+
+        with socket.socket(fileno=os.dup(assignment.listener)) as listener:
+            family = listener.family
+        Server(
+            application=RelayingApplication(asgi.application, ownership.find),
+            endpoints=[
+                AdoptedStreamServerEndpoint(reactor, assignment.listener, family),
+                f"unix:{assignment.socket_path}:mode=600",
+            ],
+            action_logger=log,
+            limits=serving_limits(),
+            hooks=replace(hooks, on_start=start, on_drain=drain),
+        ).run()
 
     def _make_operator(self) -> None:
         users = get_user_model()

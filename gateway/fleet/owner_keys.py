@@ -1,0 +1,38 @@
+"""The key that decides who owns a request: its server, and whoever is calling.
+
+All requests of one caller on one server have the same key, whatever the protocol era, so one process has the caller's
+instance and sessions. Nothing is checked here: a request with a wrong key is refused by whoever owns that.
+"""
+
+from urllib.parse import unquote_to_bytes
+
+from gateway.catalog.names import DJANGO_SEGMENTS
+from gateway.http.asgi import Scope
+
+
+def owner_key(scope: Scope) -> bytes | None:
+    """The key of an HTTP request; None for requests that every process answers itself.
+
+    It is `{server}/{key}`, the key being the bearer token, else what follows the first `:` of the session key, else the
+    user id.
+    """
+    path: bytes = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
+    segments = path.split(b"/")
+    if len(segments) < 2 or not segments[1] or segments[1].decode("latin-1") in DJANGO_SEGMENTS:
+        return None
+    if len(segments) < 3 and not _bearer(scope):
+        return None
+    key = _bearer(scope)
+    if key is None:
+        session_key = unquote_to_bytes(segments[2]) if len(segments) > 2 else b""
+        user_id, _, api_key = session_key.partition(b":")
+        key = api_key or user_id
+    return segments[1] + b"/" + key if key else None
+
+
+def _bearer(scope: Scope) -> bytes | None:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            kind, _, token = value.partition(b" ")
+            return token.strip() or None if kind.lower() == b"bearer" else None
+    return None

@@ -1,0 +1,130 @@
+"""Two workers behind one port: who serves whom, what a death costs, and how they stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pytest
+from mcp import Client
+from mcp.client.sse import sse_client
+
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, until
+from tests.support.streamable import StatelessClient
+
+SERVERS = f"{BUNDLED_SERVERS}:{PLAIN_SERVERS}"
+
+
+def workers(host: HostProcess) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(host.pid).children():
+        # One that has ended, and is not collected yet, has no command line.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child] if "--worker" in child.cmdline() else []
+    return found
+
+
+@pytest.fixture(scope="module")
+def fleet(start_host: StartHost) -> Iterator[HostProcess]:
+    with start_host(asgi_server="workers", server_dirs=SERVERS) as host:
+        until(lambda: "serves with 2 workers" in host.log())
+        yield host
+
+
+@pytest.mark.parametrize("transport", ["sse", "2025-11-25", "2026-07-28"])
+async def test_new_connection_for_each_request_finds_what_the_last_one_left(fleet: HostProcess, transport: str) -> None:
+    async def pair(user: int) -> str:
+        url = fleet.url("simple-tools-server", f"{transport}-{user}:key-{user}")
+        mode: Any = "auto" if transport == "2026-07-28" else "legacy"
+        for tool, arguments in (
+            ("store-data", {"key": "colour", "value": f"green-{user}"}),
+            ("retrieve-data", {"key": "colour"}),
+        ):
+            server: Any = sse_client(url) if transport == "sse" else url
+            async with Client(server, mode=mode, cache=None, read_timeout_seconds=20) as client:
+                result: Any = await client.call_tool(tool, arguments)
+        return str(result.content[0].text)
+
+    found = await asyncio.gather(*(pair(user) for user in range(12)))
+    assert [f"green-{user}" in text for user, text in enumerate(found)] == [True] * 12, found
+
+
+def test_stream_of_a_relayed_session_stays_open_and_its_messages_find_it(fleet: HostProcess) -> None:
+    for user in range(6):
+        with fleet.session("workshop", f"streams-{user}:key") as stream:
+            assert stream.call("echo", text="x" * 300_000) == "x" * 300_000
+
+
+def test_gauge_counts_the_open_streams_of_all_workers_and_falls_when_they_leave(fleet: HostProcess) -> None:
+    streams = [fleet.session("workshop", f"gauge-{user}:key") for user in range(6)]
+    until(lambda: fleet.metric("gumcp_active_connections", server="workshop") == 6)
+    for stream in streams:
+        stream.close()
+    until(lambda: fleet.metric("gumcp_active_connections", server="workshop") == 0)
+
+
+def test_headers_that_only_peers_may_send_are_ignored_from_clients(fleet: HostProcess) -> None:
+    for user in range(4):
+        with fleet.stream("workshop", f"forged-{user}:key", {"x-gumcp-client": "10.9.9.9 1"}) as stream:
+            stream.initialize()
+    rows = until(lambda: fleet.rows("SELECT address FROM records_sessionrecord WHERE user_id LIKE 'forged-%'"))
+    assert {row["address"] for row in rows} == {"127.0.0.1"}
+
+
+def test_killed_worker_is_replaced_and_the_other_one_serves_meanwhile(fleet: HostProcess) -> None:
+    before = fleet.metric("gumcp_connection_total", server="workshop")
+    victim, survivor = workers(fleet)
+    os.kill(victim.pid, signal.SIGKILL)
+
+    def call(user: int) -> int:
+        client = StatelessClient(fleet, "workshop", f"killed-{user}:key")
+        with client.start("echo", text=str(user)) as request:
+            return request.status
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(call, range(40)))
+    assert set(statuses) == {200}
+    assert survivor.is_running()
+    until(lambda: len(workers(fleet)) == 2 and victim.pid not in [worker.pid for worker in workers(fleet)])
+    assert fleet.metric("gumcp_connection_total", server="workshop") >= before
+
+
+def test_reload_replaces_every_worker_without_a_failed_call(fleet: HostProcess) -> None:
+    before = {worker.pid for worker in workers(fleet)}
+    statuses: list[int] = []
+
+    def call(user: int) -> None:
+        client = StatelessClient(fleet, "workshop", f"reload-{user}:key")
+        while {worker.pid for worker in workers(fleet)} & before:
+            with client.start("echo", text="during the reload") as request:
+                statuses.append(request.status)
+
+    os.kill(fleet.pid, signal.SIGHUP)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(call, range(4)))
+    assert len(statuses) > 10
+    assert set(statuses) == {200}
+    until(lambda: "The reload is done" in fleet.log())
+
+
+def test_workers_stop_with_their_supervisor(start_host: StartHost) -> None:
+    with start_host(asgi_server="workers", server_dirs=SERVERS) as host:
+        pids = until(lambda: [worker.pid for worker in workers(host)])
+        host.kill()
+        until(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+
+
+def test_workers_that_cannot_start_end_the_supervisor(start_host: StartHost, write_server: Any) -> None:
+    directory = write_server("deadly", "import os; os._exit(7)")
+    with (
+        pytest.raises(Exception, match="No worker has become ready"),
+        start_host(asgi_server="workers", server_dirs=directory),
+    ):
+        pass
