@@ -6,19 +6,20 @@ BIN := $(VENV)/bin
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run settings dev env quick test smoke coverage lint types contracts check conformance matrix bench faults promises soak clean
+.PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix bench faults promises soak clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-$(BIN)/.run: requirements.txt
+# Installed is what the lock files name, with hashes. `make lock` writes them anew after a change of requirements*.txt.
+$(BIN)/.run: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make run PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
-$(BIN)/.dev: requirements-dev.txt $(BIN)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(BIN)/.dev: requirements-dev.lock $(BIN)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
 run: $(BIN)/.run ## serve on 127.0.0.1:8000
@@ -52,6 +53,16 @@ contracts: $(BIN)/.dev ## which package may import which (import-linter)
 
 settings: $(BIN)/.run ## write .env.example and docs/settings.md from the declarations in gateway/conf
 	$(BIN)/python -m gateway.conf.reference
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+
+lock: ## write requirements.lock and requirements-dev.lock anew from requirements*.txt
+	@test -x $(BIN)/uv || $(MAKE) dev
+	$(LOCK) requirements.txt --output-file requirements.lock
+	$(LOCK) --constraint requirements.lock requirements-dev.txt --output-file requirements-dev.lock
+
+audit: $(BIN)/.dev ## report known vulnerabilities of what is installed; passes where no database can be reached
+	@$(BIN)/python .ci/audit.py
 
 check: lint types contracts test ## all of the above
 
