@@ -89,7 +89,12 @@ class GatewaySettings:
         "Processes that serve as one host, under one supervisor. One worker needs no supervisor.",
     )
     metrics_host = Setting(Address(), "127.0.0.1", "The address of the Prometheus endpoint.")
-    metrics_port = Setting(Port(at_least=0), "9091", "The port of the Prometheus endpoint; 0 turns it off.")
+    metrics_port = Setting(
+        Port(at_least=0),
+        "9091",
+        "The port of the Prometheus endpoint; 0 turns it off. It answers under addresses and the names of this host: "
+        "other names go into GUMCP_ALLOWED_HOSTS.",
+    )
 
     _names = Section("Its public address")
     public_url = Setting(
