@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.figures import MIB, Record, Watched, milliseconds, percentile, size
-from tests.support.host_process import HostProcess, StartHost, until
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.processes import until
 from tests.support.smuggling import CANARY, READ, REFUSED
 
 FIELDS = b"POST /workshop/ada HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ import psutil
 import pytest
 
 from tests.support.deadlines import WAIT_SECONDS, within
-from tests.support.serving_process import ROOT, Client, Host, running_host, statuses
+from tests.support.processes import ROOT, free_port, is_listening, running
+from tests.support.serving_process import Client, Host, running_host, statuses
 
 MEBIBYTE = 1024 * 1024
 
@@ -656,31 +656,19 @@ def test_16_context_of_one_request_is_not_seen_by_the_next(host: Host) -> None:
 
 # The command
 
+UNDER_DAPHNE = "tests.serving.under_daphne:application"
+
 
 @pytest.mark.parametrize("server", ["daphne", "uvicorn"])
 def test_install_acts_under_daphne_and_nowhere_else(server: str, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["-p", f"{port}"] if server == "daphne" else ["--port", f"{port}"]
-    with (tmp_path / "out").open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", server, *arguments, "tests.serving.under_daphne:application"],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        )
-    try:
-        end = time.monotonic() + WAIT_SECONDS
-        while True:
-            assert time.monotonic() < end, (tmp_path / "out").read_text()
-            try:
-                client = Client(socket.create_connection(("127.0.0.1", port), WAIT_SECONDS))
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.02)
-        with client:
+    port, log = free_port(), tmp_path / "log"
+    with running(
+        [sys.executable, "-m", server, "-p" if server == "daphne" else "--port", f"{port}", UNDER_DAPHNE],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        log=log,
+        is_ready=lambda: is_listening(port),
+    ) as process:
+        with Client(socket.create_connection(("127.0.0.1", port), WAIT_SECONDS)) as client:
             client.send(b"POST /key HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\nhello world")
             status, body = client.answer()
         if server == "daphne":
@@ -691,9 +679,6 @@ def test_install_acts_under_daphne_and_nowhere_else(server: str, tmp_path: Path)
             assert (status, body) == (200, b"Twisted is not loaded")
         process.terminate()
         process.wait(WAIT_SECONDS)
-        assert ("/key" in (tmp_path / "out").read_text()) == (server == "uvicorn")
+        assert ("/key" in log.read_text()) == (server == "uvicorn")
         if server == "daphne":
             assert process.returncode == 0
-    finally:
-        process.kill()
-        process.wait()

@@ -6,7 +6,9 @@ Needs only the standard library. The two kinds of hosts stand on it: `host_proce
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -40,9 +42,18 @@ class ProcessFailed(Exception):
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """Return a port of 127.0.0.1 on which nothing listens.
+
+    It is taken from below the range from which the kernel takes ports for outgoing connections: until the host
+    listens, no client can get it. The choice must not repeat itself, as that of `random` does, which pytest-randomly
+    seeds anew for each test.
+    """
+    while True:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_server(("127.0.0.1", 20_000 + secrets.randbelow(12_000))) as it,
+        ):
+            return int(it.getsockname()[1])
 
 
 def is_listening(port: int) -> bool:
