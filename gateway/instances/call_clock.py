@@ -5,8 +5,9 @@ either. So each progress notification gives the call its whole time limit again,
 answer of the client does not count. A second, larger limit holds from the start of the call in any case.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from time import monotonic
 from typing import Final, TypeVar
 
@@ -20,6 +21,12 @@ from gateway.instances.policies import Policy
 
 SHORTEST_LOOK_SECONDS: Final = 0.5
 """The shortest pause between two looks at a call that waits for its client."""
+
+can_ask_client: Final[ContextVar[Callable[[], bool]]] = ContextVar("can_ask_client", default=lambda: True)
+"""Whether a request that belongs to none of the client's requests reaches the client now.
+
+A Streamable HTTP client without a standalone stream does not see it: waiting for its answer is not waiting for a user.
+"""
 
 _ResultT = TypeVar("_ResultT", bound=BaseModel)
 
@@ -106,6 +113,7 @@ class ClockedSession(ServerSession):
         # A `ServerSession` (mcp 2.3) has no public access to its channels, so this takes over all of its attributes.
         self.__dict__.update(vars(session))
         self._call_clock = clock
+        self._can_ask_client = can_ask_client.get()
 
     async def send_request(
         self,
@@ -116,7 +124,9 @@ class ClockedSession(ServerSession):
         progress_callback: ProgressFnT | None = None,
     ) -> _ResultT:
         """Send a request to the client. The clock is stopped until the answer comes, if the client can give one."""
-        with self._call_clock.stopped() if self._may_wait_for_user(request.method) else nullcontext():
+        is_of_this_call = metadata is not None and metadata.related_request_id is not None
+        is_delivered = is_of_this_call or self._can_ask_client()
+        with self._call_clock.stopped() if is_delivered and self._may_wait_for_user(request.method) else nullcontext():
             return await super().send_request(
                 request, result_type, request_read_timeout_seconds, metadata, progress_callback
             )

@@ -13,6 +13,7 @@ from typing import Any, Self
 from mcp.server.runner import serve_dual_era_loop, serve_loop
 from mcp.shared.message import SessionMessage
 
+from gateway.instances.call_clock import can_ask_client
 from gateway.instances.running_server import RunningServer
 from gateway.transports.link import Link
 
@@ -54,16 +55,19 @@ class MessageLoop:
         *,
         on_end: Callable[[], object],
         takes_stateless: bool,
+        can_ask: Callable[[], bool] = lambda: True,
     ) -> None:
         """`on_end` is called in the lane once the loop is told to end and when it has ended: it may be called twice.
 
-        `takes_stateless`: a client that does not open with `initialize` may speak 2026-07-28.
+        `takes_stateless`: a client that does not open with `initialize` may speak 2026-07-28. `can_ask` is called in
+        the lane: whether a request of the server that belongs to none of the client's reaches the client now.
         """
         self._running = running
         self._link = link
         self._outbound = _Outbound(send)
         self._on_end = on_end
         self._takes_stateless = takes_stateless
+        self._can_ask = can_ask
         self._task: asyncio.Task[None] | None = None
         self._is_stopped = False
 
@@ -88,6 +92,7 @@ class MessageLoop:
 
     async def _serve(self) -> None:
         running, link = self._running, self._link
+        can_ask_client.set(self._can_ask)
         # `serve_dual_era_loop` alone would do, but it relays every message of the session through one more task and
         # stream. What opens with `initialize` needs none of it.
         is_handshake = not self._takes_stateless or await link.opens_with_handshake()

@@ -154,7 +154,14 @@ class StreamableHttpTransport:
         self._calls: dict[RequestId, _Call] = {}
         self._channels: dict[int, _Channel] = {STANDALONE: self._standalone}
         self._last_number = STANDALONE
-        self._loop = MessageLoop(running, self._link, self._send, on_end=self._ended, takes_stateless=False)
+        self._loop = MessageLoop(
+            running,
+            self._link,
+            self._send,
+            on_end=self._ended,
+            takes_stateless=False,
+            can_ask=self._has_standalone_stream,
+        )
         self._on_end: Callable[[], object] = lambda: None
 
     def start(self, on_end: Callable[[], object]) -> None:
@@ -250,6 +257,10 @@ class StreamableHttpTransport:
             metadata.close_sse_stream = close_sse_stream
             metadata.close_standalone_sse_stream = close_standalone_sse_stream
         return metadata
+
+    def _has_standalone_stream(self) -> bool:
+        stream = self._standalone.stream
+        return stream is not None and not stream.is_closed
 
     async def _attach_standalone(self, stream: EventStream) -> bool:
         current = self._standalone.stream

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from django.test import override_settings
 from mcp import types
 from mcp.client import Client
 from mcp.server import Server, ServerRequestContext
@@ -16,6 +17,9 @@ from gateway.instances.calls import CallMiddleware, ServerCalls
 from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies, Policy, default_policy
 from gateway.instances.tool_schemas import ToolSchemas
+from tests.support.in_process import HandshakeClient, host_in_process
+from tests.support.processes import ROOT
+from tests.support.streamable import initialize_message
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
 
@@ -228,6 +232,26 @@ async def test_waiting_for_a_client_that_has_not_said_that_it_answers_counts() -
     async with client(ask, policy(LIMIT_SECONDS)) as connected:
         result = await connected.call_tool("elicit", {})
     assert text_of(result) == "The call of elicit took longer than 0.5 seconds and was stopped."
+
+
+@override_settings(GUMCP_CALL_TIMEOUT_SECONDS=LIMIT_SECONDS)
+@pytest.mark.parametrize("is_listening", [True, False])
+async def test_waiting_for_an_answer_to_a_question_that_nobody_sees_counts(is_listening: bool) -> None:
+    async with host_in_process(ROOT / "tests" / "servers" / "calls") as host:
+        target, message = "/version_2/ada:key", initialize_message(capabilities={"elicitation": {}})
+        connected = HandshakeClient(host, target, await host.post(target, message).reply())
+        await connected.post({"jsonrpc": "2.0", "method": "notifications/initialized"}).reply()
+        stream = connected.get() if is_listening else None
+        if stream is not None:
+            await stream.head()
+        asking = connected.start("ask", is_standalone=True)
+        if stream is not None:
+            asked = await stream.message()
+            await asyncio.sleep(2 * LIMIT_SECONDS)  # the user thinks
+            await connected.post({"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "decline"}}).reply()
+        result = (await asking.reply()).json["result"]
+        expected = "answered" if is_listening else "The call of ask took longer than 0.5 seconds and was stopped."
+        assert result["content"][0]["text"] == expected
 
 
 async def test_progress_of_a_handler_that_was_given_up_changes_nothing() -> None:

@@ -60,7 +60,8 @@ async def report(arguments: dict[str, Any], ctx: ServerRequestContext[Any]) -> s
 
 
 async def ask(arguments: dict[str, Any], ctx: ServerRequestContext[Any]) -> str:
-    await ctx.session.elicit_form("Well?", {"type": "object", "properties": {}}, ctx.request_id)
+    request_id = None if arguments.get("is_standalone") else ctx.request_id
+    await ctx.session.elicit_form("Well?", {"type": "object", "properties": {}}, request_id)
     return "answered"
 
 
