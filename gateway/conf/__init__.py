@@ -251,8 +251,8 @@ class GatewaySettings:
     max_instances = Setting(
         Count(at_least=1),
         "10000",
-        "Instances in this process. Beyond it the longest idle one is dropped; while all are in use, a new one is "
-        "answered 503.",
+        "Instances in this process. Beyond it an idle one is dropped: the longest idle one of the user who has most of "
+        "them, or of the address where keys are not checked. While all are in use, a new one is answered 503.",
     )
     session_idle_seconds = Setting(
         Duration(at_least=0.1), "30m", "How long a Streamable HTTP session without a request in flight is kept."
