@@ -75,7 +75,7 @@ matrix: $(BIN)/.dev ## official clients of every era, each in an environment of 
 bench: $(BIN)/.dev ## the host beside what one would use instead
 	$(BIN)/python -m tests.benchmarks
 
-faults: $(BIN)/.dev ## the fault tests in the sizes of docs/reliability.md (nine minutes)
+faults: $(BIN)/.dev ## the fault tests in the sizes of docs/evidence.md (nine minutes)
 	FAULT_TESTS=full TEST_DEADLINES=exact $(BIN)/python -m pytest tests/faults --timeout 600
 
 promises: $(BIN)/.dev ## the whole suite, one test at a time, held to every promised time (needs a quiet machine)

@@ -1,4 +1,4 @@
-"""How much a fault test does, and what it measured: the figures of `docs/reliability.md`.
+"""How much a fault test does, and what it measured: the figures of `docs/evidence.md`.
 
 In CI every test is small. `FAULT_TESTS=full` (`make faults`) gives each the size that the documentation names.
 """
