@@ -1,7 +1,7 @@
-"""What a version 1 handler sees of the request it answers: `request_ctx`, and a session it can talk back through.
+"""What a version 1 handler sees of the request that it answers: `request_ctx`, and a session to talk to the client.
 
-The handler may run on another loop than the connection (`workers`), and everything of a connection belongs to the loop
-that serves it. So the session here is a stand-in whose coroutine methods run over there and are awaited here.
+A handler runs on another loop than the connection (`handler_threads`), and everything of a connection belongs to the
+loop that serves it. So the session here is a stand-in: its coroutine methods run on that loop and are awaited here.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
-from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, Final
 
 from mcp.server.context import ServerRequestContext
@@ -23,46 +23,51 @@ from pydantic import BaseModel
 from gateway.compat.models import McpError, RequestMeta, request_meta, unwrap, view_instance
 
 
-@dataclass
 class RequestContext:
-    """Version 1's `mcp.shared.context.RequestContext`. Its type parameters are accepted and ignored."""
+    """Version 1's `mcp.shared.context.RequestContext`. Its type parameters are accepted and ignored.
 
-    request_id: RequestId | None
-    meta: RequestMeta | None
-    session: OwnerLoopSession
-    lifespan_context: Any
+    Most handlers never look at it, so what takes time to make is made when it is first read.
+    """
+
     experimental: Any = None
-    request: Any = None
-    close_sse_stream: Callable[[], Awaitable[None]] | None = None
-    close_standalone_sse_stream: Callable[[], Awaitable[None]] | None = None
+
+    def __init__(self, ctx: ServerRequestContext[Any, Any], loop: asyncio.AbstractEventLoop) -> None:
+        """`loop` serves the connection."""
+        self._ctx = ctx
+        self._loop = loop
+        self.request_id: RequestId | None = ctx.request_id
+        self.lifespan_context: Any = ctx.lifespan_context
+        self.request: Any = ctx.request
 
     def __class_getitem__(cls, _parameters: Any) -> type[RequestContext]:
         return cls
 
+    @cached_property
+    def meta(self) -> RequestMeta | None:
+        return request_meta(self._ctx.meta)
+
+    @cached_property
+    def session(self) -> OwnerLoopSession:
+        return OwnerLoopSession(self._ctx, self._loop)
+
+    @cached_property
+    def close_sse_stream(self) -> Callable[[], Awaitable[None]] | None:
+        return _on_loop(self._loop, self._ctx.close_sse_stream)
+
+    @cached_property
+    def close_standalone_sse_stream(self) -> Callable[[], Awaitable[None]] | None:
+        return _on_loop(self._loop, self._ctx.close_standalone_sse_stream)
+
 
 request_ctx: Final[ContextVar[RequestContext]] = ContextVar("request_ctx")
-"""Set for the time of one handler call, as in version 1."""
-
-
-def build_request_context(ctx: ServerRequestContext[Any, Any]) -> RequestContext:
-    """Describe version 2's context of a request as version 1 did. Call it on the loop that serves the connection."""
-    loop = asyncio.get_running_loop()
-    return RequestContext(
-        request_id=ctx.request_id,
-        meta=request_meta(ctx.meta),
-        session=OwnerLoopSession(ctx, loop),
-        lifespan_context=ctx.lifespan_context,
-        request=ctx.request,
-        close_sse_stream=_on_loop(loop, ctx.close_sse_stream),
-        close_standalone_sse_stream=_on_loop(loop, ctx.close_standalone_sse_stream),
-    )
+"""Set while a handler is called, as in version 1."""
 
 
 class OwnerLoopSession:
     """A `ServerSession` with version 1's signatures that may be used from any loop.
 
-    Errors of the peer arrive as `McpError`, which is what version 1's code catches. On a 2026-07-28 connection nothing
-    can be asked of the client, so `create_message`, `elicit` and `list_roots` raise one there.
+    Errors of the client arrive as `McpError`, which version 1's code catches. On a 2026-07-28 connection a server
+    cannot ask the client anything, so `create_message`, `elicit` and `list_roots` raise one there.
     """
 
     def __init__(self, ctx: ServerRequestContext[Any, Any], loop: asyncio.AbstractEventLoop) -> None:
@@ -100,7 +105,7 @@ class OwnerLoopSession:
         related_request_id: RequestId | None = None,
     ) -> None:
         if related_request_id is None and self._ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
-            # 2026-07-28 has no stream beside the request's own; without this the notification is dropped.
+            # 2026-07-28 has no stream beside the request's own. Without this the notification is dropped.
             related_request_id = self._ctx.request_id
         await self._call("send_progress_notification", progress_token, progress, total, message, related_request_id)
 
@@ -121,8 +126,8 @@ class OwnerLoopSession:
         return value
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        # Unwrapped: version 2 deprecates sampling, roots and logging with a warning to the author, who wrote for
-        # version 1 and is not here to read it.
+        # Unwrapped: version 2 warns that sampling, roots and logging are deprecated. The author wrote for version 1,
+        # and the operator, who would see the warning, cannot change that.
         method = inspect.unwrap(getattr(type(self._ctx.session), name))
         try:
             result = await _await_on(self._loop, method(self._ctx.session, *args, **kwargs))

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import logging
 import threading
 import time
@@ -250,8 +251,25 @@ async def test_text_of_an_exception_is_in_no_log_above_debug(caplog: pytest.LogC
         async with connected(server_with_tool(call_tool)) as client:
             assert "sesame" in text_of(await client.call_tool("it", {}))
 
-    assert "'it' failed with ValueError" in caplog.text
+    line = call_tool.__code__.co_firstlineno + 1
+    assert f"Tool 'it' failed with ValueError at compat/test_server.py, line {line}" in caplog.text
     assert "sesame" not in caplog.text
+
+
+async def test_failure_inside_a_library_is_logged_with_the_line_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    server = CompatServer("shop")
+
+    @server.read_resource()
+    async def read_resource(uri: AnyUrl) -> str:
+        return str(json.loads("{"))
+
+    with caplog.at_level(logging.INFO):
+        async with connected(server) as client:
+            with pytest.raises(MCPError):
+                await client.read_resource("a:///b")
+
+    line = read_resource.__code__.co_firstlineno + 2
+    assert f"'resources/read' failed with JSONDecodeError at compat/test_server.py, line {line}" in caplog.text
 
 
 @ERAS
