@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import time
@@ -16,8 +17,8 @@ from tests.faults.figures import Record, size
 from tests.support.deadlines import within
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.processes import ROOT, until
-from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, Request
-from tests.support.wire import SseStream, request_bytes, tool_call
+from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, Request, initialize_message
+from tests.support.wire import JSON, SseStream, request_bytes, tool_call
 
 GRACE_SECONDS = size(2, 5)
 SERVERS = ["daphne", "uvicorn"]
@@ -60,13 +61,21 @@ def seconds_to_exit(host: HostProcess, started: float) -> float:
     return seconds
 
 
+ENDPOINT = re.compile(rb"/endings/\S+/messages/\?session_id=\w+(?=\r)")
+
+
 @contextlib.contextmanager
 def raw_stream(host: HostProcess, user: str) -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", host.port), 10) as connection:
         connection.sendall(request_bytes("GET", f"/endings/{user}", headers={"Accept": "text/event-stream"}))
-        head = b""
-        while b"session_id=" not in head:
-            head += connection.recv(4096)
+        received = b""
+        while (endpoint := ENDPOINT.search(received)) is None:
+            received += connection.recv(4096)
+        # Only sessions that are established have rows.
+        body = json.dumps(initialize_message()).encode()
+        assert host.request("POST", endpoint[0].decode(), body, JSON).status == 202
+        while b"serverInfo" not in received:
+            received += connection.recv(4096)
         yield connection
 
 
