@@ -3,7 +3,8 @@
 Imports `compat` and the ground. Imported by `instances` and what is above it. Making a server object for a caller: the
 rules are here (`factories`), the objects are held by `instances`.
 
-* Finding: `names`, `discovery`, `registry`, `definitions`, `checks`.
-* Loading: `loading`, `load_limits`, `import_effects`, `standard_streams`.
+* Finding: `discovery`, `near_misses`, `names`, `manifests`, `checks`. What was found: `definitions`, `registry`.
+* Loading: `loading`, `loading_thread`, `load_limits`, `load_errors`; `import_effects` and `standard_streams` keep the
+  process as it was; `server_modules`, `server_finder` and `importlib_view` keep the modules of servers apart.
 * What a module offers: `styles`, `server_kinds`, `factories`, `calling`, `shared_lifespan`.
 """

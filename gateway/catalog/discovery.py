@@ -32,7 +32,7 @@ def discover(server_dirs: Sequence[Path], load_timeout_seconds: float = 0) -> Di
             continue
         project = Project(server_dir, load_timeout_seconds=load_timeout_seconds)
         for folder in server_folders(server_dir):
-            with restored_process_state():
+            with restored_process_state(folder.name):
                 outcome = project.load(folder, taken)
             log_outcome(outcome)
             if isinstance(outcome, LoadFailure):
@@ -77,7 +77,7 @@ def load_server(
     for folder, server_dir in folders:
         if folder.name == name:
             project = Project(server_dir, load_timeout_seconds=load_timeout_seconds)
-            with restored_process_state():
+            with restored_process_state(folder.name):
                 outcome = project.load(folder, {})
             if isinstance(outcome, ServerDefinition):
                 return outcome

@@ -5,10 +5,10 @@ import logging
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic  # not looked up later: a module may patch it while it is loaded
 from types import FrameType
 from typing import Final
 
@@ -44,10 +44,10 @@ def limited_load(folder: Path, limit_seconds: float) -> Iterator[None]:
             raise LoadTimeout
 
     def watch(can_interrupt: bool) -> None:
-        started = time.monotonic()
+        started = monotonic()
         report_at, interrupt_at = SLOW_LOAD_SECONDS, limit_seconds if can_interrupt else float("inf")
-        while not end.wait(max(0.0, started + min(report_at, interrupt_at) - time.monotonic())):
-            seconds = time.monotonic() - started
+        while not end.wait(max(0.0, started + min(report_at, interrupt_at) - monotonic())):
+            seconds = monotonic() - started
             if seconds >= report_at:
                 report_at *= 2
                 place = place_of_thread(thread, folder)

@@ -4,6 +4,7 @@ Not here: which folders there are (`discovery`), what is undone after a load (`i
 make (`factories`).
 """
 
+import contextvars
 import sys
 import time
 import traceback
@@ -11,9 +12,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from gateway.catalog.definitions import LoadFailure, ServerDefinition
-from gateway.catalog.import_effects import current_event_loop
+from gateway.catalog.import_effects import restored_functions
 from gateway.catalog.load_errors import place_of, reason, timeout_reason, traceback_text
 from gateway.catalog.load_limits import LoadTimeout, limited_load
+from gateway.catalog.loading_thread import own_event_loop
 from gateway.catalog.manifests import has_manifest, load_manifest
 from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
 from gateway.catalog.server_modules import ServerModules
@@ -65,8 +67,8 @@ class Project:
         name = folder.name
         started = time.perf_counter()
         try:
-            with current_event_loop(), limited_load(folder, self._load_timeout_seconds):
-                style = self._execute(folder)
+            with own_event_loop(), limited_load(folder, self._load_timeout_seconds), restored_functions(folder.name):
+                style = contextvars.copy_context().run(self._execute, folder)
         except UnusableServer as error:
             return LoadFailure(name, folder, str(error))
         except LoadTimeout as error:

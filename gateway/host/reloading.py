@@ -192,7 +192,7 @@ async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]
                 loop.call_soon_threadsafe(settle, found)
 
     thread = threading.Thread(target=load, name=f"load-{folder.name}", daemon=True)
-    with restored_process_state():
+    with restored_process_state(folder.name):
         thread.start()
         try:
             async with asyncio.timeout(limit_seconds or None):

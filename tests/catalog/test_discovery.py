@@ -2,16 +2,12 @@ import logging
 import signal
 import sys
 import textwrap
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.catalog import load_limits
 from gateway.catalog.definitions import Discovery, LoadFailure, ServerDefinition
 from gateway.catalog.discovery import discover, load_server
 from gateway.catalog.names import DJANGO_SEGMENTS, RESERVED_NAMES
@@ -150,85 +146,6 @@ def test_exception_that_cannot_be_described_is_a_failure_and_stops_nothing(write
     assert "cannot be described" in load_failure(found, "indescribable").reason
 
 
-# It goes on trying, as one that waits for a database.
-BLOCKING = """
-    import threading
-
-    while True:
-        try:
-            threading.Event().wait(600)
-        except Exception:
-            pass
-"""
-
-
-def test_module_that_blocks_is_given_up_with_the_line_where_it_stands_and_stops_nothing(
-    write_server: WriteServer,
-) -> None:
-    before = signal.getsignal(signal.SIGALRM)
-    write_server("aaa")
-    write_server("blocking", BLOCKING)
-    directory = write_server("zzz")
-    found = discover([directory], load_timeout_seconds=0.2)
-    assert [definition.name for definition in found.definitions] == ["aaa", "zzz"]
-    failure = load_failure(found, "blocking")
-    assert failure.reason == "main.py was not loaded after 0.2 seconds: it was in main.py, line 6."
-    assert "threading.Event().wait(600)" in failure.traceback
-    assert signal.getsignal(signal.SIGALRM) is before
-
-
-LAZY_AND_BLOCKING = """
-    import threading
-    from django.utils.functional import SimpleLazyObject
-
-    client = SimpleLazyObject(lambda: threading.Event().wait(3))
-""" + FACTORY  # fmt: skip
-
-
-def test_module_that_blocks_when_it_is_looked_at_is_given_up(write_server: WriteServer) -> None:
-    found = discover([write_server("lazy", LAZY_AND_BLOCKING)], load_timeout_seconds=0.2)
-    assert load_failure(found, "lazy").reason == "main.py was not loaded after 0.2 seconds: it was in main.py, line 5."
-
-
-def test_what_runs_when_a_module_is_looked_at_is_undone(write_server: WriteServer) -> None:
-    source = "import sys\ndef __getattr__(name): sys.path.append('/vandal')" + SOUND_SERVER.replace("\n    ", "\n")
-    # Looked at for its options, which it lacks.
-    source = source.partition("def get_initialization_options")[0]
-    before = list(sys.path)
-    discover([write_server("vandal", source)])
-    assert sys.path == before
-
-
-SLOW = """
-    import threading
-    threading.Event().wait(0.7)
-""" + SOUND_SERVER  # fmt: skip
-
-
-@pytest.mark.parametrize("is_main_thread", [True, False])
-def test_module_that_loads_slowly_is_named_in_the_log_meanwhile_and_served(
-    write_server: WriteServer,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    is_main_thread: bool,
-) -> None:
-    monkeypatch.setattr(load_limits, "SLOW_LOAD_SECONDS", 0.1)
-    directory = write_server("slow", SLOW)
-    outcomes: list[Discovery] = []
-    limit_seconds = 30 if is_main_thread else 0.1
-    load = threading.Thread(target=lambda: outcomes.append(discover([directory], limit_seconds)))
-    if is_main_thread:
-        load.run()
-    else:
-        load.start()
-        load.join(30)
-    assert [definition.name for definition in outcomes[0].definitions] == ["slow"]
-    reports = [record.getMessage() for record in caplog.records if "still being loaded" in record.getMessage()]
-    # After 0.1, 0.2 and 0.4 seconds.
-    assert 1 <= len(reports) <= 3
-    assert reports[0].startswith("Server slow is still being loaded after 0 s, in main.py, line 3")
-
-
 def discover_in_thread(directory: Path) -> Discovery:
     """Load as a reload does."""
     with ThreadPoolExecutor(1) as thread:
@@ -332,82 +249,6 @@ def test_module_that_failed_leaves_no_half_module_behind(write_server: WriteServ
     before = set(sys.modules)
     discover([write_server("broken", "1 / 0")])
     assert not [name for name in set(sys.modules) - before if "broken" in name]
-
-
-def test_loading_leaves_sys_path_as_it_was(write_server: WriteServer) -> None:
-    before = list(sys.path)
-    directory = write_server("adds", "import sys\nsys.path.insert(0, '/vandal')" + SOUND_SERVER.replace("\n    ", "\n"))
-    write_server("rebinds", "import sys\nsys.path = ['/vandal', *sys.path]" + SOUND_SERVER.replace("\n    ", "\n"))
-    write_server("fails", "import sys\nsys.path.append('/vandal')\n1 / 0")
-    found = discover([directory])
-    assert sys.path == before
-    assert len(found.definitions) == 2
-
-
-@contextmanager
-def undisturbed_logging() -> Iterator[None]:
-    """Keep what a failing test does to logging from the tests after it."""
-    root = logging.getLogger()
-    state = (list(root.handlers), root.level, root.manager.disable, logging.getLoggerClass())
-    factory = logging.getLogRecordFactory()
-    ours = logging.getLogger("gateway.catalog.discovery")
-    try:
-        yield
-    finally:
-        root.handlers[:] = state[0]
-        root.setLevel(state[1])
-        logging.disable(state[2])
-        logging.setLoggerClass(state[3])
-        logging.setLogRecordFactory(factory)
-        ours.disabled, ours.propagate, ours.handlers[:] = False, True, []
-        ours.setLevel(logging.NOTSET)
-
-
-@pytest.mark.parametrize(
-    "vandalism",
-    [
-        "logging.basicConfig(level=logging.DEBUG, force=True)",
-        "logging.getLogger().addHandler(logging.NullHandler())",
-        "logging.getLogger().setLevel(logging.CRITICAL)",
-        "logging.getLogger().handlers = []",
-        "logging.disable(logging.CRITICAL)",
-        "logging.getLogger('gateway.catalog.discovery').setLevel(logging.CRITICAL)",
-        "logging.getLogger('gateway.catalog.discovery').addHandler(logging.NullHandler())",
-        "logging.getLogger('gateway.catalog.discovery').propagate = False",
-        "import logging.config; logging.config.dictConfig({'version': 1})",
-        "logging.setLoggerClass(type('Mine', (logging.Logger,), {}))",
-        "logging.setLogRecordFactory(lambda *a, **k: logging.LogRecord(*a, **k))",
-        "logging.getLogger().addFilter(lambda record: False)",
-    ],
-)
-def test_loading_leaves_logging_as_it_was(write_server: WriteServer, vandalism: str) -> None:
-    root, ours = logging.getLogger(), logging.getLogger("gateway.catalog.discovery")
-
-    def state() -> tuple[Any, ...]:
-        return (
-            list(root.handlers),
-            root.level,
-            list(root.filters),
-            root.manager.disable,
-            logging.getLoggerClass(),
-            logging.getLogRecordFactory(),
-            *(ours.disabled, ours.level, ours.propagate, list(ours.handlers)),
-        )
-
-    directory = write_server("vandal", f"import logging\n{vandalism}\n" + SOUND_SERVER.replace("\n    ", "\n"))
-    with undisturbed_logging():
-        before = state()
-        assert len(discover([directory]).definitions) == 1
-        assert state() == before
-
-
-def test_what_a_module_prints_stays_out_of_standard_output(
-    write_server: WriteServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    discover([write_server("chatty", "print('hello from import')" + SOUND_SERVER.replace("\n    ", "\n"))])
-    captured = capsys.readouterr()
-    assert "hello from import" not in captured.out
-    assert "hello from import" in captured.err
 
 
 def test_log_lines_of_the_ancestor_are_kept(write_server: WriteServer, caplog: pytest.LogCaptureFixture) -> None:
