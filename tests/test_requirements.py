@@ -49,3 +49,8 @@ def test_every_locked_package_has_hashes_and_no_index_is_named(name: str) -> Non
 def test_developers_have_the_versions_that_a_host_has() -> None:
     host, developers = pins(read("requirements.lock")), pins(read("requirements-dev.lock"))
     assert {package: developers.get(package) for package in host} == host
+
+
+@pytest.mark.parametrize("name", ["httpx", "pydantic-settings", "python-dotenv"])
+def test_host_has_what_mcp_1_brought_along(name: str) -> None:
+    assert name in pins(read("requirements.lock"))
