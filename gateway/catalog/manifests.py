@@ -72,7 +72,9 @@ def _folder_manifest(folder: Path, entry: Any) -> Manifest | None:
     if not isolates:
         return None
     environments = Path(conf.data_dir) / ENVIRONMENTS
-    source = isolated_source(folder, options.limits, environments, uses_own_environment=options.uses_own_environment)
+    source = isolated_source(
+        folder, options.limits, options.env, environments, uses_own_environment=options.uses_own_environment
+    )
     return Manifest(
         source, options.per, options.idle_seconds, options.call_timeout_seconds, options.start_timeout_seconds
     )

@@ -8,6 +8,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +24,10 @@ PROJECT_ROOT: Final = Path(__file__).parents[2]
 """Where the package `gateway` is found."""
 
 
-def isolated_source(folder: Path, limits: Limits, environments: Path, *, uses_own_environment: bool) -> CommandSource:
-    """The command that serves a folder in a process of its own.
+def isolated_source(
+    folder: Path, limits: Limits, env: Mapping[str, Text], environments: Path, *, uses_own_environment: bool
+) -> CommandSource:
+    """The command that serves a folder in a process of its own, with the variables `env`.
 
     Raises:
         ManifestError: its environment has not been prepared.
@@ -34,10 +37,10 @@ def isolated_source(folder: Path, limits: Limits, environments: Path, *, uses_ow
         if not (environment / READY).is_file():
             raise ManifestError(f"Its environment is not prepared. Run `manage.py prepare_servers {folder.name}`.")
         command, arguments = str(environment / "bin" / "python"), [str(RUNNER), str(folder)]
-        variables: dict[str, Text] = {}
+        variables = dict(env)
     else:
         command, arguments = sys.executable, ["-m", "gateway.isolated", str(folder)]
-        variables = {"PYTHONPATH": _literal(str(PROJECT_ROOT))}
+        variables = {**env, "PYTHONPATH": _literal(str(PROJECT_ROOT))}
     return CommandSource(
         command,
         tuple(_literal(argument) for argument in arguments),

@@ -219,6 +219,8 @@ class FolderOptions:
     """Whether it runs in a process of its own; None for the host's setting."""
     uses_own_environment: bool
     """Whether the packages of its `requirements.txt` are installed for it alone."""
+    env: Mapping[str, Text] = field(repr=False)
+    """Variables of its process."""
     per: Per
     limits: Limits
     idle_seconds: float | None
@@ -226,7 +228,7 @@ class FolderOptions:
     start_timeout_seconds: float | None
 
 
-def parse_folder_options(entry: Any) -> FolderOptions:
+def parse_folder_options(entry: Any, environment: Mapping[str, str] | None = None) -> FolderOptions:
     """Check a manifest beside a `main.py`.
 
     Raises:
@@ -239,6 +241,7 @@ def parse_folder_options(entry: Any) -> FolderOptions:
     return FolderOptions(
         None if options.isolation is None else options.isolation == "process",
         options.environment == "own",
+        _variables(written, os.environ if environment is None else environment),
         options.per,
         _limits(options),
         options.idle_seconds,
@@ -293,6 +296,16 @@ def _limits(options: _Options) -> Limits:
     return Limits(memory, options.cpu_seconds, options.open_files, options.processes)
 
 
+def _variables(written: _Entry, environment: Mapping[str, str]) -> dict[str, Text]:
+    for name in written.env:
+        if not name or "=" in name or "\0" in name:
+            raise ManifestError(f"env has a name that no variable can have: {name!r}.")
+    try:
+        return {name: parse_text(value, environment) for name, value in written.env.items()}
+    except PlaceholderError as error:
+        raise ManifestError(str(error)) from None
+
+
 def _command(written: _Entry, folder: Path, environment: Mapping[str, str]) -> CommandSource:
     command = written.command or ""
     if not command.strip() or "\0" in command:
@@ -303,13 +316,10 @@ def _command(written: _Entry, folder: Path, environment: Mapping[str, str]) -> C
         raise ManifestError("headers go with url, not with command.")
     if "/" in command:
         command = str((folder / command).absolute())
-    for name in written.env:
-        if not name or "=" in name or "\0" in name:
-            raise ManifestError(f"env has a name that no variable can have: {name!r}.")
     return CommandSource(
         command,
         tuple(parse_text(argument, environment) for argument in written.args),
-        {name: parse_text(value, environment) for name, value in written.env.items()},
+        _variables(written, environment),
         parse_text(str(folder / written.cwd) if written.cwd else str(folder), environment),
         _limits(written.gumcp),
         written.gumcp.user,

@@ -53,6 +53,22 @@ def write_folder(directory: Path, code: str = CODE, **options: Any) -> Path:
     return folder
 
 
+async def test_folder_has_the_variables_of_its_manifest_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEATHER_KEY", "w3ather")
+    monkeypatch.setenv("OTHERS_KEY", "0thers")
+    folder = write_folder(tmp_path)
+    manifest = {"gumcp": {"isolation": "process"}, "env": {"WEATHER_KEY": "${env:WEATHER_KEY}", "PLACE": "Oslo"}}
+    (folder / "server.json").write_text(json.dumps(manifest))
+    server, _ = await make(load(folder).style, "ada", None)
+    async with asyncio.timeout(30), Client(server) as client:
+        _, _, pid = (await call(client)).split()
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    assert {b"WEATHER_KEY=w3ather", b"PLACE=Oslo"} <= set(environment)
+    assert b"OTHERS_KEY=0thers" not in environment
+
+
 def load(folder: Path) -> ServerDefinition:
     outcome = Project(folder.parent).load(folder, {})
     assert isinstance(outcome, ServerDefinition), outcome
