@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix bench faults promises soak clean
+.PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix bench faults promises soak hostile clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -80,6 +80,9 @@ faults: $(BIN)/.dev ## the fault tests in the sizes of docs/evidence.md (nine mi
 
 promises: $(BIN)/.dev ## the whole suite, one test at a time, held to every promised time (needs a quiet machine)
 	TEST_DEADLINES=exact $(BIN)/python -m pytest
+
+hostile: $(BIN)/.dev ## attackers of every kind, and ten well-behaved clients beside them; MINUTES=60 for an hour
+	$(BIN)/python -m tests.faults.hostile --minutes $(or $(MINUTES),10)
 
 soak: $(BIN)/.dev ## an hour of all kinds of clients at once, and what grows meanwhile; MINUTES=10 for less
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),60)

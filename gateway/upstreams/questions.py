@@ -224,16 +224,13 @@ class Questions:
         capability, kind = _QUESTIONS[method]
         # A call whose client is being asked already waits for that; another question is rarely its own.
         calls = [call for call in self.calls if not call.is_waiting] or list(self.calls)
-        if len(calls) == 1:
-            if calls[0].can_answer(capability):
-                return await self._ask_call(calls[0], kind, method, params)
-        else:
+        if len(calls) != 1:
             for ctx in reversed(list(self._connections.values())):
                 if Call(ctx).can_answer(capability):
                     return await _ask(ctx, kind, method, params, None)
-            for call in reversed(calls):
-                if call.can_answer(capability):
-                    return await self._ask_call(call, kind, method, params)
+        # Not an older call whose client could answer: it would be asked what somebody else's call needs.
+        if calls and calls[-1].can_answer(capability):
+            return await self._ask_call(calls[-1], kind, method, params)
         raise MCPError(code=types.METHOD_NOT_FOUND, message=f"The client does not support {capability}", data=method)
 
     async def _ask_call(
