@@ -23,6 +23,7 @@ from gateway.access import audit
 from gateway.access.keys import NewKey, make_key
 from gateway.access.models import ApiKey, AuditEvent, LimitHit, ScopeDecoder, read_scope
 from gateway.access.store import revoke_keys
+from gateway.conf import conf
 from gateway.operator_commands import send_keys_changed
 from gateway.read_only_admin import ModelAdmin, ReadOnlyAdmin
 
@@ -118,6 +119,7 @@ class ApiKeyAdmin(ModelAdmin):
             "title": "Key issued",
             "row": obj,
             "key": issued.text,
+            "base_url": conf.public_url.rstrip("/") or request.build_absolute_uri("/").rstrip("/"),
         }
         response = TemplateResponse(request, "access/key_issued.html", context)
         response.headers["Cache-Control"] = "no-store"

@@ -11,13 +11,16 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
+from django.test import override_settings
 from django.utils import timezone
 
 from gateway.access.keys import KEY_PATTERN, is_well_formed, key_digest
 from gateway.access.models import ApiKey, AuditEvent
+from gateway.conf import conf
 from gateway.management.commands import create_key
 from gateway.management.shell import this_python
 from tests.support.processes import manage
+from tests.support.server_folders import WriteServer
 
 pytestmark = pytest.mark.django_db
 
@@ -48,6 +51,35 @@ def test_servers_and_tools_become_the_scope() -> None:
     run("create_key", "ada", "--servers", "time, notes", "--tools", "notes:read,notes:list,mail:send")
     assert ApiKey.objects.get().scope == {"time": None, "notes": ["read", "list"], "mail": ["send"]}
     assert AuditEvent.objects.get().detail == '{"time": null, "notes": ["read", "list"], "mail": ["send"]}'
+
+
+@override_settings(GUMCP_PUBLIC_URL="https://mcp.example.com/tools/")
+def test_it_says_where_clients_send_the_key() -> None:
+    assert "to https://mcp.example.com/tools/SERVER, or" in run("create_key", "ada")[1]
+    err = run("create_key", "ada", "--servers", "workshop")[1]
+    assert "the URL https://mcp.example.com/tools/workshop/ada:KEY." in err
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        (["--servers", "workshpo"], "There is no server called workshpo at present. Did you mean workshop?"),
+        (["--tools", "workshop:ehco"], "workshop has no tool ehco at present. Did you mean echo?"),
+        (["--tools", "broken:do"], "The tools of broken could not be listed, so they were not checked."),
+    ],
+)
+def test_scope_that_names_nothing_known_is_warned_of_and_kept(
+    write_server: WriteServer, options: list[str], warning: str
+) -> None:
+    broken = write_server("broken", "1 / 0")
+    with override_settings(GUMCP_SERVER_DIRS=[*conf.server_dirs, broken]):
+        out, err = run("create_key", "ada", *options)
+    assert is_well_formed(out.strip())
+    assert f"Warning: {warning}" in err
+
+
+def test_scope_of_what_there_is_warns_of_nothing() -> None:
+    assert "Warning" not in run("create_key", "ada", "--servers", "workshop", "--tools", "moody:built")[1]
 
 
 @pytest.mark.parametrize("when", ["30d", "{date}", "{date}T12:00:00", "{date}T12:00:00+01:00"])

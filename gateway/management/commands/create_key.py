@@ -15,17 +15,18 @@ from django.utils.dateparse import parse_datetime
 from gateway.access import audit
 from gateway.access.models import require_usable_name
 from gateway.access.store import issue_key
+from gateway.conf import conf
 from gateway.management.tables import needing_tables
 
 
 class Command(BaseCommand):
-    """Prints the key alone on standard output, so that it can be piped; all else goes to standard error."""
+    """Prints the key alone on standard output, so that it can be piped. Everything else goes to standard error."""
 
     help = "Issue a key for a user. It is shown once."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("user", help="the user's name, which is the user_id in URLs; made if there is none")
+        parser.add_argument("user", help="the user's name, which is the user_id in URLs. A new user is made if needed")
         parser.add_argument("--label", default="", help="what the key is for")
         parser.add_argument("--expires", metavar="WHEN", help="a number of days (30d), a date, or a date and time")
         parser.add_argument("--servers", metavar="NAMES", help="comma-separated: the only servers that it is for")
@@ -59,6 +60,17 @@ class Command(BaseCommand):
         else:
             self.stderr.write(f"A key for {user.username}. It is shown only now:")
             self.stdout.write(new.text)
+            server = next(iter(scope)) if scope and len(scope) == 1 else "SERVER"
+            self.stderr.write(
+                f"Clients send it as `Authorization: Bearer KEY` to {conf.base_url}/{server}, or use the URL "
+                f"{conf.base_url}/{server}/{user.username}:KEY."
+            )
+        if scope:
+            # Imported here: it imports the SDK.
+            from gateway.management.scope_warnings import scope_warnings
+
+            for warning in scope_warnings(scope, user.username):
+                self.stderr.write(self.style.WARNING(f"Warning: {warning}"))
 
 
 def _scope(servers: str | None, tools: str | None) -> dict[str, list[str] | None] | None:
