@@ -3,7 +3,7 @@
 A step that answers otherwise here on purpose says what it answers and why (the numbers of `gateway.compat.server`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -18,6 +18,10 @@ class Step:
     """Whether the step waits for a notification's handler, which nothing acknowledges."""
     here: dict[str, Any] | None = None
     """The result here, where it is another one than on 1.28."""
+    user_id: str | None = None
+    """Who makes the step, where it is not the conversation's user."""
+    beside: list["Step"] = field(default_factory=list)
+    """Steps that are made at the same time."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,12 @@ class Conversation:
     server: str
     steps: list[Step]
     user_id: str = "maria"
+
+    @property
+    def users(self) -> set[str]:
+        """Everybody who makes a step."""
+        steps = [beside for step in self.steps for beside in (step, *step.beside)]
+        return {step.user_id or self.user_id for step in steps}
 
 
 def call(
@@ -34,6 +44,15 @@ def call(
     if meta:
         params["_meta"] = meta
     return Step("tools/call", params, here=here)
+
+
+def at_once(*steps: Step) -> Step:
+    first, *others = steps
+    return replace(first, beside=others)
+
+
+def by(user_id: str, step: Step) -> Step:
+    return replace(step, user_id=user_id)
 
 
 def text_result(text: str, *, is_error: bool = False) -> dict[str, Any]:
@@ -201,4 +220,22 @@ CONVERSATIONS = [
         ],
     ),
     Conversation("raw_handlers", [Step("tools/list"), call("echo", text="hello")]),
+    Conversation(
+        "one_loop",
+        [
+            call("loops"),
+            by("ines", call("loops")),
+            at_once(*[call("share_lock")] * 4, *[by("ines", call("share_lock"))] * 4),
+            at_once(*[call("share_semaphore")] * 8),
+            call("share_lock"),
+            call("double", number=21),
+            at_once(*(call("double", number=number) for number in range(5)), by("ines", call("double", number=50))),
+            *[call("fetch"), by("ines", call("fetch"))] * 3,
+            *[call("tenant"), by("ines", call("tenant"))] * 2,
+            at_once(call("meet"), by("ines", call("meet"))),
+            call("start"),
+            by("ines", call("join", user="maria")),
+            call("group"),
+        ],
+    ),
 ]

@@ -4,13 +4,16 @@
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from types import ModuleType
 from typing import Any
 
 import pytest
 from mcp import Client
 
 from gateway.compat.handler_threads import HandlerThreads
+from gateway.compat.server import CompatServer
 from tests.compat.conversations import CONVERSATIONS, Conversation, Step
 from tests.support.projects import SERVERS, importable_project, load_main
 from tests.support.version_1 import perform, visible, wanted_here
@@ -73,19 +76,38 @@ async def converse(
 
     with importable_project() as namespace:
         module = load_main(SERVERS / conversation.server / "main.py", namespace)
-        server = module.server(conversation.user_id, "key")
-        module.get_initialization_options(server)
-        server.handler_threads = threads
-        async with Client(server, mode=mode, message_handler=remember, cache=None, read_timeout_seconds=20) as client:
+        async with AsyncExitStack() as stack:
+            clients: dict[str, Client] = {}
+            for user_id in conversation.users:
+                server = await stack.enter_async_context(running_server(module, user_id, threads))
+                client = Client(server, mode=mode, message_handler=remember, cache=None, read_timeout_seconds=20)
+                clients[user_id] = await stack.enter_async_context(client)
             outcomes = []
             for step, answer in pairs:
-                outcome = await perform(client, step, received)
+                outcome = await perform(clients, conversation, step, received)
                 async with asyncio.timeout(10):
                     while step.is_eventual and outcome["result"] != answer["result"]:
-                        outcome = await perform(client, step, received)
+                        outcome = await perform(clients, conversation, step, received)
                     # The client handles notifications in tasks of their own, which may end after the call.
                     while len(visible(outcome, mode)["notifications"]) < len(visible(answer, mode)["notifications"]):
                         arrived.clear()
                         await arrived.wait()
                 outcomes.append(visible(outcome, mode))
             return outcomes
+
+
+@asynccontextmanager
+async def running_server(module: ModuleType, user_id: str, threads: HandlerThreads) -> AsyncIterator[CompatServer]:
+    """The server of one user, with its factory, its lifespan and its handlers on the home loop, as the host has it."""
+
+    async def make() -> CompatServer:
+        server: CompatServer = module.server(user_id, "key")
+        module.get_initialization_options(server)
+        return server
+
+    server = await threads.run(make)
+    server.handler_threads = threads
+    async with server.open_lifespan() as state:
+        # The client enters the lifespan on its own loop.
+        server.lifespan = lambda _server: nullcontext(state)
+        yield server

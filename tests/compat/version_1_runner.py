@@ -8,6 +8,7 @@ import asyncio
 import importlib.util
 import json
 import sys
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -46,20 +47,34 @@ async def perform(session, step, received):
     return outcome | {"notifications": list(received)}
 
 
+async def perform_together(sessions, conversation, step, received):
+    steps = [step, *step["beside"]]
+    by_whom = [sessions[made["user_id"] or conversation["user_id"]] for made in steps]
+    made = zip(by_whom, steps, strict=True)
+    outcome, *others = await asyncio.gather(*(perform(session, step, received) for session, step in made))
+    return outcome | ({"beside": others} if others else {})
+
+
 async def converse(project, conversation):
     module = load(project, conversation["server"])
-    server = module.server(conversation["user_id"], "key")
-    module.get_initialization_options(server)
     received = []
 
     async def remember(message):
         if isinstance(message, types.ServerNotification):
             received.append(message.root.model_dump(by_alias=True, mode="json", exclude_none=True, exclude={"jsonrpc"}))
 
-    async with create_connected_server_and_client_session(
-        server, read_timeout_seconds=timedelta(seconds=20), message_handler=remember
-    ) as session:
-        return [await perform(session, step, received) for step in conversation["steps"]]
+    async with AsyncExitStack() as stack:
+        sessions = {}
+        for user_id in conversation["users"]:
+            server = module.server(user_id, "key")
+            module.get_initialization_options(server)
+            sessions[user_id] = await stack.enter_async_context(
+                create_connected_server_and_client_session(
+                    server, read_timeout_seconds=timedelta(seconds=20), message_handler=remember
+                )
+            )
+        steps = conversation["steps"]
+        return [await perform_together(sessions, conversation, step, received) for step in steps]
 
 
 async def main():

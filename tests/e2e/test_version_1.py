@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,17 +65,20 @@ async def test_answers_over_the_network_equal_those_of_version_1(
         arrived.set()
 
     # A key of its own: what one conversation leaves on its instance, another one must not find.
-    url = host.url(conversation.server, f"{conversation.user_id}:key-{number}-{transport}")
-    async with asyncio.timeout(60), client(host, transport, url, remember) as connected:
-        era = "2026-07-28" if transport == "stateless" else "legacy"
-        assert (connected.session.protocol_version == "2026-07-28") is (transport == "stateless")
+    era = "2026-07-28" if transport == "stateless" else "legacy"
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        clients: dict[str, Client] = {}
+        for user_id in conversation.users:
+            url = host.url(conversation.server, f"{user_id}:key-{number}-{transport}")
+            clients[user_id] = await stack.enter_async_context(client(host, transport, url, remember))
+            assert (clients[user_id].session.protocol_version == "2026-07-28") is (transport == "stateless")
         for step, answer in zip(conversation.steps, answers_of_version_1[number], strict=True):
             if era != "legacy" and not step.in_2026:
                 continue
-            outcome = await perform(connected, step, received)
+            outcome = await perform(clients, conversation, step, received)
             async with asyncio.timeout(10):
                 while step.is_eventual and outcome["result"] != answer["result"]:
-                    outcome = await perform(connected, step, received)
+                    outcome = await perform(clients, conversation, step, received)
                 # Notifications may come on another stream than the answer, and after it.
                 while len(visible(outcome, era)["notifications"]) < len(visible(answer, era)["notifications"]):
                     arrived.clear()

@@ -6,11 +6,13 @@ It comes from the package index. Without one, making it fails, and so does the t
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from mcp import Client, MCPError
 from mcp_types import INTERNAL_ERROR
 from pydantic import TypeAdapter
 
-from tests.compat.conversations import CONVERSATIONS, Step
+from tests.compat.conversations import CONVERSATIONS, Conversation, Step
 from tests.support.processes import ROOT
 from tests.support.projects import PROJECT
 
@@ -76,15 +78,26 @@ def version_1_python() -> Path:
 
 def answers_of_version_1(scratch: Path) -> list[list[Any]]:
     """Return what mcp 1.28 answers to every step of every conversation; `scratch` is an empty folder."""
-    task = {"project": str(PROJECT), "conversations": [asdict(conversation) for conversation in CONVERSATIONS]}
+    conversations = [asdict(found) | {"users": sorted(found.users)} for found in CONVERSATIONS]
+    task = {"project": str(PROJECT), "conversations": conversations}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     output = run(version_1_python(), RUNNER, input=json.dumps(task), timeout=100, cwd=scratch, env=environment)
     answers: list[list[Any]] = json.loads(output)
     return answers
 
 
-async def perform(client: Client, step: Step, received: list[Any]) -> dict[str, Any]:
-    """Return the outcome of a step, with the list that its notifications arrive in."""
+async def perform(
+    clients: Mapping[str, Client], conversation: Conversation, step: Step, received: list[Any]
+) -> dict[str, Any]:
+    """Return the outcome of a step, with the list that its notifications arrive in, and of the steps beside it."""
+    steps = [step, *step.beside]
+    by_whom = [clients[made.user_id or conversation.user_id] for made in steps]
+    outcomes = [_perform_one(client, made, received) for client, made in zip(by_whom, steps, strict=True)]
+    outcome, *others = await asyncio.gather(*outcomes)
+    return outcome | ({"beside": others} if others else {})
+
+
+async def _perform_one(client: Client, step: Step, received: list[Any]) -> dict[str, Any]:
     received.clear()
     message = {"method": step.method, "params": step.params}
     outcome: dict[str, Any]
@@ -102,6 +115,8 @@ async def perform(client: Client, step: Step, received: list[Any]) -> dict[str, 
 
 def visible(outcome: dict[str, Any], mode: str) -> dict[str, Any]:
     """Drop what 2026-07-28 adds to every result, and the notifications that it has no stream for."""
+    if "beside" in outcome:
+        outcome = outcome | {"beside": [visible(other, mode) for other in outcome["beside"]]}
     result = outcome.get("result")
     if isinstance(result, dict):
         result = {key: value for key, value in result.items() if key not in ADDED_IN_2026}
@@ -116,6 +131,9 @@ def visible(outcome: dict[str, Any], mode: str) -> dict[str, Any]:
 def wanted_here(step: Step, answer: dict[str, Any], mode: str) -> dict[str, Any]:
     """Apply the differences that are on purpose to an answer of 1.28."""
     wanted = dict(answer)
+    if step.beside:
+        others = zip(step.beside, answer["beside"], strict=True)
+        wanted["beside"] = [wanted_here(other, theirs, mode) for other, theirs in others]
     if step.here is not None:
         wanted["result"] = step.here
     elif (error := wanted.get("error")) and error["code"] == 0:
