@@ -68,7 +68,6 @@ class Authenticator:
         identity = await self.identify_key(headers, address, session_key)
         grant = identity.grant
         assert grant is not None
-        grant.last_used = time.time()
         # Only requests with a good key are counted here: bad ones of a neighbour use up nothing of theirs.
         await self._spend("requests of an address", counted_address(address))
         await self._spend("requests of a key", grant.public)
@@ -93,6 +92,8 @@ class Authenticator:
                 if len(self._callers) >= MAX_KNOWN_CALLERS and presented not in self._callers:
                     del self._callers[next(iter(self._callers))]
                 self._callers[presented] = identity
+        if identity.grant is not None:
+            identity.grant.last_used = time.time()
         return identity
 
     def grants_in_use(self, seconds: float) -> list[Grant]:

@@ -5,15 +5,16 @@ when he asks from elsewhere (`views.health_check`: a staff session), and `/` (`v
 """
 
 import json
-import re
 import time
 from typing import Any, Final
 from urllib.parse import parse_qs
 
+from django.conf import settings
+
+from gateway.endpoints.disclosure import is_from_this_machine, visible_servers
 from gateway.host.host import Host
-from gateway.http.addresses import is_loopback
 from gateway.http.asgi import Receive, Scope, Send
-from gateway.http.requests import client_address
+from gateway.http.requests import header
 from gateway.http.responses import respond
 from gateway.records.models import FLUSH_SECONDS
 
@@ -21,14 +22,6 @@ PATHS: Final = frozenset({"/health_check", "/health_check/"})
 
 DATABASE_LATE_SECONDS: Final = 3 * FLUSH_SECONDS + 5
 """How old the last write may be: a writer waits 5 s for SQLite's lock before it is told that there is none."""
-
-FORWARDING_HEADERS: Final = frozenset({b"forwarded", b"via", b"x-real-ip"})
-FORWARDING_PREFIX: Final = b"x-forwarded-"
-"""What a proxy adds: a request that has one of them comes from somewhere else, whatever its socket says."""
-
-LOCAL_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
-
-_PORT: Final = re.compile(rb":\d+$")
 
 
 class HealthEndpoint:
@@ -51,7 +44,11 @@ class HealthEndpoint:
             content, status = {"error": "This resource answers GET, HEAD."}, 405
             headers = [(b"allow", b"GET, HEAD")]
         elif not wants_report(scope["query_string"]):
-            (content, status), headers = liveness(self._host), []
+            servers = await visible_servers(self._host, scope)
+            if servers is None and _has_session(scope):  # perhaps an operator's, which takes the database to know
+                await self._django(scope, receive, send)
+                return
+            (content, status), headers = liveness(self._host, servers), []
         elif is_from_this_machine(scope):
             (content, status), headers = report(self._host), []
         else:
@@ -60,16 +57,17 @@ class HealthEndpoint:
         await respond(send, status, json.dumps(content).encode(), b"application/json", headers)
 
 
-def liveness(host: Host) -> tuple[dict[str, Any], int]:
-    """The answer to a probe and its status.
+def liveness(host: Host, servers: list[str] | None) -> tuple[dict[str, Any], int]:
+    """The answer to a probe and its status. `servers`: the names that the caller may see.
 
     200, or 503: once the process has been told to stop, and as long as the database has not been migrated.
     """
+    names = {} if servers is None else {"servers": servers}
     if host.drain.is_begun:
-        return {"status": "draining", "servers": host.registry.names}, 503
+        return {"status": "draining", **names}, 503
     if host.recorder.lacks_migrations:
-        return {"status": "not migrated", "servers": host.registry.names}, 503
-    return {"status": "ok", "servers": host.registry.names}, 200
+        return {"status": "not migrated", **names}, 503
+    return {"status": "ok", **names}, 200
 
 
 def report(host: Host) -> tuple[dict[str, Any], int]:
@@ -82,7 +80,7 @@ def report(host: Host) -> tuple[dict[str, Any], int]:
     age = None if recorder.last_flush is None else now - recorder.last_flush
     is_database_late = age is None or age > DATABASE_LATE_SECONDS or bool(recorder.last_error)
     blocked = host.lane_watch.blocked_servers
-    liveness_content, status = liveness(host)
+    liveness_content, status = liveness(host, host.registry.names)
     is_degraded = is_database_late or bool(blocked) or bool(host.registry.failures)
     return {
         **liveness_content,
@@ -108,19 +106,11 @@ def report(host: Host) -> tuple[dict[str, Any], int]:
     }, status
 
 
+def _has_session(scope: Scope) -> bool:
+    """Whether the request has a cookie of a session in the admin, valid or not."""
+    return f"{settings.SESSION_COOKIE_NAME}=" in (header(scope, b"cookie") or "")
+
+
 def wants_report(query_string: bytes) -> bool:
     """Whether `full=1` is asked for."""
     return parse_qs(query_string.decode("latin-1")).get("full") == ["1"]
-
-
-def is_from_this_machine(scope: Scope) -> bool:
-    """Whether the caller is on this machine and not a proxy that forwards somebody else's request.
-
-    Another name in `Host` means a proxy that keeps the client's, or DNS rebinding.
-    """
-    for name, value in scope["headers"]:
-        if name in FORWARDING_HEADERS or name.startswith(FORWARDING_PREFIX):
-            return False
-        if name == b"host" and _PORT.sub(b"", value) not in LOCAL_NAMES:
-            return False
-    return is_loopback(client_address(scope))

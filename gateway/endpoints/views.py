@@ -8,6 +8,8 @@ import asyncio
 import sys
 from typing import Final
 
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
@@ -16,6 +18,8 @@ from django.views.defaults import server_error
 from gateway.apps import GatewayConfig
 from gateway.conf import conf
 from gateway.endpoints import health
+from gateway.endpoints.disclosure import visible_servers
+from gateway.host.host import Host
 
 SESSION_SECONDS: Final = 2.0
 """How long the database may take to tell who an operator is."""
@@ -27,28 +31,41 @@ RETRY_SECONDS: Final = 10
 # Exempt, or a POST would be told of a missing CSRF token instead of the methods there are.
 @csrf_exempt
 async def index(request: HttpRequest) -> HttpResponseBase:
-    """Say what this is and what it serves, with the status that a probe is answered with."""
+    """Say what this is, whether it runs, and what it serves to those who may see it."""
     if request.method not in ("GET", "HEAD"):
         allowed = "GET, HEAD"
         return JsonResponse({"error": f"This resource answers {allowed}."}, status=405, headers={"Allow": allowed})
     config = GatewayConfig.current()
     if config.host is None:  # Django without the ASGI application, as in its test client
-        content, status = {"status": "ok", "servers": config.registry.names}, 200
+        content, status = {"status": "ok"}, 200
     else:
-        content, status = health.liveness(config.host)
+        content, status = health.liveness(config.host, await _visible_servers(config.host, request))
     message = "guMCP server running" if status == 200 else f"guMCP server {content['status']}"
     return JsonResponse({**content, "message": message}, status=status)
 
 
 async def health_check(request: HttpRequest) -> HttpResponseBase:
-    """Give an operator who asks from elsewhere the report. All other questions `health` answers before Django."""
-    if not await _is_operator(request):
-        refusal = "For operators: log in to the admin first, or ask from the host's own machine."
-        return JsonResponse({"error": refusal}, status=403)
+    """Answer a request that may be an operator's, from elsewhere. `health` answers all others without Django."""
     host = GatewayConfig.current().host
     assert host is not None
-    content, status = health.report(host)
+    if not health.wants_report(request.META["QUERY_STRING"].encode("latin-1")):
+        content, status = health.liveness(host, await _visible_servers(host, request))
+    elif await _is_operator(request):
+        content, status = health.report(host)
+    else:
+        refusal = "For operators: log in to the admin first, or ask from the host's own machine."
+        return JsonResponse({"error": refusal}, status=403)
     return JsonResponse(content, status=status, headers={"Cache-Control": "no-store"})
+
+
+async def _visible_servers(host: Host, request: HttpRequest) -> list[str] | None:
+    """The names of the servers that the caller may see; None for a stranger."""
+    assert isinstance(request, ASGIRequest)
+    scope = dict(request.scope)
+    names = await visible_servers(host, scope)
+    if names is None and settings.SESSION_COOKIE_NAME in request.COOKIES and await _is_operator(request):
+        names = await visible_servers(host, scope, is_staff=True)
+    return names
 
 
 async def _is_operator(request: HttpRequest) -> bool:

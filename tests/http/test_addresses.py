@@ -2,7 +2,7 @@ import ipaddress
 
 import pytest
 
-from gateway.endpoints.health import is_from_this_machine
+from gateway.endpoints.disclosure import is_from_this_machine
 from gateway.http.addresses import (
     counted_address,
     counted_site,
