@@ -1,7 +1,7 @@
 """What can go wrong between a request and its server, named by meaning.
 
-`transports/responses.py` turns each into an HTTP answer, in one place. A message is written for the person who reads
-the client's error: what happened and what to change, never a key.
+`http/refusals.py` turns each into an HTTP response, in one place. A message is for the person who reads the client's
+error: what happened and what to change, never a key.
 """
 
 
@@ -9,7 +9,7 @@ class GatewayError(Exception):
     """Base of the errors that a client is told about."""
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    """What the answer's head says besides."""
+    """Extra response headers."""
 
 
 class InvalidSessionKey(GatewayError):
@@ -17,7 +17,7 @@ class InvalidSessionKey(GatewayError):
 
 
 class Unauthenticated(GatewayError):
-    """There is no key that may be used here. One error for every reason: a caller learns nothing from it."""
+    """No valid key was presented. The error is the same for every reason, so that a caller learns nothing from it."""
 
     headers = ((b"www-authenticate", b"Bearer"),)
 
@@ -26,15 +26,15 @@ class Unauthenticated(GatewayError):
 
 
 class OutOfScope(GatewayError):
-    """The key is good, and not for this server."""
+    """The key is valid, but not for this server."""
 
 
 class AuthenticationUnavailable(GatewayError):
-    """It could not be found out whether the key is good."""
+    """The host could not find out whether the key is valid: the database cannot be read."""
 
 
 class TooManyRequests(GatewayError):
-    """A key or an address has used up what it may do for now."""
+    """A key or an address has reached a rate limit."""
 
     def __init__(self, message: str, retry_after_seconds: int) -> None:
         super().__init__(f"{message} Try again in {retry_after_seconds} seconds.")
@@ -42,7 +42,7 @@ class TooManyRequests(GatewayError):
 
 
 class NotOpenToNetwork(GatewayError):
-    """The host runs without keys and was reached under an address that others can reach too."""
+    """The host runs without keys and was reached under an address that other machines can reach."""
 
 
 class UnknownServer(GatewayError):
@@ -54,17 +54,17 @@ class ServerDisabled(GatewayError):
 
 
 class InstanceUnavailable(GatewayError):
-    """The server did not give this identity an instance: its factory raised, took too long or returned nonsense."""
+    """The server gave this identity no instance: its factory raised, took too long or returned something else."""
 
 
 class InstanceLimitReached(InstanceUnavailable):
-    """The host keeps as many instances as it may."""
+    """The host keeps its maximum of instances, and all of them are in use."""
 
 
 class InvalidMessage(GatewayError):
-    """The body is no JSON-RPC message that may be sent here.
+    """The body is not a JSON-RPC message that may be sent here.
 
-    `code` is the JSON-RPC error code, `request_id` the message's id where it has a valid one.
+    `code` is the JSON-RPC error code. `request_id` is the message's id, if it has a valid one.
     """
 
     def __init__(self, message: str, code: int, request_id: str | int | None = None) -> None:
@@ -74,34 +74,34 @@ class InvalidMessage(GatewayError):
 
 
 class ToolOutOfScope(InvalidMessage):
-    """The key is good, and not for this tool."""
+    """The key is valid, but not for this tool."""
 
 
 class DuplicateRequestId(InvalidMessage):
-    """A request's id is that of one which is still in flight on the same session."""
+    """A request has the id of another one that is still in flight on the same session."""
 
 
 class RepeatedInitialize(InvalidMessage):
-    """`initialize` was sent on a session that has it behind it."""
+    """`initialize` was sent twice on one session."""
 
 
 class SessionLimitReached(GatewayError):
-    """The host has as many sessions open as it may."""
+    """The maximum of sessions is open, and all of them are in use."""
 
 
 class SessionBacklogFull(GatewayError):
-    """A session has as many messages waiting or running as it may."""
+    """A session has its maximum of messages that wait or run."""
 
 
 class BodyTooLarge(GatewayError):
-    """The body is longer than the host takes."""
+    """The body is longer than the limit."""
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(f"The body is longer than {max_bytes} bytes.")
 
 
 class ClientDisconnected(Exception):
-    """The client left before its request was complete; there is nobody to answer."""
+    """The client disconnected before its request was complete. Nobody is left to answer."""
 
 
 class StreamClosed(Exception):

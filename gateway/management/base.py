@@ -1,4 +1,4 @@
-"""What commands have in common that load servers' code."""
+"""The base class of commands that load servers' code."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from gateway.management.command_exit import ending_despite_threads
 
 
 class LoadingCommand(BaseCommand):
-    """A command that ends whatever threads servers have left, and asks no system checks: they are about hosts."""
+    """A command that ends even if servers left threads behind. It runs no system checks: these are about hosts."""
 
     requires_system_checks: list[str] = []
 
@@ -19,6 +19,6 @@ class LoadingCommand(BaseCommand):
         return parser
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Do what the command line says."""
+        """Run the command."""
         with ending_despite_threads():
             super().run_from_argv(argv)

@@ -1,4 +1,4 @@
-"""The end of a command that has loaded servers: threads that they have started must not keep it from exiting."""
+"""Ends commands that loaded servers, even if threads of these servers are still running."""
 
 import os
 import sys
@@ -16,8 +16,8 @@ END_SECONDS: Final = 1.0
 def ending_despite_threads() -> Iterator[None]:
     """End the process soon after the block, which is a whole command.
 
-    Python waits at exit for every thread that is not a daemon, such as one that polls something for ever. The threads
-    get `END_SECONDS` to finish, in which the process exits in the ordinary way if it can.
+    Python waits at exit for every thread that is not a daemon, such as one that polls something for ever. Here they get
+    `END_SECONDS` to finish. If they do, the process exits in the ordinary way.
     """
     status = 1
     try:

@@ -1,4 +1,4 @@
-"""How the commands that are printed for operators and authors begin."""
+"""The beginning of commands that are printed for operators and authors to copy."""
 
 import os
 import shlex
@@ -8,8 +8,9 @@ from pathlib import Path
 
 
 def this_python() -> str:
-    """The interpreter that runs now, as one would type it here: `python` only where that is this one."""
-    executable = Path(os.path.abspath(sys.executable))  # not resolved: a venv's is a link to one without its packages
+    """Return this interpreter as it is typed in the current folder: `python` only if the shell finds this one."""
+    # Not resolved: in a virtual environment it is a link to an interpreter without the environment's packages.
+    executable = Path(os.path.abspath(sys.executable))
     if shutil.which("python") == str(executable):
         return "python"
     here = Path.cwd()

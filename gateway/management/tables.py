@@ -1,4 +1,4 @@
-"""What commands say where the database has no tables, or old ones. Not here: making them (`manage.py migrate`)."""
+"""The error of commands where the database is not migrated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,11 @@ from gateway.records.migrations_check import is_migrated
 
 @contextmanager
 def needing_tables() -> Iterator[None]:
-    """Have a command fail with what to run, if its queries fail because the database is not migrated.
+    """Turn the failure of a query into a message that says what to run, if the database is not migrated.
 
     Raises:
-        CommandError
+        CommandError: it is not.
+        DatabaseError: the query failed for another reason.
     """
     try:
         yield

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import transaction
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
@@ -16,14 +16,14 @@ from gateway.access import audit
 from gateway.access.models import require_usable_name
 from gateway.access.store import issue_key
 from gateway.conf import conf
+from gateway.management.base import LoadingCommand
 from gateway.management.tables import needing_tables
 
 
-class Command(BaseCommand):
+class Command(LoadingCommand):
     """Prints the key alone on standard output, so that it can be piped. Everything else goes to standard error."""
 
     help = "Issue a key for a user. It is shown once."
-    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("user", help="the user's name, which is the user_id in URLs. A new user is made if needed")
@@ -74,7 +74,7 @@ class Command(BaseCommand):
 
 
 def _scope(servers: str | None, tools: str | None) -> dict[str, list[str] | None] | None:
-    """Where the key may be used; None, everywhere, only if neither option was given."""
+    """Return where the key may be used. None means everywhere, and only if neither option was given."""
     scope: dict[str, list[str] | None] = dict.fromkeys(_names("--servers", servers))
     for pair in _names("--tools", tools):
         server_name, _, tool = pair.partition(":")
@@ -91,7 +91,7 @@ def _names(option: str, text: str | None) -> list[str]:
         return []
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
-        # As of a shell's variable that is not set: never a key that may do more than was meant.
+        # Such as from a shell variable that is not set. The key must never be able to do more than was meant.
         raise CommandError(f"{option} names nothing. Leave it out for a key without this restriction.")
     return names
 

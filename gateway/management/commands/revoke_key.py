@@ -14,7 +14,7 @@ from gateway.operator_commands import send_keys_changed
 
 
 class Command(BaseCommand):
-    """Running hosts refuse the keys, and close what they have open, within two seconds."""
+    """Revokes keys. Running hosts refuse them, and close what is open with them, within two seconds."""
 
     help = "Revoke keys for good."
     requires_system_checks: list[str] = []
@@ -31,7 +31,7 @@ class Command(BaseCommand):
     def _revoke(self, name: str) -> None:
         row = ApiKey.objects.filter(public=public_part(name)).first() if name.isascii() else None
         if row is None:
-            # Not repeated: it may be a whole key that was pasted here.
+            # The message does not repeat it: somebody may have pasted a whole key.
             raise CommandError("There is no key with this public part.")
         if revoke_keys([row]):
             audit.record(audit.KEY_REVOKED, str(row), command="manage.py revoke_key")

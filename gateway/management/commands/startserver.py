@@ -1,4 +1,4 @@
-"""`manage.py startserver`: a small, working, tested server to begin with. It is a copy of `gateway/server_template`."""
+"""`manage.py startserver`: writes a small server with tests, a copy of `gateway/server_template`."""
 
 import importlib.util
 import os
@@ -16,7 +16,7 @@ from gateway.conf import conf
 from gateway.management.shell import this_python
 
 TEMPLATE: Final = Path(gateway.__file__).parent / "server_template"
-"""A server folder that works as it is. Its name stands in its files wherever the new one's has to."""
+"""A server folder that works as it is. Its name is in its files wherever the new server's name belongs."""
 
 
 class Command(BaseCommand):
@@ -30,7 +30,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--directory",
             type=Path,
-            help="where the folder is made (the first of GUMCP_SERVER_DIRS); made itself if it does not exist",
+            help="where the folder is made; by default the first of GUMCP_SERVER_DIRS",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -40,7 +40,7 @@ class Command(BaseCommand):
         folder = directory / name
         test_name = f"test_{re.sub(r'[^A-Za-z0-9]', '_', name)}.py"
         try:
-            # The test's name is its own: pytest takes two files of one name for one module.
+            # Each server's test file has a name of its own: pytest takes two files with one name for one module.
             folder.mkdir(parents=True)
             for source, target in (("main.py", "main.py"), ("test_main.py", test_name), ("pytest.ini", "pytest.ini")):
                 text = (TEMPLATE / source).read_text(encoding="utf-8")
@@ -76,17 +76,17 @@ def _first_server_dir() -> Path:
 
 
 def _require_free_name(name: str, directory: Path) -> None:
-    """Fail with a sentence if no server in `directory` can have this name.
+    """Check that a server in `directory` can have this name.
 
     Raises:
-        CommandError
+        CommandError: it cannot. The message says why.
     """
     if name in RESERVED_NAMES:
         raise CommandError(f"The name {name} is reserved for the host's own pages. Choose another.")
     if not SERVER_NAME.fullmatch(name):
         raise CommandError(
-            f"{name!r} cannot be a server's name: it may have letters and digits, and . _ - after the first, "
-            "100 of them at most."
+            f"{name!r} cannot be a server's name. A name has letters and digits, after the first character also "
+            ". _ and -, and at most 100 characters."
         )
     for other in dict.fromkeys([directory, *conf.server_dirs]):
         if os.path.lexists(other / name):
@@ -94,6 +94,6 @@ def _require_free_name(name: str, directory: Path) -> None:
 
 
 def _short(path: Path) -> Path:
-    """`path` as one would type it here."""
+    """Return `path` as it is typed in the current folder."""
     resolved, here = path.resolve(), Path.cwd()
     return resolved.relative_to(here) if resolved.is_relative_to(here) else resolved
