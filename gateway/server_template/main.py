@@ -19,7 +19,7 @@ GREET = types.Tool(
 
 
 def server(user_id: str, api_key: str | None = None) -> Server[Any]:
-    """Make the instance of one user and key. What belongs to that user alone is kept in here."""
+    """Make the instance of one user and key. Keep in here what belongs to that user alone."""
     numbers = count(1)
 
     async def list_tools(
@@ -32,7 +32,7 @@ def server(user_id: str, api_key: str | None = None) -> Server[Any]:
             return failure(f"Unknown tool: {params.name}")
         name = (params.arguments or {}).get("name")
         if not isinstance(name, str) or not name:
-            # The SDK does not check arguments against the schema: the tool does.
+            # The SDK does not check arguments against the schema. The tool has to.
             return failure("Argument 'name' must be a text")
         return answer(f"Hello, {name}! This is greeting number {next(numbers)} for {user_id}.")
 
@@ -48,5 +48,5 @@ def answer(text: str) -> types.CallToolResult:
 
 
 def failure(text: str) -> types.CallToolResult:
-    """An error that the model reads: it may correct its arguments and try again."""
+    """Return an error for the model, which may correct its arguments and try again."""
     return types.CallToolResult(content=[types.TextContent(text=text)], is_error=True)

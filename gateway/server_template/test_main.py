@@ -17,7 +17,7 @@ both_eras = pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
 
 @pytest.fixture
 def main() -> ModuleType:
-    """The server's module, loaded by its path as the host does it: the folder need not be a package."""
+    """Load the server's module by its path, as the host does. The folder need not be a package."""
     path = Path(__file__).with_name("main.py")
     spec = importlib.util.spec_from_file_location("main", path, submodule_search_locations=[str(path.parent)])
     assert spec is not None

@@ -1,18 +1,18 @@
-"""everything: the reference server, one example of each thing a server can offer, to clients of every protocol era.
+"""everything: the reference server. It has one example of everything that a server can offer, for every protocol era.
 
 The names, texts and schemas are those that the MCP conformance tool (`@modelcontextprotocol/conformance`, version
 0.2.0-alpha.12) asks for; `tests/conformance/run.py` runs it.
 
-What to look at when writing a server that must serve old and new clients alike:
+What to look at if your server has old and new clients:
 
-* `Call.ask` asks the client for something in the middle of a tool. Up to 2025-11-25 that is a request to the client
-  over the open connection. From 2026-07-28 on the tool ends with an `InputRequiredResult`, and is run again from its
-  start when the client has the answers. A tool awaits `ask` and need not know which of the two happens, as long as
-  nothing before the `await` must not be done twice.
+* `Call.ask` asks the client for something in the middle of a tool. docs/asking-clients.md has a shorter helper. Up to
+  2025-11-25 this is a request to the client over the open connection. From 2026-07-28 on the tool ends with an
+  `InputRequiredResult`, and runs again from its start when the client has the answers. A tool awaits `ask` and need not
+  know which of the two happens, if everything before the `await` may happen twice.
 * `State.announce` tells clients that something changed: on the streams of `subscriptions/listen`, and by notification
   to connections of the handshake era.
-* `requestState` travels through the client. This server gives it to the SDK in the clear: the host puts the SDK's
-  `RequestStateBoundary` in front of every instance, which seals it. A program that serves this module on its own adds
+* `requestState` travels through the client. This server gives it to the SDK unsealed. The host puts the SDK's
+  `RequestStateBoundary` in front of every instance, which seals it. A program that serves this module by itself adds
   one to `server.middleware`.
 
 Spec: 2025-11-25 and 2026-07-28, server features.
@@ -79,7 +79,7 @@ WAV: Final = "UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQIAAACAgA=="
 
 @dataclass
 class State:
-    """What one instance, that is one user, has; the user's connections of every era share it."""
+    """What belongs to one instance, that is to one user. The user's connections of every era share it."""
 
     extra_tool_offered: bool = False
     extra_prompt_offered: bool = False
@@ -97,8 +97,7 @@ class State:
         del self.subscriptions[:-SUBSCRIPTIONS_MAX]
 
     def unsubscribe(self, uri: str, session: ServerSession) -> None:
-        # Each request has a session object of its own. The client's initialize parameters are the connection's: the
-        # same object, the same connection.
+        # Each request has its own session object, but a connection's requests share the client's initialize parameters.
         connection = session.client_params
         self.subscriptions = [
             (subscribed_uri, subscriber)
@@ -136,7 +135,7 @@ class State:
 
 
 class ToolFailure(Exception):
-    """The call cannot be carried out; the message is for the model and goes out as a result with `isError`."""
+    """The call cannot be carried out. The message is for the model, and is sent as a result with `isError`."""
 
 
 class InputNeeded(Exception):
@@ -149,7 +148,7 @@ class InputNeeded(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One `tools/call` or `prompts/get` under way: what was passed, and the ways back to the client."""
+    """One `tools/call` or `prompts/get` in progress: its parameters, and the ways back to the client."""
 
     instance: State
     ctx: Context
@@ -161,7 +160,7 @@ class Call:
 
     @property
     def state(self) -> str | None:
-        """What an earlier round of this call passed to `ask`; `None` in the first, and throughout the handshake era."""
+        """What an earlier round of this call passed to `ask`. `None` in the first round, and in the handshake era."""
         return self.params.request_state
 
     def text(self, name: str) -> str:
@@ -282,7 +281,7 @@ CONFIRM_FORM: Final = form("Please confirm", {"ok": {"type": "boolean"}}, ["ok"]
 
 
 def filled_in(answer: types.InputResponse, name: str) -> str:
-    """Return what the user filled in for `name`, or what was done with the form instead."""
+    """Return what the user filled in for `name`, or what the user did with the form instead."""
     if not isinstance(answer, types.ElicitResult) or answer.action != "accept":
         return f"({getattr(answer, 'action', 'no answer')})"
     return str((answer.content or {}).get(name))
@@ -478,7 +477,7 @@ async def ask_several(call: Call) -> Content:
 
 
 async def ask_twice(call: Call) -> Content:
-    """Ask, and ask again. What the first answer was is in the state when the second one comes."""
+    """Ask twice. The first answer is in the state when the second one comes."""
     known = json.loads(call.state) if call.state else {}
     if "name" not in known:
         step1 = form("Step 1: What is your name?", {"name": {"type": "string"}}, ["name"])
@@ -503,7 +502,7 @@ async def ask_what_client_can(call: Call) -> Content:
 
 
 async def streaming_elicitation(call: Call) -> Content:
-    """Notify first and ask then: the question ends the stream as its result, and is no request on it (2026-07-28)."""
+    """Notify first and ask then. The question ends the stream as its result; it is not a request on it (2026-07-28)."""
     await call.ctx.session.report_progress(1, 2, "About to ask")
     return await ask_name(call)
 
@@ -616,7 +615,7 @@ OFFERS: Final = (
     Offer("test_input_required_result_capabilities", "Ask for what the client can answer", ask_what_client_can),
     Offer("test_trigger_tool_change", "Add a tool to the list, or take it away again", trigger_tool_change),
     Offer("test_trigger_prompt_change", "Add a prompt to the list, or take it away again", trigger_prompt_change),
-    # Not part of the conformance tool's list: the only way to see an update of a resource happen.
+    # Not in the conformance tool's list. Without it no resource would ever be updated.
     Offer("test_trigger_resource_update", "Change test://watched-resource", trigger_resource_update),
 )
 
@@ -757,7 +756,7 @@ class Everything:
     ) -> types.CallToolResult | types.InputRequiredResult:
         offer = next((offer for offer in self.offers if offer.name == params.name), None)
         if offer is None:
-            # Spec server/tools#error-handling: an unknown tool is a protocol error, other than what a tool reports.
+            # Spec server/tools#error-handling: an unknown tool is a protocol error; a tool's own errors are results.
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name}")
         try:
             return types.CallToolResult(content=await offer.run(Call(self.state, ctx, params)))
@@ -827,7 +826,7 @@ class Everything:
         except InputNeeded as needed:
             return needed.result
         except ToolFailure as failure:
-            # A prompt's result has no way to say that it failed.
+            # The result of a prompt cannot say that it failed.
             raise MCPError(INVALID_PARAMS, str(failure)) from None
         return types.GetPromptResult(description=offer.description, messages=messages)
 
@@ -842,14 +841,14 @@ class Everything:
 
 
 def server(user_id: str, api_key: str | None = None) -> Server[dict[str, Any]]:
-    """Make an instance; who is calling makes no difference to what it offers, only to whose state it is."""
+    """Make an instance. Every user is offered the same; only the state belongs to one user."""
     everything = Everything(State())
     instance = Server(
         "everything",
         version="1.0.0",
         title="Everything",
-        instructions="Reference server: one example of each MCP feature. Its tools are of no use but to test clients.",
-        # The lists change at any time, and so does what is read; only what cannot change may be kept by a client.
+        instructions="Reference server: one example of each MCP feature. Its tools are for testing clients.",
+        # The lists and the resources change at any time. A client may cache only what cannot change.
         cache_hints={
             "resources/list": CacheHint(ttl_ms=60_000),
             "resources/templates/list": CacheHint(ttl_ms=60_000),
@@ -867,12 +866,12 @@ def server(user_id: str, api_key: str | None = None) -> Server[dict[str, Any]]:
         on_get_prompt=everything.get_prompt,
         on_completion=everything.complete,
     )
-    # Registered by name, because `on_set_logging_level=` warns of the deprecation: logging/setLevel is what clients of
-    # the handshake era know, and no request of 2026-07-28 reaches it.
+    # Registered by name, because `on_set_logging_level=` warns that it is deprecated. Clients of the handshake era use
+    # logging/setLevel; no request of 2026-07-28 gets here.
     instance.add_request_handler("logging/setLevel", types.SetLevelRequestParams, everything.set_level)
     return instance
 
 
 def get_initialization_options(instance: Server[dict[str, Any]]) -> InitializationOptions:
-    """Say that both lists may change; the SDK cannot tell that from the handlers."""
+    """Say that both lists may change. The SDK cannot see that from the handlers."""
     return instance.create_initialization_options(NotificationOptions(prompts_changed=True, tools_changed=True))

@@ -1,15 +1,15 @@
-"""simple-tools-server: a small key-value store of each user's own.
+"""simple-tools-server: a small key-value store for each user.
 
-The shortest complete server, and the one to copy. A folder in the servers directory is a server when its
-`main.py` offers two names:
+This is the shortest complete server, and the one to copy. A folder in the servers directory is a server if its
+`main.py` has two names:
 
-* `server(user_id, api_key)` makes one instance, an `mcp.server.Server`. The host calls it once for each identity and
-  keeps the instance across reconnects, so what a user stored is still there when the client comes back. What two users
-  must not share belongs into this function, never to the module.
-* `get_initialization_options(instance)` says what the server tells a client that connects to it.
+* `server(user_id, api_key)` makes one instance, an `mcp.server.Server`. The host calls it once for each user and key,
+  and keeps the instance across reconnects, so a user finds stored data again. What two users must not share belongs
+  into this function, not into the module.
+* `get_initialization_options(instance)` says what the server tells a client that connects.
 
-Everything here runs on one event loop that belongs to this server alone, so a plain dictionary needs no lock. The data
-is gone when the host restarts or has not seen the user for a while.
+All of this runs on one event loop that belongs to this server alone, so a plain dictionary needs no lock. The data is
+gone when the host restarts, or when the user has not called for a while.
 """
 
 from typing import Any
@@ -44,7 +44,7 @@ TOOLS = [
 
 
 class ToolFailure(Exception):
-    """The call cannot be carried out; the message is for the model, which may correct itself and try again."""
+    """The call cannot be carried out. The message is for the model, which may correct itself and try again."""
 
 
 def server(user_id: str, api_key: str | None = None) -> Server[dict[str, Any]]:
@@ -94,5 +94,5 @@ def text(arguments: dict[str, Any], name: str) -> str:
 
 
 def get_initialization_options(instance: Server[dict[str, Any]]) -> InitializationOptions:
-    """Say name, version and capabilities of an instance; the SDK derives the capabilities from its handlers."""
+    """Return the name, version and capabilities of an instance. The SDK derives the capabilities from its handlers."""
     return instance.create_initialization_options()

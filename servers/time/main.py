@@ -1,10 +1,10 @@
-"""time: what time it is somewhere, and what a time there is elsewhere.
+"""time: the time in a time zone, and the conversion of a time to another zone.
 
-Time zones go by their IANA names (`Europe/Berlin`, `UTC`). The rules come from the machine's time zone database, or
-from the `tzdata` package where it has none, and know every change of a zone's clocks, past and announced.
+Time zones have their IANA names (`Europe/Berlin`, `UTC`). The rules come from the machine's time zone database, or from
+the `tzdata` package if the machine has none. They include every past and announced change of a zone's clocks.
 
-The server keeps nothing about its users, so the factory ignores who is calling. Each answer is given twice: as text for
-people and older clients, and as structured content that follows the tool's output schema.
+The server keeps nothing about its users, so the factory ignores who is calling. Each result has a text for people and
+older clients, and structured content that follows the tool's output schema.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -78,11 +78,11 @@ TOOLS = [
 
 
 class ToolFailure(Exception):
-    """The call cannot be carried out; the message is for the model, which may correct itself and try again."""
+    """The call cannot be carried out. The message is for the model, which may correct itself and try again."""
 
 
 def server(user_id: str, api_key: str | None = None) -> Server[dict[str, Any]]:
-    """Make an instance. Time is the same for everyone: `user_id` and `api_key` go unused."""
+    """Make an instance. Time is the same for everybody: `user_id` and `api_key` are not used."""
     return Server("time", version="1.0.0", on_list_tools=list_tools, on_call_tool=call_tool)
 
 
@@ -120,7 +120,7 @@ def current_time(zone: ZoneInfo) -> types.CallToolResult:
 def conversion(source_zone: ZoneInfo, time: str, target_zone: ZoneInfo) -> types.CallToolResult:
     local = parse(time, source_zone)
     try:
-        # By way of UTC: only then does Python apply the clock changes of both zones.
+        # Through UTC: Python applies the clock changes of both zones only then.
         utc = local.astimezone(UTC)
         if utc.astimezone(source_zone).replace(tzinfo=None) != local.replace(tzinfo=None):
             raise ToolFailure(
@@ -160,7 +160,7 @@ def told(local: datetime, zone: ZoneInfo) -> str:
 
 
 def parse(time: str, zone: ZoneInfo) -> datetime:
-    """Read a local time of `zone`; one without a date is today's there."""
+    """Read a local time of `zone`. Without a date it is today's."""
     for date_time_format in DATE_TIME_FORMATS:
         try:
             return datetime.strptime(time, date_time_format).replace(tzinfo=zone)
@@ -182,8 +182,8 @@ def zone_named(arguments: dict[str, Any], argument: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        # KeyError: unknown. ValueError: no name at all, such as "../x". OSError: where tzdata is used, the name of a
-        # folder ("Europe") or one that is too long.
+        # KeyError: unknown. ValueError: not a name, such as "../x". OSError: if tzdata is used, the name of a folder
+        # ("Europe") or a name that is too long.
         raise ToolFailure(f"Unknown time zone: {name!r}. Use an IANA name such as Europe/Berlin or UTC") from None
 
 
@@ -202,7 +202,7 @@ def offset(local: datetime) -> timedelta:
 
 
 def offset_text(delta: timedelta) -> str:
-    """Write an offset, or the difference of two, as +05:30; historic zones may have seconds as well."""
+    """Write an offset, or the difference of two, as +05:30. Historic offsets may have seconds too."""
     minutes, seconds = divmod(int(abs(delta).total_seconds()), 60)
     sign = "-" if delta < timedelta() else "+"
     return f"{sign}{minutes // 60:02}:{minutes % 60:02}" + (f":{seconds:02}" if seconds else "")
