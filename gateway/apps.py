@@ -37,7 +37,7 @@ class GatewayConfig(AppConfig):
         from gateway.catalog.discovery import discover
         from gateway.catalog.registry import Registry
 
-        return Registry(discover(conf.server_dirs, conf.load_timeout_seconds))
+        return Registry(discover(conf.server_places, conf.load_timeout_seconds))
 
     def ready(self) -> None:
         """Put the system checks in place."""

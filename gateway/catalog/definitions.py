@@ -20,6 +20,11 @@ class Source(Protocol):
         """Its command line or URL, without secrets."""
         ...
 
+    @property
+    def manifest(self) -> object:
+        """What was loaded. Equal manifests need no reload."""
+        ...
+
     def condition(self) -> str:
         """Its state in a few words. Any thread."""
         ...

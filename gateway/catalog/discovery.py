@@ -11,7 +11,7 @@ from pathlib import Path
 from gateway.catalog.definitions import Discovery, LoadFailure, NearMiss, ServerDefinition
 from gateway.catalog.import_effects import restored_process_state
 from gateway.catalog.loading import Project
-from gateway.catalog.manifests import has_manifest
+from gateway.catalog.manifests import entries_of, has_manifest
 from gateway.catalog.near_misses import near_misses
 from gateway.exceptions import UnknownServer
 
@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 def discover(server_dirs: Sequence[Path], load_timeout_seconds: float = 0) -> Discovery:
-    """Load every folder with a `main.py` in `server_dirs`: the directories in order, the folders by name.
+    """Load every server folder in `server_dirs`: the directories in order, the folders by name.
+
+    A file among them is an `mcpServers` file; its entries are its folders.
 
     Nothing that a module raises stops the others, and side effects of its import are undone. In the main thread each
     may take `load_timeout_seconds` (0: for ever).
@@ -27,7 +29,7 @@ def discover(server_dirs: Sequence[Path], load_timeout_seconds: float = 0) -> Di
     found = Discovery()
     taken: dict[str, Path] = {}
     for server_dir in server_dirs:
-        if not server_dir.is_dir():
+        if not server_dir.exists():
             logger.warning("Server directory %s does not exist", server_dir)
             continue
         project = Project(server_dir, load_timeout_seconds=load_timeout_seconds)
@@ -94,7 +96,13 @@ def load_server(
 
 
 def server_folders(server_dir: Path) -> list[Path]:
-    """The folders in `server_dir` that hold a server, by name; none if the directory cannot be read."""
+    """The folders in `server_dir` that hold a server, by name; none if the directory cannot be read.
+
+    The folders of an `mcpServers` file are its entries: paths below the file, which do not exist as such. A file that
+    cannot be used is its own only folder, which fails to load.
+    """
+    if server_dir.is_file():
+        return entries_of(server_dir)
     try:
         return sorted(path for path in server_dir.iterdir() if (path / "main.py").is_file() or has_manifest(path))
     except OSError:

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 
 from gateway.catalog.definitions import LoadFailure, ServerDefinition
@@ -32,10 +33,15 @@ class Project:
 
     def __init__(self, server_dir: Path, *, is_reload: bool = False, load_timeout_seconds: float = 0) -> None:
         """`load_timeout_seconds` applies in the main thread (`limited_load`)."""
-        self._modules = ServerModules.of_project(server_dir)
+        self._server_dir = server_dir
         self._is_reload = is_reload
         self._load_timeout_seconds = load_timeout_seconds
         self._slots = Slots()
+
+    @cached_property
+    def _modules(self) -> ServerModules:
+        # Only where there is code to load: what is beside an `mcpServers` file is not importable.
+        return ServerModules.of_project(self._server_dir)
 
     def load(self, folder: Path, taken: dict[str, Path]) -> ServerDefinition | LoadFailure:
         """Load one server folder, whatever its code raises. `taken` has the names that other folders have.

@@ -18,6 +18,7 @@ from gateway.upstreams.manifest import (
     parse_folder_options,
     parse_manifest,
     read_json,
+    read_servers_file,
 )
 from gateway.upstreams.slots import Slots
 
@@ -26,8 +27,21 @@ ENVIRONMENTS: Final = "environments"
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether a server folder has a manifest."""
-    return (folder / MANIFEST_NAME).is_file()
+    """Whether a server folder has a manifest, or is an entry of an `mcpServers` file."""
+    return (folder / MANIFEST_NAME).is_file() or folder.parent.is_file() or folder.is_file()
+
+
+def entries_of(servers_file: Path) -> list[Path]:
+    """The folders that an `mcpServers` file stands for: one below it for each entry, or itself if it cannot be read."""
+    try:
+        return [servers_file / name for name in sorted(read_servers_file(servers_file))]
+    except ManifestError:
+        return [servers_file]
+
+
+def manifest_file(folder: Path) -> Path:
+    """The file that a change of a server's manifest changes."""
+    return folder if folder.is_file() else folder.parent if folder.parent.is_file() else folder / MANIFEST_NAME
 
 
 def needs_environment(folder: Path) -> bool:
@@ -49,21 +63,20 @@ def load_manifest(folder: Path, slots: Slots) -> ServerDefinition | LoadFailure 
     Nothing is started.
     """
     started = time.perf_counter()
+    file = manifest_file(folder)
     try:
-        entry = read_json(folder / MANIFEST_NAME) if has_manifest(folder) else {}
-        manifest = _folder_manifest(folder, entry) if (folder / "main.py").is_file() else parse_manifest(entry, folder)
+        if file != folder / MANIFEST_NAME:
+            # An entry of a file. A file that cannot be read says why here.
+            manifest: Manifest | None = parse_manifest(read_servers_file(file)[folder.name], file.parent)
+        else:
+            entry = read_json(file) if file.is_file() else {}
+            has_code = (folder / "main.py").is_file()
+            manifest = _folder_manifest(folder, entry) if has_code else parse_manifest(entry, folder)
     except ManifestError as error:
-        return LoadFailure(folder.name, folder, f"{MANIFEST_NAME}: {error}")
+        return LoadFailure(folder.name, folder, f"{file.name}: {error}")
+    except KeyError:
+        return LoadFailure(folder.name, folder, f"{file.name} has no entry {folder.name} any more.")
     return None if manifest is None else _definition(folder.name, folder, manifest, slots, started)
-
-
-def load_entry(name: str, folder: Path, entry: Any, slots: Slots) -> ServerDefinition | LoadFailure:
-    """Load one entry of an `mcpServers` file. Nothing is started."""
-    started = time.perf_counter()
-    try:
-        return _definition(name, folder, parse_manifest(entry, folder.parent), slots, started)
-    except ManifestError as error:
-        return LoadFailure(name, folder, f"Entry {name}: {error}")
 
 
 def _folder_manifest(folder: Path, entry: Any) -> Manifest | None:

@@ -9,6 +9,7 @@ Not here: the kinds of values (`kinds`), reading them and refusing wrong ones (`
 (`gumcp_site/settings.py`).
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 from django.conf import settings as django_settings
@@ -337,6 +338,11 @@ class GatewaySettings:
     )
 
     # What follows from these.
+
+    @property
+    def server_places(self) -> list[Path]:
+        """Where servers are found: the server directories, and the `mcpServers` file, whose entries are its folders."""
+        return [*self.server_dirs, *([Path(self.servers_file)] if self.servers_file else [])]
 
     @property
     def is_production(self) -> bool:

@@ -137,6 +137,8 @@ class Host:
                 self.sessions.expire(conf.session_idle_seconds)
                 self.instances.keep_up()
                 self._steering.carry_out()
+                if changed := self.reloader.look_at_manifests():
+                    self.loop.start_task(self.reloader.update(changed_paths=changed))
                 self.recorder.note_conditions(self.lane_watch.look())
             except Exception:  # upkeep must go on, whatever happened in one round
                 logger.exception("Upkeep failed")

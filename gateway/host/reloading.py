@@ -28,6 +28,7 @@ from gateway.catalog.import_effects import restored_process_state
 from gateway.catalog.load_errors import timeout_reason
 from gateway.catalog.load_limits import LoadTimeout, give_up_load, place_of_thread
 from gateway.catalog.loading import Project
+from gateway.catalog.manifests import manifest_file
 from gateway.catalog.near_misses import near_misses
 from gateway.catalog.registry import Registry
 from gateway.conf import conf
@@ -58,6 +59,9 @@ class Reloader:
         self._on_switched = on_switched
         self._on_removed = on_removed
         self._lock = asyncio.Lock()
+        self._manifests: dict[Path, tuple[int, int] | None] = {}
+        """Manifest file -> its state at the last look."""
+        self.look_at_manifests()
 
     async def watch(self) -> None:
         """Reload servers as their files change, until cancelled."""
@@ -83,15 +87,18 @@ class Reloader:
         wanted = set(names)
         # A few look-ups, when somebody has saved a file.
         paths = [path.resolve() for path in changed_paths if _is_code(path)]
+        manifests = {path.resolve() for path in changed_paths if not _is_code(path)}
         loaded: list[ServerDefinition] = []
         async with self._lock:
-            found = {folder: server_dir for server_dir in conf.server_dirs for folder in server_folders(server_dir)}
+            found = {folder: server_dir for server_dir in conf.server_places for folder in server_folders(server_dir)}
             freed = await self._remove_gone(found)
             for folder, server_dir in found.items():
                 resolved = folder.resolve()
                 is_new = not self._registry.knows(folder) or folder.name in freed
-                if is_new or folder.name in wanted or any(path.is_relative_to(resolved) for path in paths):
-                    definition = await self._load(folder, server_dir)
+                has_changed = any(path.is_relative_to(resolved) for path in paths)
+                has_other_manifest = manifest_file(folder).resolve() in manifests
+                if is_new or folder.name in wanted or has_changed or has_other_manifest:
+                    definition = await self._load(folder, server_dir, is_wanted=folder.name in wanted)
                     if definition is not None:
                         loaded.append(definition)
             self._look_for_near_misses()
@@ -100,7 +107,12 @@ class Reloader:
 
     async def _remove_gone(self, found: Container[Path]) -> set[str]:
         """Stop serving folders that are no longer there, and return the names that are free now."""
-        gone = [known for known in [*self._registry, *self._registry.failures] if known.folder not in found]
+        # The entries of a file that cannot be read just now stay as they are.
+        gone = [
+            known
+            for known in [*self._registry, *self._registry.failures]
+            if known.folder not in found and known.folder.parent not in found
+        ]
         if gone:
             # Editors and version control replace a file by removing it first.
             await asyncio.sleep(GONE_SECONDS)
@@ -116,16 +128,37 @@ class Reloader:
                 self._on_removed(known.name)
         return freed
 
-    async def _load(self, folder: Path, server_dir: Path) -> ServerDefinition | None:
+    async def _load(self, folder: Path, server_dir: Path, *, is_wanted: bool) -> ServerDefinition | None:
         taken = {definition.name: definition.folder for definition in self._registry}
         outcome = await _load_in_thread(Project(server_dir, is_reload=True), folder, taken)
         log_outcome(outcome)
         if isinstance(outcome, LoadFailure):
             self._registry.note_failure(outcome)
             return None
+        if not is_wanted and self._is_unchanged(outcome):
+            return None
         self._registry.put(outcome)
         self._instances.expect(outcome)
         return outcome
+
+    def _is_unchanged(self, outcome: ServerDefinition) -> bool:
+        """Whether a server is a command or URL whose manifest is what it was: its processes may go on."""
+        served = next((known for known in self._registry if known.folder == outcome.folder), None)
+        return (
+            served is not None
+            and served.source is not None
+            and outcome.source is not None
+            and served.source.manifest == outcome.source.manifest
+        )
+
+    def look_at_manifests(self) -> list[Path]:
+        """Manifests that have changed since the last look. A few `stat` calls; called regularly."""
+        files = {manifest_file(known.folder) for known in [*self._registry, *self._registry.failures]}
+        files |= {path for path in conf.server_places if path.suffix == ".json"}
+        seen = {path: _state(path) for path in files}
+        changed = [path for path, state in seen.items() if path in self._manifests and self._manifests[path] != state]
+        self._manifests = seen
+        return changed
 
     def _look_for_near_misses(self) -> None:
         found = [near_miss for server_dir in conf.server_dirs for near_miss in near_misses(server_dir)]
@@ -152,6 +185,15 @@ class _CodeFilter(DefaultFilter):
 def _is_code(path: Path) -> bool:
     """Whether `path` is a Python source, there or gone, or a folder of some."""
     return path.suffix == ".py" or any(path.glob("*.py"))
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is written; None if there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _is_gone(path: Path) -> bool:

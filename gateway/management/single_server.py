@@ -30,7 +30,7 @@ def find(server_name: str, user_id: str, *, shows_whole_tracebacks: bool) -> tup
     """
     try:
         identity = Identity(parse_user_id(user_id), conf.api_key)
-        outcome = load_server(server_name, conf.server_dirs, conf.load_timeout_seconds)
+        outcome = load_server(server_name, conf.server_places, conf.load_timeout_seconds)
     except GatewayError as error:
         raise CommandError(str(error)) from None
     if isinstance(outcome, LoadFailure):

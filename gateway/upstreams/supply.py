@@ -83,7 +83,7 @@ class Supply:
 
     def __init__(self, server_name: str, manifest: Manifest, slots: Slots, redact: Callable[[str], str] = str) -> None:
         self.server_name = server_name
-        self.manifest = manifest
+        self.manifest: Manifest = manifest
         self.slots = slots
         self.stderr = StderrLines(redact)
         self._holders: dict[Key, Holder] = {}

@@ -34,6 +34,11 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def status(host: HostProcess, server: str) -> int:
+    with host.stream(server, "ada:key") as stream:
+        return stream.status
+
+
 @pytest.fixture(scope="module")
 def host(start_host: StartHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
     directory = tmp_path_factory.mktemp("manifests")
@@ -89,6 +94,27 @@ def test_remote_server_is_served_with_the_callers_key(host: HostProcess, start_h
         answer = front.stream("nowhere", "ada:key").refusal()
         assert (answer.status, "no MCP endpoint at this URL (status 404)" in answer.json["error"]) == (503, True)
         assert CANARY not in front.log()
+
+
+def test_servers_file_is_served_and_followed_when_it_changes(start_host: StartHost, tmp_path: Path) -> None:
+    file = tmp_path / "mcp.json"
+
+    def write(**entries: dict[str, Any]) -> None:
+        file.write_text(json.dumps({"mcpServers": entries}))
+
+    write(steady=ENTRY, broken={"command": "/no/such/command"})
+    with start_host(server_dirs=PLAIN_SERVERS, GUMCP_SERVERS_FILE=str(file)) as host:
+        with host.session("steady", "ada:key") as stream:
+            pid = stream.call("pid")
+            assert host.stream("broken", "ada:key").refusal().status == 503
+            write(steady=ENTRY, broken=ENTRY)
+            until(lambda: status(host, "broken") == 200)
+            # An entry that is as it was keeps its processes.
+            assert stream.call("pid") == pid
+            write(steady=ENTRY)
+            until(lambda: status(host, "broken") == 404)
+        file.write_text("{")
+        until(lambda: "mcp.json is not JSON" in host.log())
 
 
 def test_nothing_is_left_when_the_host_is_killed(start_host: StartHost, tmp_path: Path) -> None:

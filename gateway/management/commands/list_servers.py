@@ -5,6 +5,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from gateway.apps import GatewayConfig
+from gateway.catalog.definitions import ServerDefinition
 from gateway.management.base import LoadingCommand
 
 
@@ -22,7 +23,7 @@ class Command(LoadingCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         registry = GatewayConfig.current().registry
         found = [
-            *((server.name, "loaded", server.folder, "") for server in registry),
+            *((server.name, "loaded", server.folder, _origin(server)) for server in registry),
             *((failure.name, "failed", failure.folder, failure.reason) for failure in registry.failures),
             *((missed.name, "near miss", missed.folder, missed.hint) for missed in registry.near_misses),
         ]
@@ -50,3 +51,8 @@ class Command(LoadingCommand):
             self.stdout.write("  ".join(row[column].ljust(widths[column]) for column in columns).rstrip())
         servers = [row for row in rows if row["status"] != "near miss"]
         self.stdout.write(f"{sum(row['status'] == 'loaded' for row in servers)} of {len(servers)} loaded")
+
+
+def _origin(server: ServerDefinition) -> str:
+    """The command line or URL of a server that is not Python code in the host, without secrets."""
+    return "" if server.source is None else f"{server.source.kind}: {server.source.summary}"
