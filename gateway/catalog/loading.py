@@ -17,7 +17,7 @@ from gateway.catalog.import_effects import restored_functions
 from gateway.catalog.load_errors import place_of, reason, timeout_reason, traceback_text
 from gateway.catalog.load_limits import LoadTimeout, limited_load
 from gateway.catalog.loading_thread import own_event_loop
-from gateway.catalog.manifests import has_manifest, load_manifest
+from gateway.catalog.manifests import has_manifest, is_entry, load_manifest
 from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
 from gateway.catalog.server_modules import ServerModules
 from gateway.catalog.styles import Style, UnusableServer, describe
@@ -65,8 +65,11 @@ class Project:
         if taken.get(name, folder) != folder:
             return LoadFailure(name, folder, f"The name {name} is taken by {taken[name]}. Rename one of the folders.")
 
-        served_elsewhere = load_manifest(folder, self._slots) if has_manifest(folder) or conf.isolates_folders else None
-        return served_elsewhere or self.load_code(folder)
+        if has_manifest(folder) or is_entry(folder) or conf.isolates_folders:
+            served_elsewhere = load_manifest(folder, self._slots)
+            if served_elsewhere is not None:
+                return served_elsewhere
+        return self.load_code(folder)
 
     def load_code(self, folder: Path) -> ServerDefinition | LoadFailure:
         """Load the code of a folder into this process, whatever its manifest says."""

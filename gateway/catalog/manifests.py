@@ -27,8 +27,13 @@ ENVIRONMENTS: Final = "environments"
 
 
 def has_manifest(folder: Path) -> bool:
-    """Whether a server folder has a manifest, or is an entry of an `mcpServers` file."""
-    return (folder / MANIFEST_NAME).is_file() or folder.parent.is_file() or folder.is_file()
+    """Whether a server folder has a manifest."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def is_entry(folder: Path) -> bool:
+    """Whether a server folder is an entry of an `mcpServers` file, or such a file that cannot be read."""
+    return folder.parent.is_file() or folder.is_file()
 
 
 def entries_of(servers_file: Path) -> list[Path]:
