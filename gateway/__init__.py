@@ -13,6 +13,7 @@ enforces this (the contracts are in pyproject.toml).
 
 * `management`: the commands of `manage.py`. `server_template`: the server that `startserver` copies.
 * `endpoints`: the application, its routing, the MCP endpoints, health, and Django's pages.
+* `console`: pages that help people to connect, and the doctor, which plays clients against a running host.
 * `apps`: the Django app, which discovers servers when Django starts.
 * `host`: the running host. It makes what lives as long as the process, and starts and stops it.
 * `records`: rows that operators see, who writes and reads them, and their admin pages.

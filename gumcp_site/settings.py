@@ -188,6 +188,8 @@ LOGGING = {
         "mcp": {"level": "WARNING"},
         # At DEBUG it prints what queries ask for: operators' sessions, users.
         "django.db.backends": {"level": "INFO"},
+        # At INFO it prints the URL of each request. For the doctor, that has a key in it.
+        "httpx2": {"level": "WARNING"},
         "watchfiles": {"level": "WARNING"},
     },
 }
