@@ -1,8 +1,6 @@
 """`manage.py serve`: Daphne with this host's settings. What `make run` calls."""
 
-import errno
 import itertools
-import json
 import os
 import socket
 import sys
@@ -24,11 +22,12 @@ from gateway.access.identity import current_identity
 from gateway.access.redaction import redact
 from gateway.apps import GatewayConfig
 from gateway.conf import SettingsError, conf
-from gateway.conf.kinds import Address, Count, Kind, Port, url_host
+from gateway.conf.kinds import Address, Count, Kind, Port
 from gateway.http.addresses import is_loopback
 from gateway.http.listening import require_keys_or_loopback
 from gateway.management.error_display import AuthorHandler
-from gateway.management.shell import this_python
+from gateway.management.next_steps import next_steps
+from gateway.management.ports import require_free_port
 
 T = TypeVar("T")
 
@@ -70,13 +69,13 @@ class Command(BaseCommand):
             require_keys_or_loopback([host])
         except SettingsError as error:
             raise CommandError(str(error)) from None
-        _require_free_port(host, port, "GUMCP_PORT")
+        require_free_port(host, port, "GUMCP_PORT")
         if conf.metrics_port:
             if (conf.metrics_host, conf.metrics_port) == (host, port):
                 raise CommandError(
                     f"GUMCP_PORT and GUMCP_METRICS_PORT are both {port}. Choose another for one of them."
                 )
-            _require_free_port(conf.metrics_host, conf.metrics_port, "GUMCP_METRICS_PORT")
+            require_free_port(conf.metrics_host, conf.metrics_port, "GUMCP_METRICS_PORT")
         if options["prepare"]:
             call_command("migrate", verbosity=0, interactive=False)
             self._make_operator()
@@ -99,7 +98,7 @@ class Command(BaseCommand):
             action_logger=AccessLogGenerator(sys.stdout),
             limits=serving_limits(),
             hooks=serving_hooks(asgi.host),
-            ready_callable=lambda: self._say_what_is_next(host, port),
+            ready_callable=lambda: self.stdout.write(next_steps(host, port, GatewayConfig.current().registry)),
         )
         if not (options["reload"] and is_loopback(host) and not conf.is_production):
             server.run()
@@ -131,7 +130,7 @@ class Command(BaseCommand):
                 grace_seconds=conf.shutdown_grace_seconds,
                 # One port serves the metrics of all workers: the supervisor's.
                 environment={**os.environ, "GUMCP_METRICS_PORT": "0"},
-                on_ready=lambda: self.stdout.write(f"\nguMCP serves with {workers} workers on http://{host}:{port}\n"),
+                on_ready=lambda: self.stdout.write(next_steps(host, port, None, workers)),
             )
             with self._serving_metrics(supervisor.metrics):
                 return supervisor.run()
@@ -211,36 +210,6 @@ class Command(BaseCommand):
             f"\nMade a login for the admin. It is shown only now:\n    name      {name}\n    password  {password}"
         )
 
-    def _say_what_is_next(self, host: str, port: int) -> None:
-        """Print what is served and how to reach it. Called once the port is open."""
-        here = f"http://{url_host(host)}:{port}"
-        base = conf.base_url if conf.public_url else here
-        registry = GatewayConfig.current().registry
-        names = registry.names
-        name = "simple-tools-server" if "simple-tools-server" in names else (names or ["your-server"])[0]
-        checks_keys = conf.auth_mode == "keys"
-        url = f"{base}/{name}" if checks_keys else f"{base}/{name}/me"
-        entry = {"url": url, **({"headers": {"Authorization": "Bearer KEY"}} if checks_keys else {})}
-        client = json.dumps({"mcpServers": {name: entry}}, indent=2).replace("\n", "\n    ")
-        self.stdout.write(f"\nguMCP serves {len(names)} servers: {', '.join(names) or 'none'}")
-        if registry.failures:
-            self.stdout.write(f"\nNot served, {len(registry.failures)} folders that did not load:\n")
-            for failure in registry.failures:
-                self.stdout.write(f"  {failure.name}: {failure.reason}")
-        self.stdout.write(
-            f"\n  MCP endpoint  {url}\n  admin         {base}/admin/\n  health        {base}/health_check"
-        )
-        if conf.metrics_port:
-            self.stdout.write(f"  metrics       http://{url_host(conf.metrics_host)}:{conf.metrics_port}/metrics")
-        if base != here:
-            self.stdout.write(f"  listens on    {here}")
-        heading = "For your MCP client"
-        if checks_keys:
-            command = f"{this_python()} manage.py create_key USER"
-            self.stdout.write(f"\nEvery call needs a key. Make one for a user:\n\n    {command}")
-            heading += ", with the key in the place of KEY"
-        self.stdout.write(f"\n{heading}:\n\n    {client}\n\nStop with Ctrl-C.\n")
-
 
 def _as(kind: Kind[T]) -> Callable[[str], T]:
     """Return a type for argparse that reads a value as a setting of this kind is read."""
@@ -252,24 +221,3 @@ def _as(kind: Kind[T]) -> Callable[[str], T]:
             raise ArgumentTypeError(f"must be {kind.allowed} (got {text!r})") from None
 
     return parse
-
-
-def _require_free_port(host: str, port: int, variable: str) -> None:
-    """Check that this process can listen there.
-
-    Raises:
-        CommandError: it cannot. The message says what to do.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise CommandError(
-                    f"Port {port} on {host} is in use. Stop what uses it, or choose another port: "
-                    f"{variable}={port % 65_535 + 1} make run"
-                ) from None
-            # Not os.strerror: for a name that is not known the number is the resolver's.
-            raise CommandError(f"Cannot listen on {host}:{port}: {error.strerror or error}.") from None
