@@ -3,7 +3,9 @@
 import asyncio
 import asyncio.events
 import asyncio.tasks
+import contextlib
 import decimal
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +16,24 @@ class _LoadingLoop(asyncio.SelectorEventLoop):
 
     def __del__(self) -> None:
         if not self.is_running():
-            self.close()
+            # The garbage collector may have closed its sockets first.
+            with contextlib.suppress(OSError, ValueError):
+                self.close()
+
+
+def _release(loop: "weakref.ref[_LoadingLoop]") -> None:
+    """Have a loop closed now, if nobody keeps it: it refers to itself, and would wait for the garbage collector."""
+    kept = loop()
+    if kept is None or kept.is_running() or kept.is_closed():
+        return
+    # Private in Python, which has no other way: the loop's own reader is what refers to it (BaseSelectorEventLoop).
+    wakeups: Any = kept
+    descriptor = wakeups._ssock.fileno()
+    wakeups._remove_reader(descriptor)
+    del kept, wakeups
+    if (still_kept := loop()) is not None:
+        wakeups = still_kept
+        wakeups._add_reader(descriptor, wakeups._read_from_self)
 
 
 @contextmanager
@@ -26,7 +45,10 @@ def own_event_loop() -> Iterator[None]:
     running, kept = asyncio._get_running_loop(), _current_loop()
     task = _swapped_task(running, None)
     asyncio._set_running_loop(None)
-    asyncio.set_event_loop(_LoadingLoop())
+    loop = _LoadingLoop()
+    asyncio.set_event_loop(loop)
+    own = weakref.ref(loop)
+    del loop
     try:
         with decimal.localcontext():
             yield
@@ -34,6 +56,7 @@ def own_event_loop() -> Iterator[None]:
         _set_current_loop(kept)
         asyncio._set_running_loop(running)
         _swapped_task(running, task)
+        _release(own)
 
 
 def _current_loop() -> asyncio.AbstractEventLoop | None:

@@ -1,9 +1,11 @@
-"""Carries out what operators ask for in rows: other limits, servers on or off, sessions ended, servers reloaded.
+"""Carries out what operators ask for in rows: other limits, servers on or off, sessions ended, servers reloaded,
+new folders served.
 
 The recorder reads the rows in its own thread. Commands that arrive by the channel layer: `host.control`.
 """
 
 import logging
+from datetime import datetime
 
 from gateway.host.availability import Availability
 from gateway.host.control import ControlListener
@@ -48,6 +50,14 @@ class Steering:
                 logger.info("Server %s was switched off", server_name)
                 self._availability.end_disabled(server_name)
         self._availability.end_unavailable_sessions()
+        look = self._recorder.operator_requests.take_look_request()
         reloads = self._recorder.operator_requests.take_servers_to_reload()
-        if reloads:
-            self._loop.start_task(self._reloader.update(names=reloads))
+        if reloads or look is not None:
+            self._loop.start_task(self._reload(reloads, look))
+
+    async def _reload(self, server_names: set[str], look: datetime | None) -> None:
+        try:
+            await self._reloader.update(names=server_names)
+        finally:
+            if look is not None:
+                self._recorder.note_look(look)

@@ -6,10 +6,11 @@ Not here: keys, audit events and limit hits (`access.admin`).
 from typing import Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest
-from django.utils import timezone
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 
 from gateway.access import audit
@@ -18,6 +19,7 @@ from gateway.access import audit
 from gateway.operator_commands import send_end_sessions
 from gateway.read_only_admin import ReadOnlyAdmin
 from gateway.records.models import InstanceRecord, ServerRecord, SessionRecord
+from gateway.records.reload_requests import request_reload
 
 
 @admin.register(ServerRecord)
@@ -124,12 +126,33 @@ class ServerAdmin(ReadOnlyAdmin):
     @admin.action(description="Reload the selected servers", permissions=["change"])
     def reload_servers(self, request: HttpRequest, queryset: QuerySet[ServerRecord]) -> None:
         """Load their code anew; what is being handled finishes on the old."""
+        request_reload(queryset)
         for server in queryset:
-            server.reload_requested_at = timezone.now()
-            server.save(update_fields=["reload_requested_at"])
             self.log_change(request, server, "Reloaded.")
         text = f"{queryset.count()} servers are being reloaded. A failure is shown on the server's page."
         self.message_user(request, text, messages.SUCCESS)
+
+    def get_urls(self) -> list[URLPattern]:
+        """Add the address of the button that looks for new folders."""
+        look = path("look/", self.admin_site.admin_view(self.look_for_folders), name="records_serverrecord_look")
+        return [look, *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Show the button to operators who may use it."""
+        return super().changelist_view(
+            request, {**(extra_context or {}), "can_look": self.has_change_permission(request)}
+        )
+
+    def look_for_folders(self, request: HttpRequest) -> HttpResponse:
+        """Have the running hosts serve new folders and drop removed ones."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not self.has_change_permission(request):
+            raise PermissionDenied
+        request_reload()
+        text = "New folders are being loaded. They are listed here when that is done, with the reason if one fails."
+        self.message_user(request, text, messages.SUCCESS)
+        return HttpResponseRedirect(reverse("admin:records_serverrecord_changelist"))
 
 
 @admin.register(InstanceRecord)

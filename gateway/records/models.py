@@ -28,6 +28,12 @@ class HostProcess(models.Model):
     pid = models.PositiveIntegerField()
     started_at = models.DateTimeField()
     last_seen_at = models.DateTimeField(db_index=True)
+    look_requested_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="When somebody asked it to look for new server folders."
+    )
+    looked_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="The request that it has carried out last."
+    )
 
     class Meta:
         default_permissions = ("view",)

@@ -1,4 +1,4 @@
-"""What operators asked for: sessions to end, servers to reload, and how each server is to be run.
+"""What operators asked for: sessions to end, servers to reload, new folders, and how each server is to be run.
 
 Operators ask by rows (the admin writes them). The recorder's thread reads the rows, also while nothing can be written.
 The host takes what was read and carries it out once a second.
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from gateway.catalog.registry import Registry
 from gateway.instances.policies import Policy, default_policy
-from gateway.records.models import ServerRecord, SessionRecord
+from gateway.records.models import HostProcess, ServerRecord, SessionRecord
 from gateway.storable import storable
 
 _Limit = TypeVar("_Limit", int, float)
@@ -30,6 +30,8 @@ class OperatorRequests:
         self._sessions_to_end: list[UUID] = []
         self._servers_to_reload: set[str] = set()
         self._reloads_seen_through = since
+        self._look_request: datetime | None = None
+        self._looks_seen_through = since
         self._read_policies: dict[str, Policy] = {}
         self._changed_policies: dict[str, Policy] | None = None
 
@@ -43,6 +45,12 @@ class OperatorRequests:
         """Names of the servers that are to be reloaded."""
         with self._lock:
             taken, self._servers_to_reload = self._servers_to_reload, set()
+        return taken
+
+    def take_look_request(self) -> datetime | None:
+        """The request to look for new folders, by its time; None if there is no new one."""
+        with self._lock:
+            taken, self._look_request = self._look_request, None
         return taken
 
     def take_policies(self) -> dict[str, Policy] | None:
@@ -61,6 +69,8 @@ class OperatorRequests:
         with self._lock:
             self._sessions_to_end = sessions
         policies = self._policies()
+        # Before the servers to be reloaded: who asks for both writes this row last.
+        look = HostProcess.objects.filter(id=process_id, look_requested_at__gt=self._looks_seen_through).first()
         reloads = {
             row.name: row.reload_requested_at
             for row in ServerRecord.objects.filter(reload_requested_at__gt=self._reloads_seen_through)
@@ -70,6 +80,10 @@ class OperatorRequests:
             if policies != self._read_policies:
                 self._changed_policies = self._read_policies = policies
             self._servers_to_reload |= set(reloads)
+            if look is not None:
+                self._look_request = look.look_requested_at
+        if look is not None and look.look_requested_at is not None:
+            self._looks_seen_through = look.look_requested_at
         self._reloads_seen_through = max([self._reloads_seen_through, *reloads.values()])
 
     def _policies(self) -> dict[str, Policy]:

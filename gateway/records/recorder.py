@@ -110,11 +110,13 @@ class Recorder:
         self._closed: dict[UUID, tuple[Session, datetime]] = {}
         self._unwritten_listings: dict[str, Listing] = {}
         self._conditions: dict[str, str] = {}
+        self._carried_out_look: datetime | None = None
         # From here on: used in the thread only.
         self._writer = RowWriter()
         self._written_activity: dict[UUID, float] = {}
         self._written_conditions: dict[str, str] | None = None
         self._written_revision = -1
+        self._written_look: datetime | None = None
         self._written_instances: dict[UUID, _WrittenInstance] = {}
         self._new_ended_rows: Counter[str] = Counter()
         """Users -> how many rows of theirs have ended since surplus rows of theirs were last deleted."""
@@ -143,6 +145,11 @@ class Recorder:
         """Show operators what is wrong with which server at the moment: server name -> text."""
         with self._lock:
             self._conditions = conditions
+
+    def note_look(self, request: datetime) -> None:
+        """Tell who asked this process to look for new folders that it has done so."""
+        with self._lock:
+            self._carried_out_look = request
 
     def _on_session_closed(self, session: Session, **_: Any) -> None:
         if not session.is_established:
@@ -179,10 +186,16 @@ class Recorder:
             self._write_process()
             close_rows_of_dead_processes(self._process_id)
             self._last_heartbeat = now
+        with self._lock:
+            # Read before the servers: who waits for it is to find their new rows.
+            look = self._carried_out_look
         revision = self._registry.revision
         if revision != self._written_revision:
             self._write_servers()
             self._written_revision = revision
+        if look is not None and look != self._written_look:
+            HostProcess.objects.filter(id=self._process_id).update(looked_at=look)
+            self._written_look = look
         self._write_listings()
         self._write_conditions()
         self._write_sessions()

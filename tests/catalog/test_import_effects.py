@@ -312,3 +312,23 @@ def test_context_variable_that_a_module_sets_is_not_set_for_the_host(write_serve
     discover([write_server("setting", source + "string.variable.set(2)\n")])
     variable = vars(string).pop("variable")
     assert variable.get() == 1
+
+
+def test_event_loop_of_a_load_is_closed_with_it_unless_the_module_keeps_it(write_server: WriteServer) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        descriptors = len(os.listdir("/proc/self/fd"))
+        directory = write_server(
+            "asking", "import asyncio\nasyncio.get_event_loop()" + SOUND_SERVER.replace("\n    ", "\n")
+        )
+        discover([directory])
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+    finally:
+        gc.enable()
+    source = "import asyncio\nLOOP = asyncio.get_event_loop()" + SOUND_SERVER.replace("\n    ", "\n")
+    (found,) = discover([write_server("keeping", source, directory="others")]).definitions
+    loop = found.style.server.__globals__["LOOP"]
+    loop.call_soon_threadsafe(loop.stop)
+    loop.run_forever()
+    loop.close()

@@ -383,6 +383,40 @@ def test_operator_reloads_a_server_of_a_host_that_does_not_watch(
             assert stream.call("word") == "two"
 
 
+@pytest.mark.parametrize("style", ["version_2"])
+def test_dropped_folder_is_served_without_a_restart_when_an_operator_asks_for_it(
+    start_host: StartHost, tmp_path: Path, style: str
+) -> None:
+    server_dir = tmp_path / "src" / "servers"
+    server_dir.mkdir(parents=True)
+    with start_host(server_dirs=server_dir) as host:
+        made = manage("shell", "--no-imports", "-c", MAKE_USERS, data_dir=host.data_dir)
+        assert made.returncode == 0, made.stderr
+        first, second = (ChangingServer(server_dir, name, style) for name in ("first", "second"))
+        first.write("one")
+        done = manage("reload", data_dir=host.data_dir, GUMCP_SERVER_DIRS=str(server_dir))
+        assert (done.returncode, done.stdout) == (0, "first: served\n"), done.stderr
+        assert StatelessClient(host, "first", "ada:key").call("word") == "one"
+        second.write("two")
+        Admin(host, "root").post("/admin/records/serverrecord/look/", {})
+        until(lambda: is_served(host, second))
+        first.write("three")
+        done = manage("reload", "first", data_dir=host.data_dir, GUMCP_SERVER_DIRS=str(server_dir))
+        assert (done.returncode, done.stdout) == (0, "first: reloaded\n"), done.stderr
+        assert StatelessClient(host, "first", "ada:key").call("word") == "three"
+        first.write_text("import store")
+        first.write_text("\n1 / 0", name="store.py")
+        shutil.rmtree(second.folder)
+        done = manage("reload", "first", data_dir=host.data_dir, GUMCP_SERVER_DIRS=str(server_dir))
+        assert done.returncode == 1
+        reason = "In store.py, line 2: ZeroDivisionError: division by zero"
+        assert done.stdout.splitlines() == [
+            f"first: its new code does not load, the old one is still served. {reason}",
+            "second: there is no such folder",
+        ]
+        assert StatelessClient(host, "first", "ada:key").call("word") == "three"
+
+
 # -- Under load ------------------------------------------------------------------------------------------------------
 
 

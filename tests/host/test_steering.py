@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +29,7 @@ class Wishes:
         self.policies: dict[str, Policy] | None = None
         self.sessions_to_end: list[UUID] = []
         self.servers_to_reload: set[str] = set()
+        self.look_request: datetime | None = None
 
     def take_policies(self) -> dict[str, Policy] | None:
         policies, self.policies = self.policies, None
@@ -38,6 +40,10 @@ class Wishes:
 
     def take_servers_to_reload(self) -> set[str]:
         return self.servers_to_reload
+
+    def take_look_request(self) -> datetime | None:
+        look, self.look_request = self.look_request, None
+        return look
 
 
 @asynccontextmanager
@@ -128,6 +134,24 @@ async def test_server_that_an_operator_wants_reloaded_runs_its_newest_code(monke
         (task,) = host.host.loop._tasks
         await task
         assert reloaded == [{"ledger"}]
+
+
+async def test_host_that_has_looked_for_new_folders_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with steered() as (host, wishes):
+        done: list[object] = []
+
+        async def update(*, names: set[str]) -> None:
+            done.append(names)
+
+        monkeypatch.setattr(host.host.reloader, "update", update)
+        monkeypatch.setattr(host.host.recorder, "note_look", done.append)
+        wishes.look_request = request = datetime.now(UTC)
+        carry_out(host.host)
+        (task,) = host.host.loop._tasks
+        await task
+        assert done == [set(), request]
+        carry_out(host.host)
+        assert not host.host.loop._tasks
 
 
 async def test_clients_of_a_server_with_new_code_are_told_that_its_lists_may_have_changed() -> None:

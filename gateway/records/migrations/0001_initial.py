@@ -21,6 +21,21 @@ class Migration(migrations.Migration):
                 ("pid", models.PositiveIntegerField()),
                 ("started_at", models.DateTimeField()),
                 ("last_seen_at", models.DateTimeField(db_index=True)),
+                (
+                    "look_requested_at",
+                    models.DateTimeField(
+                        blank=True,
+                        editable=False,
+                        help_text="When somebody asked it to look for new server folders.",
+                        null=True,
+                    ),
+                ),
+                (
+                    "looked_at",
+                    models.DateTimeField(
+                        blank=True, editable=False, help_text="The request that it has carried out last.", null=True
+                    ),
+                ),
             ],
             options={
                 "verbose_name_plural": "host processes",
