@@ -1,9 +1,13 @@
-"""The kinds of server objects: the SDK's `Server` and `MCPServer`, and `FastMCP` of the FastMCP package."""
+"""The kinds of server objects: the SDK's `Server` and `MCPServer`, `FastMCP` of version 1 of the SDK, and `FastMCP` of
+the FastMCP package.
+"""
 
 import sys
 from typing import Any, Final
 
 from mcp.server import MCPServer, Server
+
+from gateway.compat.fastmcp.server import FastMCP as Version1FastMCP
 
 SERVER_KINDS: Final = "an mcp.server.Server, an MCPServer or a FastMCP"
 
@@ -16,6 +20,8 @@ def low_level_server(made: object) -> Server[Any] | None:
     """
     if isinstance(made, Server):
         return made
+    if isinstance(made, Version1FastMCP):
+        return made._mcp_server
     if isinstance(made, MCPServer):
         # Private in mcp 2.3.0, which has nothing public for it; the SDK's own Client reads it too.
         inner, package = getattr(made, "_lowlevel_server", None), "mcp"

@@ -18,6 +18,7 @@ from mcp.server import MCPServer
 from gateway.catalog.calling import bind
 from gateway.catalog.server_kinds import SERVER_KINDS, is_fastmcp, low_level_server
 from gateway.compat.detection import is_written_for_version_1
+from gateway.compat.fastmcp.server import FastMCP as Version1FastMCP
 from gateway.compat.server import CompatServer
 
 OBJECT_NAMES: Final = ("mcp", "app", "mcp_server")
@@ -127,17 +128,18 @@ def _may_return_versioned_server(module: ModuleType) -> bool:
 
 def _is_about_versioned_servers(value: object) -> bool:
     if inspect.isclass(value):
-        return issubclass(value, MCPServer) or value.__module__.partition(".")[0] == "fastmcp"
+        return issubclass(value, (MCPServer, Version1FastMCP)) or value.__module__.partition(".")[0] == "fastmcp"
     if isinstance(value, ModuleType):
         package = value.__name__.partition(".")[0]
         return value.__name__ == "mcp" or value.__name__.startswith("mcp.server") or package == "fastmcp"
-    return isinstance(value, MCPServer) or is_fastmcp(value)
+    return isinstance(value, (MCPServer, Version1FastMCP)) or is_fastmcp(value)
 
 
 def _check_factory(factory: Callable[..., Any]) -> None:
     if inspect.isclass(factory):
         constructor = getattr(factory.__init__, "__module__", "")
-        if constructor.partition(".")[0] in ("mcp", "fastmcp") or constructor == CompatServer.__module__:
+        own = (CompatServer.__module__, Version1FastMCP.__module__)
+        if constructor.partition(".")[0] in ("mcp", "fastmcp") or constructor in own:
             # Its first parameter is the server's name: a user's id must not become that.
             raise UnusableServer(
                 f"server is the class {factory.__name__}, whose constructor does not take user_id and api_key: "

@@ -112,8 +112,17 @@ class OwnerLoopSession:
     async def elicit(self, message: str, requestedSchema: Any, related_request_id: RequestId | None = None) -> Any:
         return await self._call("elicit_form", message, requestedSchema, related_request_id)
 
-    async def elicit_form(self, message: str, requestedSchema: Any, related_request_id: RequestId | None = None) -> Any:
-        return await self._call("elicit_form", message, requestedSchema, related_request_id)
+    async def elicit_form(
+        self,
+        message: str,
+        requestedSchema: Any = None,
+        related_request_id: RequestId | None = None,
+        *,
+        requested_schema: Any = None,
+    ) -> Any:
+        # Version 2's own helpers use version 2's name.
+        schema = requested_schema if requestedSchema is None else requestedSchema
+        return await self._call("elicit_form", message, schema, related_request_id)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._ctx.session, name)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from types import CodeType, ModuleType
 from typing import Any, Final
 
+from gateway.compat.fastmcp.server import FastMCP
+
 DECORATORS: Final = frozenset(
     {
         "call_tool",
@@ -30,22 +32,27 @@ DECORATORS: Final = frozenset(
 )
 """Methods of version 1's `Server`."""
 
+_REGISTRIES: Final = frozenset({"notification_handlers", "request_handlers"})
+
 _METHODS_OF_VERSION_2: Final = frozenset({"add_notification_handler", "add_request_handler"})
 
 _ARGUMENTS_OF_VERSION_2: Final = frozenset(f"on_{name}" for name in DECORATORS)
 
 
 def is_written_for_version_1(module: ModuleType) -> bool:
-    """Whether the module's own functions use version 1's decorators, and nothing that only version 2 has.
+    """Whether the module has imported version 1's `FastMCP`, or its own functions use version 1's decorators or
+    registries and nothing that only version 2 has.
 
     A module that makes its server in another module, or uses both versions, counts as version 2.
     """
+    if any(value is FastMCP for value in vars(module).values()):
+        return True
     used: set[str] = set()
     for code in _code_of(module):
         used.update(code.co_names)
         # Names of keyword arguments are a tuple among the constants.
         used.update(name for names in code.co_consts if isinstance(names, tuple) for name in names if _is_text(name))
-    return bool(used & DECORATORS) and not used & (_METHODS_OF_VERSION_2 | _ARGUMENTS_OF_VERSION_2)
+    return bool(used & (DECORATORS | _REGISTRIES)) and not used & (_METHODS_OF_VERSION_2 | _ARGUMENTS_OF_VERSION_2)
 
 
 def _code_of(module: ModuleType) -> Iterator[CodeType]:

@@ -19,6 +19,7 @@ _LIBRARIES: Final = tuple({sysconfig.get_path(name) for name in ("stdlib", "pure
 
 def log_failure(logger: logging.Logger, what: str, name: str, error: BaseException) -> None:
     """Log that a handler failed: `what` it is ("Tool"), its name, the kind of exception, and the author's line."""
+    error = _origin(error)
     frame = _author_frame(error)
     where = "" if frame is None else f" at {_short(frame.filename)}, line {frame.lineno}"
     logger.info("%s %r failed with %s%s", what, name, type(error).__name__, where)
@@ -30,6 +31,13 @@ def _author_frame(error: BaseException) -> FrameSummary | None:
     frames = extract_tb(error.__traceback__)
     own = [frame for frame in frames if not _is_library(frame.filename)]
     return next(iter(reversed(own or frames)), None)
+
+
+def _origin(error: BaseException) -> BaseException:
+    """Return the exception that the server's own code saw, if `error` was only made from it by a library."""
+    while error.__cause__ is not None and all(_is_library(frame.filename) for frame in extract_tb(error.__traceback__)):
+        error = error.__cause__
+    return error
 
 
 def _is_library(path: str) -> bool:

@@ -4,8 +4,7 @@
 Servers' modules call it through an `__import__` of their own (`catalog.server_modules`). Nothing is patched, and what
 anybody else imports does not change.
 
-Version 1's `mcp.server.fastmcp` is not offered: version 2 renamed it `MCPServer` and changed its constructor and its
-results, and an alias would only fail later. Importing it says so.
+Version 1's `mcp.server.fastmcp` does not exist in version 2. `fastmcp.modules` has it.
 """
 
 from __future__ import annotations
@@ -31,6 +30,9 @@ from pydantic import BaseModel
 from pydantic.networks import UrlConstraints
 
 from gateway.compat.context import RequestContext, request_ctx
+from gateway.compat.fastmcp.modules import ROOT as FASTMCP
+from gateway.compat.fastmcp.modules import fastmcp_module
+from gateway.compat.fastmcp.server import FastMCP
 from gateway.compat.models import ENVELOPES, McpError, envelope_of, view_of
 from gateway.compat.server import CompatServer
 
@@ -69,7 +71,7 @@ _NAMES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             "Cursor": str,
             "ResourceReference": view_of(mcp_types.ResourceTemplateReference),
         },
-        "mcp.server": {"Server": CompatServer},
+        "mcp.server": {"FastMCP": FastMCP, "Server": CompatServer, "fastmcp": fastmcp_module(FASTMCP)},
         "mcp.server.lowlevel": {"Server": CompatServer},
         "mcp.server.lowlevel.server": {
             **_STREAMS,
@@ -90,20 +92,14 @@ _NAMES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
 )
 """Version 1's names that version 2 lacks or means otherwise, by module."""
 
-_FASTMCP_IS_GONE: Final = (
-    "{name} is version 1's FastMCP, which version 2 of the MCP SDK replaced by mcp.server.MCPServer; "
-    "move this server to MCPServer, or use the FastMCP package"
-)
-
 Import = Callable[..., ModuleType]
 
 
 def import_sdk(name: str, fromlist: Sequence[str]) -> ModuleType:
     """Import `mcp` or one of its submodules with version 1's names beside version 2's, as `__import__` does."""
-    if name == "mcp.server.fastmcp" or name.startswith("mcp.server.fastmcp."):
-        raise ModuleNotFoundError(_FASTMCP_IS_GONE.format(name=name), name=name)
-    if name == "mcp.server" and (gone := {"FastMCP", "fastmcp"} & set(fromlist)):
-        raise ImportError(_FASTMCP_IS_GONE.format(name=f"mcp.server.{gone.pop()}"), name=name)
+    if name == FASTMCP or name.startswith(f"{FASTMCP}."):
+        module = fastmcp_module(name)
+        return module if fromlist else _view("mcp")
     importlib.import_module(name)
     if not fromlist:
         return _view("mcp")  # `import mcp.types` binds `mcp`, and reaches the rest by attributes

@@ -75,7 +75,7 @@ def _resource_contents(
     return types.BlobResourceContents(uri=str(uri), blob=blob, mime_type=mime_type, _meta=meta)
 
 
-def to_wire(method: str, result: Any) -> Any:
+def to_wire(method: str, result: Any, *, lists_output_schemas: bool = False) -> Any:
     """Dump the result of `method`. What version 2 would drop or refuse in lists is kept in `_meta`."""
     if not isinstance(result, BaseModel) or isinstance(result, types.ErrorData):
         return result
@@ -83,19 +83,18 @@ def to_wire(method: str, result: Any) -> Any:
     wire = result.model_dump(by_alias=True, mode="json", exclude_none=True, serialize_as_any=True, warnings=False)
     if method in LISTS:
         key, model = LISTS[method]
-        wire[key] = [_with_unknown_in_meta(item, model) for item in wire[key]]
+        unlisted = set() if lists_output_schemas else {"outputSchema"}
+        wire[key] = [_with_unknown_in_meta(item, model, unlisted) for item in wire[key]]
     return wire
 
 
-def _with_unknown_in_meta(item: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    known = {info.alias or name for name, info in model.model_fields.items()}
+def _with_unknown_in_meta(item: dict[str, Any], model: type[BaseModel], unlisted: set[str]) -> dict[str, Any]:
+    known = {info.alias or name for name, info in model.model_fields.items()} - unlisted
     kept = {key: value for key, value in item.items() if key in known}
     moved = {key: value for key, value in item.items() if key not in known}
     if model is types.Resource:
         kept["uri"] = str(as_url(item["uri"]))
     if model is types.Tool:
-        if "outputSchema" in kept:
-            moved["outputSchema"] = kept.pop("outputSchema")
         kept["inputSchema"] = _listable_schema(item["inputSchema"])
         if kept["inputSchema"] != item["inputSchema"]:
             moved["inputSchema"] = item["inputSchema"]

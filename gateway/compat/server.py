@@ -81,6 +81,8 @@ class CompatServer(Server[Any]):
             self._add_notification_handler
         )
         """The notification handlers that were registered in version 1's ways, by notification type."""
+        self.lists_output_schemas = False
+        """Whether output schemas are listed. Those of `FastMCP` are; see 2 above."""
         self._listed_tools: dict[str, types.Tool] = {}
         self._lifespan_variables: Variables = ()
 
@@ -309,7 +311,8 @@ class CompatServer(Server[Any]):
             token = request_ctx.set(context)
             try:
                 # A lazy result runs the handler's code while it is dumped: that must happen here, too.
-                return to_wire(ctx.method, unwrap(await call_handler(handler, request_type, params)))
+                result = unwrap(await call_handler(handler, request_type, params))
+                return to_wire(ctx.method, result, lists_output_schemas=self.lists_output_schemas)
             except Exception as exc:
                 raise explained(exc)  # noqa: B904  # it has its cause
             finally:

@@ -18,6 +18,10 @@ class Step:
     """Whether the step waits for a notification's handler, which nothing acknowledges."""
     here: dict[str, Any] | None = None
     """The result here, where it is another one than on 1.28."""
+    lists_output_schemas: bool = False
+    """Whether the output schemas that 1.28 lists are listed here, too."""
+    without_output_schema: tuple[str, ...] = ()
+    """Tools whose output schema is not listed here all the same."""
     user_id: str | None = None
     """Who makes the step, where it is not the conversation's user."""
     beside: list["Step"] = field(default_factory=list)
@@ -220,6 +224,72 @@ CONVERSATIONS = [
         ],
     ),
     Conversation("raw_handlers", [Step("tools/list"), call("echo", text="hello")]),
+    Conversation(
+        "fastmcp_shop",
+        [
+            # What `gateway.compat.fastmcp` calls 1.
+            Step("tools/list", lists_output_schemas=True, without_output_schema=("content",)),
+            call("add", a=1),
+            call("add", a="3", b=4),
+            call("add", a="many"),
+            call("add"),
+            call("described", query="tea", size="l", order="desc", limit=3),
+            call("described", query="t"),
+            call("buy", item={"name": "tea", "price": 3}),
+            call("buy", item='{"name": "tea", "price": 3}', others='[{"name": "milk", "price": 1}]', notes={"a": "b"}),
+            call("buy", item={"name": "tea", "price": -3}),
+            *(call("anything", value=value) for value in ("text", 1, [1], {"a": 1}, "[1]", None)),
+            *(
+                call(name)
+                for name in (
+                    *("no_annotation", "nothing", "a_list", "a_dictionary", "any_dictionary", "a_typed_dictionary"),
+                    *("a_dataclass", "a_model", "unstructured", "of_no_schema", "not_what_was_said"),
+                    *("a_picture", "a_sound", "a_mixture", "a_result"),
+                )
+            ),
+            call("content", here=text_result("said")),  # 1 of `gateway.compat.fastmcp`
+            call("maybe", found=True),
+            call("maybe", found=False),
+            *(call("fail", kind=kind) for kind in ("tool", "mcp", "resource", "silent", "key")),
+            call("no such tool"),
+            call("shop"),
+            call("talk"),
+            call("work", steps=2, meta={"progressToken": "job"}),
+            call("work", steps=2),
+            call("plain_with_context", meta={"client_id": "till 3"}),
+            *(call("read", uri=f"shop://{name}") for name in ("opening-hours", "users/ada", "nothing", "broken")),
+            replace(call("ask_model"), in_2026=False),
+            replace(call("ask_user"), in_2026=False),
+            call("slowly", seconds=0.05),
+            Step("resources/list"),
+            Step("resources/templates/list"),
+            *(
+                Step("resources/read", {"uri": f"shop://{name}"})
+                for name in (
+                    *("opening-hours", "logo", "prices", "broken", "motto", "source", "nothing"),
+                    *("shelves/a/items/3", "shelves/a%20b/items/3", "shelves/a/items/x", "shelves/a/items/10"),
+                    *("shelves/a/b/items/3", "users/ada", "users/.."),
+                )
+            ),
+            Step("prompts/list"),
+            Step("prompts/get", {"name": "review", "arguments": {"code": "x = 1"}}),
+            Step("prompts/get", {"name": "review"}),
+            Step("prompts/get", {"name": "haggle", "arguments": {"price": "3"}}),
+            Step("prompts/get", {"name": "haggle", "arguments": {"price": "cheap"}}),
+            *(
+                Step("prompts/get", {"name": name})
+                for name in ("from_dictionaries", "failing", "with_context", "nothing")
+            ),
+            Step(
+                "completion/complete",
+                {"ref": {"type": "ref/prompt", "name": "review"}, "argument": {"name": "language", "value": "p"}},
+            ),
+            Step(
+                "completion/complete",
+                {"ref": {"type": "ref/prompt", "name": "haggle"}, "argument": {"name": "price", "value": "p"}},
+            ),
+        ],
+    ),
     Conversation(
         "one_loop",
         [

@@ -16,7 +16,7 @@ from gateway.compat.handler_threads import HandlerThreads
 from gateway.compat.server import CompatServer
 from tests.compat.conversations import CONVERSATIONS, Conversation, Step
 from tests.support.projects import SERVERS, importable_project, load_main
-from tests.support.version_1 import perform, visible, wanted_here
+from tests.support.version_1 import CLIENT_OPTIONS, perform, visible, wanted_here
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def converse(
             clients: dict[str, Client] = {}
             for user_id in conversation.users:
                 server = await stack.enter_async_context(running_server(module, user_id, threads))
-                client = Client(server, mode=mode, message_handler=remember, cache=None, read_timeout_seconds=20)
+                client = Client(server, mode=mode, message_handler=remember, **CLIENT_OPTIONS)
                 clients[user_id] = await stack.enter_async_context(client)
             outcomes = []
             for step, answer in pairs:
@@ -101,6 +101,9 @@ async def running_server(module: ModuleType, user_id: str, threads: HandlerThrea
     """The server of one user, with its factory, its lifespan and its handlers on the home loop, as the host has it."""
 
     async def make() -> CompatServer:
+        if hasattr(getattr(module, "mcp", None), "_mcp_server"):
+            shared: CompatServer = module.mcp._mcp_server
+            return shared
         server: CompatServer = module.server(user_id, "key")
         module.get_initialization_options(server)
         return server

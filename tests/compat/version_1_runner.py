@@ -55,6 +55,23 @@ async def perform_together(sessions, conversation, step, received):
     return outcome | ({"beside": others} if others else {})
 
 
+def make_server(module, user_id):
+    if hasattr(getattr(module, "mcp", None), "_mcp_server"):
+        return module.mcp._mcp_server
+    server = module.server(user_id, "key")
+    module.get_initialization_options(server)
+    return server
+
+
+async def answer_sampling(context, params):
+    content = types.TextContent(type="text", text=f"asked for {params.messages[0].content.text}")
+    return types.CreateMessageResult(role="assistant", content=content, model="a model")
+
+
+async def answer_elicitation(context, params):
+    return types.ElicitResult(action="accept", content=dict.fromkeys(params.requestedSchema["required"], 7))
+
+
 async def converse(project, conversation):
     module = load(project, conversation["server"])
     received = []
@@ -66,11 +83,14 @@ async def converse(project, conversation):
     async with AsyncExitStack() as stack:
         sessions = {}
         for user_id in conversation["users"]:
-            server = module.server(user_id, "key")
-            module.get_initialization_options(server)
+            server = make_server(module, user_id)
             sessions[user_id] = await stack.enter_async_context(
                 create_connected_server_and_client_session(
-                    server, read_timeout_seconds=timedelta(seconds=20), message_handler=remember
+                    server,
+                    read_timeout_seconds=timedelta(seconds=20),
+                    message_handler=remember,
+                    sampling_callback=answer_sampling,
+                    elicitation_callback=answer_elicitation,
                 )
             )
         steps = conversation["steps"]

@@ -25,7 +25,7 @@ from tests.support.processes import ROOT, environment, until
 from tests.support.projects import SERVERS
 from tests.support.server_folders import WriteServer
 from tests.support.streamable import StatelessClient
-from tests.support.version_1 import perform, visible, wanted_here
+from tests.support.version_1 import CLIENT_OPTIONS, perform, visible, wanted_here
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -38,7 +38,7 @@ ERAS: Final = {"sse": "legacy", "streamable-http": "legacy", "stateless": "auto"
 def client(host: HostProcess, transport: str, url: str, message_handler: Any) -> Client:
     mode = ERAS[transport]
     server: Any = sse_client(url) if transport == "sse" else url
-    return Client(server, mode=mode, message_handler=message_handler, cache=None, read_timeout_seconds=20)
+    return Client(server, mode=mode, message_handler=message_handler, **CLIENT_OPTIONS)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,26 @@ async def perform(
     return outcome | ({"beside": others} if others else {})
 
 
+async def answer_sampling(_context: Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:
+    """What the client's model says; `version_1_runner` has the same."""
+    asked: Any = params.messages[0].content
+    content = types.TextContent(text=f"asked for {asked.text}")
+    return types.CreateMessageResult(role="assistant", content=content, model="a model")
+
+
+async def answer_elicitation(_context: Any, params: Any) -> types.ElicitResult:
+    """What the client's user says; `version_1_runner` has the same."""
+    return types.ElicitResult(action="accept", content=dict.fromkeys(params.requested_schema["required"], 7))
+
+
+CLIENT_OPTIONS: dict[str, Any] = {
+    "sampling_callback": answer_sampling,
+    "elicitation_callback": answer_elicitation,
+    "cache": None,
+    "read_timeout_seconds": 20,
+}
+
+
 async def _perform_one(client: Client, step: Step, received: list[Any]) -> dict[str, Any]:
     received.clear()
     message = {"method": step.method, "params": step.params}
@@ -141,10 +161,15 @@ def wanted_here(step: Step, answer: dict[str, Any], mode: str) -> dict[str, Any]
     elif (error := wanted.get("error")) and error["message"] == "Method not found":
         wanted["error"] = error | {"data": step.method}  # version 2's dispatcher adds it
     elif wanted.get("result"):
+        listed = {*KNOWN_FIELDS["tools"], *(["outputSchema"] if step.lists_output_schemas else [])}
+        known = KNOWN_FIELDS | {"tools": listed}
         wanted["result"] = {
-            key: [with_unknown_in_meta(item, KNOWN_FIELDS[key]) for item in value] if key in KNOWN_FIELDS else value
+            key: [with_unknown_in_meta(item, known[key]) for item in value] if key in known else value
             for key, value in wanted["result"].items()
         }
+        for item in wanted["result"].get("tools", ()):
+            if item["name"] in step.without_output_schema:
+                del item["outputSchema"]
     return visible(wanted, mode)
 
 
