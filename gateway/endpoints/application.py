@@ -5,11 +5,8 @@ Lives here: scope types, the host's start and stop as the ASGI server tells of t
 
 import asyncio
 import logging
-import signal
 import threading
-from collections.abc import Callable
-from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 from gateway import metrics
 from gateway.conf import conf
@@ -21,11 +18,9 @@ from gateway.http.asgi import Headers, Message, Receive, Scope, Send
 from gateway.http.cors import readable_headers
 from gateway.http.responses import respond
 from gateway.serving.shutdown import ShutdownWatch
+from gateway.serving.timetable import SHUTDOWN_MARGIN_SECONDS
 
 logger = logging.getLogger(__name__)
-
-EXIT_MARGIN_SECONDS: Final = 0.75
-"""From the end of the grace time to the end of the process, where the ASGI server is not our Daphne."""
 
 
 class Application:
@@ -37,6 +32,7 @@ class Application:
         self._http = HttpRouter(host, HealthEndpoint(host, pages))
         self._requests: set[asyncio.Task[Any]] = set()
         self._has_lifespan = False
+        self._watch: ShutdownWatch | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
@@ -81,6 +77,8 @@ class Application:
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.host.stop()
+                if self._watch is not None:
+                    self._watch.finish()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
@@ -94,22 +92,19 @@ class Application:
             self._requests.discard(task)
 
     def _drain_on_signals(self) -> None:
-        """Begin to drain as soon as the process is told to stop, and see that it ends.
+        """Begin to drain as soon as the process is told to stop, and see to it that it ends.
 
-        uvicorn and its kin send `lifespan.shutdown` only after every connection has ended, and event streams do not end
-        by themselves; what does not end at all, they wait for without limit. So their signal handlers, which are in
-        place by now, get a predecessor.
+        uvicorn and other servers send `lifespan.shutdown` only after every connection has ended. Event streams do not
+        end by themselves, and for requests that never end these servers wait for ever. So their signals are noticed
+        here too; their own handlers stay.
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        watch = ShutdownWatch(
-            lambda: self.host.loop.call_soon(self._drain), conf.shutdown_grace_seconds + EXIT_MARGIN_SECONDS
+        self._watch = ShutdownWatch(
+            lambda: self.host.loop.call_soon(self._drain), conf.shutdown_grace_seconds + SHUTDOWN_MARGIN_SECONDS
         )
-        watch.start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            previous = signal.getsignal(number)
-            if callable(previous):
-                signal.signal(number, _announced(watch, previous))
+        self._watch.install_beside()
+        self._watch.freezes.start()
 
     def _drain(self) -> None:
         self.host.drain.begin()
@@ -167,13 +162,3 @@ class _Response:
             # client that half a page is a whole one (RFC 9112 section 8).
         except Exception:
             logger.debug("The response of a failed request could not be ended", exc_info=True)
-
-
-def _announced(
-    watch: ShutdownWatch, previous: Callable[[int, FrameType | None], object]
-) -> Callable[[int, FrameType | None], None]:
-    def handle(number: int, frame: FrameType | None) -> None:
-        watch.note(number)
-        previous(number, frame)
-
-    return handle

@@ -27,6 +27,7 @@ from gateway.serving.exchange import Exchange, ExchangeServer
 from gateway.serving.head import RequestHead, RequestRefusedError, is_malformed, malformed, parse_head
 from gateway.serving.limits import ServingEvent, ServingLimits
 from gateway.serving.sockets import innermost, watch_for_lost_peer
+from gateway.serving.timetable import DRAIN_ALLOWANCE_SECONDS
 from gateway.serving.turns import BodyTurns
 
 logger = logging.getLogger(__name__)
@@ -38,9 +39,6 @@ disconnect is not noticed, until the response is done."""
 LINGER_SECONDS: Final = 2.0
 """How long a client may go on sending after the last answer. A socket that is closed over unread bytes resets the
 connection, and the client may lose the answer."""
-
-DRAIN_ALLOWANCE_SECONDS: Final = 0.5
-"""How long a request may take to arrive that is on its way when the shutdown begins."""
 
 
 class ChannelServer(ExchangeServer, typing.Protocol):

@@ -47,7 +47,7 @@ import inspect
 import logging
 import threading
 import time
-from typing import Any, Final
+from typing import Any
 
 import daphne.server
 from twisted.internet import reactor
@@ -55,24 +55,22 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import STDLibLogObserver, globalLogBeginner
 
 from gateway.serving.bodies import UnfinishedBodies
-from gateway.serving.channel import DRAIN_ALLOWANCE_SECONDS, Channel
+from gateway.serving.channel import Channel
 from gateway.serving.connections import ChannelFactory
 from gateway.serving.descriptors import AcceptFailures, fit_connections
 from gateway.serving.exchange import Exchange
 from gateway.serving.limits import Hook, ServingHooks, ServingLimits
-from gateway.serving.shutdown import FLUSH_SECONDS, ShutdownWatch, drop_unwritable_streams
+from gateway.serving.shutdown import ShutdownWatch, drop_unwritable_streams
+from gateway.serving.timetable import (
+    CANCELLATION_SECONDS,
+    DRAIN_ALLOWANCE_SECONDS,
+    EXIT_SECONDS,
+    FLUSH_SECONDS,
+    SHUTDOWN_MARGIN_SECONDS,
+)
 from gateway.serving.turns import BodyTurns
 
 logger = logging.getLogger(__name__)
-
-SHUTDOWN_MARGIN_SECONDS: Final = 0.75
-"""From the end of the grace to the end of the process; with the flush it stays under one second."""
-
-CANCELLATION_SECONDS: Final = 0.3
-"""The part of the margin in which cancelled applications run their `finally`; the rest is for `on_stop`."""
-
-EXIT_SECONDS: Final = 1.0
-"""For Python to end after an orderly shutdown: it joins the threads of executors, and one may be blocked."""
 
 
 class Server(daphne.server.Server):  # type: ignore[misc]
@@ -83,9 +81,13 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         *args: Any,
         limits: ServingLimits | None = None,
         hooks: ServingHooks | None = None,
+        has_guard: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Take what Daphne's command line passes, and our limits and hooks."""
+        """Take what Daphne's command line passes, and our limits and hooks.
+
+        `has_guard` is false where another process ends this one if it is frozen.
+        """
         super().__init__(*args, **kwargs)
         self.limits = limits or ServingLimits()
         self.hooks = hooks or ServingHooks()
@@ -94,6 +96,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         self.connections: dict[Exchange, asyncio.Task[None]] = {}
         """What runs: an exchange stays until its application has ended. Daphne keeps more under this name."""
         self._ports: list[Any] = []
+        self._has_guard = has_guard
         self._watch: ShutdownWatch | None = None
         self._something_ended: asyncio.Event | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -131,11 +134,10 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         if self.abort_start:
             return
         if self.signal_handlers and threading.current_thread() is threading.main_thread():
-            self._watch = ShutdownWatch(
-                self._drain_from_thread,
-                self.limits.shutdown_grace_seconds + SHUTDOWN_MARGIN_SECONDS,
-            )
+            limit = self.limits.shutdown_grace_seconds + SHUTDOWN_MARGIN_SECONDS
+            self._watch = ShutdownWatch(self._drain_from_thread, limit, has_guard=self._has_guard)
             self._watch.install()
+            self._loop.call_soon(self._watch.freezes.start)
         self._loop.call_soon(self._call_hook, "on_start", self.hooks.on_start)
         if self.ready_callable:
             self.ready_callable()

@@ -1,8 +1,9 @@
-"""SIGTERM, SIGINT and SIGHUP, noticed and enforced by a thread.
+"""SIGTERM, SIGINT and SIGHUP: a thread notices them, and the process ends in time.
 
-A handler on the event loop is of no use when an application blocks the loop, and a handler in Python does not run while
+A handler on the event loop is useless while an application blocks the loop, and a handler in Python does not run while
 the main thread is inside a long call into C. The kernel's side of a signal reaches this thread through
-`signal.set_wakeup_fd` in both cases.
+`signal.set_wakeup_fd` in both cases. Where not even a thread can run, because one call holds the GIL, there are
+`freezes` and `guard`. docs/starting-and-stopping.md has the whole sequence.
 """
 
 from __future__ import annotations
@@ -20,77 +21,106 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
-FLUSH_SECONDS: Final = 0.1
-"""What is spent on log lines in memory before a forced end; a blocked main thread may hold their lock."""
+from gateway.serving.freezes import FreezeWatch
+from gateway.serving.guard import Guard
+from gateway.serving.standard_streams import log_descriptor
+from gateway.serving.timetable import FLUSH_SECONDS, FROZEN_MARGIN_SECONDS
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _HANGUP: Final = getattr(signal, "SIGHUP", None)
 """The terminal was closed. It may come twice, from the kernel and from a shell that passes it on, or right behind
-SIGTERM (systemd's SendSIGHUP): so it begins an end and hastens none."""
-
-_STANDARD_ERROR: Final = 2
+SIGTERM (systemd's SendSIGHUP). So it begins a shutdown and never hastens one."""
 
 
 class ShutdownWatch(threading.Thread):
-    """Ask for an orderly end at the first signal, end the process at the second or when the time is up.
+    """Asks for an orderly shutdown at the first signal; ends the process at the second, or when the time is up.
 
-    Nothing on this thread may wait for anybody: it is the one that ends a process in which all else waits.
+    Nothing in this thread may wait for anything else: it ends a process in which everything else waits.
     """
 
-    def __init__(self, on_first_signal: Callable[[], None], limit_seconds: float) -> None:
+    def __init__(self, on_first_signal: Callable[[], None], limit_seconds: float, *, has_guard: bool = True) -> None:
+        """`has_guard` is false where another process ends this one if it must."""
         super().__init__(name="shutdown-watch", daemon=True)
+        self.freezes = FreezeWatch()
         self._on_first_signal = on_first_signal
         self._limit_seconds = limit_seconds
+        self._has_guard = has_guard
+        self._guard = Guard()
         self._ends_at: float | None = None
+        self._is_finished = False
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
+        self._previous_wakeup = -1
 
     def install(self) -> None:
-        """Take over the signals; only the main thread may."""
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        """Take over the signals. Only the main thread may call this."""
         for number in _SIGNALS:
             signal.signal(number, _leave_to_the_thread)
-        # Ignored from the start: nohup.
+        # It may be ignored from the start: nohup.
         if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:
             signal.signal(_HANGUP, _leave_to_the_thread)
+        self.install_beside()
+
+    def install_beside(self) -> None:
+        """Notice signals that somebody else handles. Only the main thread may call this."""
+        self._previous_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        if self._has_guard:
+            self._guard.start(self._reader, self._limit_seconds + FROZEN_MARGIN_SECONDS)
         self.start()
 
-    def note(self, number: int) -> None:
-        """Tell of a signal that somebody else handles. Safe in a signal handler: it takes no lock."""
-        self._writer.send(bytes([number]))
+    def finish(self) -> None:
+        """Give the signals back to whoever handled them. Only the main thread may call this."""
+        self._is_finished = True
+        signal.set_wakeup_fd(self._previous_wakeup)
 
     def end_within(self, seconds: float) -> None:
         """Let what is left of the process, its `atexit` functions and threads, take so long at most."""
-        self._ends_at = min(self._ends_at or float("inf"), time.monotonic() + seconds)
+        self._limit_rest(seconds)
         self._writer.send(b"\0")
 
     def run(self) -> None:
+        """Wait for signals and for the end of the time."""
         signals_seen = 0
         while True:
             left = None if self._ends_at is None else self._ends_at - time.monotonic()
             if left is not None and left <= 0:
-                _end_process(0, b"Shutdown did not finish in time; the process ends with what still runs.\n")
+                _end_process(0, b"The shutdown did not finish in time; the process ends with what still runs.\n")
             self._reader.settimeout(left)
             try:
-                number = self._reader.recv(1)[0]
+                # It is left there until all is prepared: the guard takes what stays there for the sign of a freeze.
+                number = self._reader.recv(1, socket.MSG_PEEK)[0]
             except TimeoutError:
                 continue
-            if number not in _SIGNALS and (number != _HANGUP or signals_seen):
-                continue
-            signals_seen += 1
-            if signals_seen > 1:
+            is_stop = not self._is_finished and (number in _SIGNALS or (number == _HANGUP and not signals_seen))
+            signals_seen += is_stop
+            if is_stop and signals_seen > 1:
                 _end_process(128 + number)
-            self._ends_at = time.monotonic() + self._limit_seconds
-            # A loop that is closed needs no telling.
-            with contextlib.suppress(RuntimeError):
-                self._on_first_signal()
+            if is_stop:
+                self._limit_rest(self._limit_seconds)
+                self._guard.notice()
+            self._reader.recv(1)
+            self._pass_on(number)
+            if is_stop:
+                # A loop that is closed need not be told.
+                with contextlib.suppress(RuntimeError):
+                    self._on_first_signal()
+
+    def _limit_rest(self, seconds: float) -> None:
+        self._ends_at = min(self._ends_at or float("inf"), time.monotonic() + seconds)
+        self.freezes.end_process_in(self._ends_at - time.monotonic() + FROZEN_MARGIN_SECONDS)
+
+    def _pass_on(self, number: int) -> None:
+        """Tell an event loop that had the signals before, such as uvloop's."""
+        if number and self._previous_wakeup >= 0 and not self._is_finished:
+            with contextlib.suppress(OSError):
+                os.write(self._previous_wakeup, bytes([number]))
 
 
 def drop_unwritable_streams() -> None:
-    """Let Python end with its status although nobody takes the rest of the log, as after a terminal was closed.
+    """Let Python end with its own status although nobody reads the rest of the log, as after a terminal was closed.
 
-    It would end with 120 over what is left in the buffers.
+    Otherwise it would end with 120, because of what is left in the buffers.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is None:
@@ -103,27 +133,27 @@ def drop_unwritable_streams() -> None:
 
 
 def _leave_to_the_thread(number: int, frame: FrameType | None) -> None:
-    """Stand in for the default action: without a handler in Python, nothing is written to the wakeup descriptor."""
+    """Replace the default action: without a handler in Python, nothing is written to the wakeup descriptor."""
 
 
 def _end_process(status: int, last_words: bytes = b"") -> None:
-    """End the process, whoever holds its log up: standard error may be a full pipe that nobody reads."""
+    """End the process, even if its log blocks: standard error may be a full pipe that nobody reads."""
     flushing = threading.Thread(target=_flush, args=(last_words,), daemon=True)
     try:
         flushing.start()
         flushing.join(FLUSH_SECONDS)
     except RuntimeError:
-        # Since Python 3.12 an interpreter that is shutting down starts no threads; it has flushed by then.
-        with contextlib.suppress(OSError):
-            if select.select([], [_STANDARD_ERROR], [], 0)[1]:
-                os.write(_STANDARD_ERROR, last_words)
+        # Since Python 3.12 an interpreter that is shutting down starts no threads. It has flushed by then.
+        with contextlib.suppress(OSError, ValueError):
+            if select.select([], [log_descriptor()], [], 0)[1]:
+                os.write(log_descriptor(), last_words)
     finally:
         os._exit(status)
 
 
 def _flush(last_words: bytes) -> None:
     with contextlib.suppress(OSError):
-        os.write(_STANDARD_ERROR, last_words)
+        os.write(log_descriptor(), last_words)
     sys.stdout.flush()
     sys.stderr.flush()
     logging.shutdown()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.serving.freezes import FROZEN_SECONDS
 from tests.faults.figures import Record, size
 from tests.support.deadlines import within
 from tests.support.host_process import HostProcess, StartHost
@@ -176,6 +177,55 @@ def test_blocked_lane_holds_up_nothing(start: StartEnding, record: Record, asgi_
         record("a blocked lane", f"exit after {seconds:.1f} s")
         assert seconds < within(GRACE_SECONDS + 1)
         assert host.rows("SELECT state FROM records_sessionrecord") == [{"state": "closed"}]
+
+
+@pytest.mark.parametrize("asgi_server", COMMANDS)
+def test_call_that_holds_the_gil_holds_up_nothing_and_is_named(
+    start: StartEnding, record: Record, asgi_server: str, tmp_path: Path
+) -> None:
+    """Every thread of the process stands still, the one that watches for signals too."""
+    path = tmp_path / "notes"
+    with start(asgi_server) as host, contextlib.ExitStack() as stack:
+        stream = stack.enter_context(host.session("endings", "greedy"))
+        stack.enter_context(backtracking(host, stream, path))
+        until(lambda: not is_healthy(host))
+        started = terminate(host)
+        status = host.process.wait(GRACE_SECONDS + 10)
+        seconds = time.monotonic() - started
+        record("a call that holds the GIL", f"exit after {seconds:.1f} s with status {status}")
+        assert seconds < GRACE_SECONDS + 2
+        assert re.search(r'endings/main\.py", line \d+ in backtrack', host.log())
+
+
+@pytest.mark.parametrize("asgi_server", SERVERS)
+def test_host_that_stands_still_says_what_it_is_doing(start: StartEnding, asgi_server: str, tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    with start(asgi_server) as host, contextlib.ExitStack() as stack:
+        stream = stack.enter_context(host.session("endings", "greedy"))
+        stack.enter_context(backtracking(host, stream, path))
+        until(lambda: re.search(r'endings/main\.py", line \d+ in backtrack', host.log()), FROZEN_SECONDS + 5)
+        assert host.process.poll() is None
+        host.kill()
+
+
+@contextlib.contextmanager
+def backtracking(host: HostProcess, stream: SseStream, path: Path) -> Iterator[None]:
+    """Have the host call the tool; it may not get to answer the request."""
+    message = tool_call("backtrack", "backtrack", seconds=LONG, notes=str(path))
+    with socket.create_connection(("127.0.0.1", host.port), 10) as connection:
+        connection.sendall(request_bytes("POST", stream.endpoint, json.dumps(message).encode(), JSON))
+        until(lambda: "backtracking" in notes(path))
+        yield
+
+
+def is_healthy(host: HostProcess) -> bool:
+    with socket.create_connection(("127.0.0.1", host.port), 10) as client:
+        client.settimeout(0.3)
+        client.sendall(request_bytes("GET", "/health_check"))
+        try:
+            return bool(client.recv(1))
+        except TimeoutError:
+            return False
 
 
 @pytest.mark.parametrize("asgi_server", COMMANDS)

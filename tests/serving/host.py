@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import logging
+import re
 import socket
 import sys
 import time
@@ -182,6 +183,13 @@ class Application:
         tell(blocked=True)
         time.sleep(60)
 
+    async def do_hold_gil(self, scope: Any, receive: Any, send: Any, where: str) -> None:
+        """A regular expression that backtracks for hours. It never lets another thread run."""
+        tell(blocked=True)
+        if where == "loop":
+            search_for_ever()
+        await asyncio.to_thread(search_for_ever)
+
     async def do_block_thread(self, scope: Any, receive: Any, send: Any) -> None:
         future = asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)
         tell(blocked=True)
@@ -208,6 +216,10 @@ class Application:
             )
         }
         await self.respond(send, content)
+
+
+def search_for_ever() -> None:
+    re.match(r"(a+)+$", "a" * 60 + "b")
 
 
 def hooks_for(application: Application) -> ServingHooks:

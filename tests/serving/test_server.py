@@ -21,6 +21,8 @@ from tests.support.deadlines import WAIT_SECONDS, within
 from tests.support.processes import ROOT, free_port, is_listening, running
 from tests.support.serving_process import Client, Host, running_host, statuses
 
+pytestmark = pytest.mark.usefixtures("processes")
+
 MEBIBYTE = 1024 * 1024
 
 

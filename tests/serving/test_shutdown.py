@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.deadlines import within
 from tests.support.serving_process import Host, running_host, statuses
+
+pytestmark = pytest.mark.usefixtures("processes")
 
 GRACE_SECONDS = 0.8
 """Of a host that is in a hurry; the other has its twenty seconds, and ends before them when it can."""
@@ -264,3 +269,101 @@ def test_second_signal_ends_at_once(tmp_path: Path, path: str) -> None:
         host.terminate(signal.SIGINT)
         assert host.exit_status() in (128 + signal.SIGINT, 128 + signal.SIGTERM)
         assert time.monotonic() - begun < within(1)
+
+
+@pytest.mark.parametrize("where", ["loop", "thread"])
+def test_call_that_holds_the_gil_does_not_hold_up_the_exit_and_is_named(hurried_host: Host, where: str) -> None:
+    """No Python code runs any more, in any thread: not the signal's handler, and not the thread that waits for it."""
+    host = hurried_host
+    with host.connect() as client:
+        client.send(request(f"/hold-gil?where={where}"))
+        host.wait_until_told(blocked=True)
+        host.until(lambda: not is_answering(host))
+        assert seconds_to_end(host, terminate(host)) < GRACE_SECONDS + 2
+    assert host.process.returncode == -signal.SIGABRT
+    assert "in search_for_ever" in host.log()
+
+
+@pytest.mark.parametrize("is_noticed", [False, True], ids=["frozen before", "frozen after the first"])
+def test_second_signal_ends_a_frozen_host_at_once(host: Host, is_noticed: bool) -> None:
+    with host.connect() as client:
+        if not is_noticed:
+            client.send(request("/hold-gil?where=thread"))
+            host.wait_until_told(blocked=True)
+            host.until(lambda: not is_answering(host))
+            host.terminate()
+        else:
+            client.send(request("/hold-gil?where=thread")[:-2])
+            host.get("/echo")
+            host.terminate()
+            host.wait_until_told(hook="drain")
+            client.send(b"\r\n")
+            host.wait_until_told(blocked=True)
+        begun = time.monotonic()
+        host.terminate(signal.SIGINT)
+        assert seconds_to_end(host, begun) < SOON_SECONDS
+
+
+def test_call_that_holds_the_gil_while_the_host_stops_does_not_hold_up_the_exit(hurried_host: Host) -> None:
+    host = hurried_host
+    with host.connect() as waiting, host.connect() as client:
+        waiting.send(request("/wait"))
+        begin(host, "/wait")
+        client.send(b"GET /hold-gil?where=thread HTTP/1.1\r\nHost: h\r\n")
+        host.get("/echo")
+        begun = terminate(host)
+        host.wait_until_told(hook="drain")
+        client.send(b"\r\n")
+        assert seconds_to_end(host, begun) < GRACE_SECONDS + 2
+    assert "in search_for_ever" in host.log()
+
+
+def is_answering(host: Host) -> bool:
+    with host.connect() as client:
+        client.socket.settimeout(0.3)
+        client.send(request("/echo"))
+        try:
+            return bool(client.socket.recv(1))
+        except TimeoutError:
+            return False
+
+
+def seconds_to_end(host: Host, begun: float) -> float:
+    """Wait for an exit with any status."""
+    host.exit_status()
+    return time.monotonic() - begun
+
+
+def test_frozen_host_that_is_the_first_process_of_a_container_ends_too(tmp_path: Path) -> None:
+    """The kernel protects such a process from every signal that it has no handler for, SIGKILL included."""
+    container = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    if shutil.which("unshare") is None or subprocess.run([*container, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not make a PID namespace")
+    limits = {"shutdown_grace_seconds": GRACE_SECONDS}
+    with running_host(tmp_path / "log", wrapper=container, limits=limits) as host, host.connect() as client:
+        client.send(request("/hold-gil?where=thread"))
+        host.wait_until_told(blocked=True)
+        host.until(lambda: not is_answering(host))
+        (first,) = psutil.Process(host.process.pid).children()
+        begun = time.monotonic()
+        # From outside, as `docker stop` does.
+        first.send_signal(signal.SIGTERM)
+        assert seconds_to_end(host, begun) < GRACE_SECONDS + 2
+    assert "in search_for_ever" in host.log()
+
+
+def test_guard_ends_with_its_host(host: Host) -> None:
+    host.get("/echo")
+    (guard,) = psutil.Process(host.process.pid).children()
+    assert "guard_process.py" in " ".join(guard.cmdline())
+    assert guard.environ().keys() <= {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LC_CTYPE"}
+    host.process.kill()
+    assert guard.wait(SOON_SECONDS) is None
+
+
+def test_host_without_its_guard_goes_on(host: Host) -> None:
+    host.get("/echo")
+    (guard,) = psutil.Process(host.process.pid).children()
+    guard.kill()
+    assert host.get("/echo")[0] == 200
+    assert seconds_to_exit(host, terminate(host)) < SOON_SECONDS

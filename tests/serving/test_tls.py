@@ -14,6 +14,8 @@ from tests.support.certificates import write_certificate
 from tests.support.deadlines import within
 from tests.support.serving_process import HURRIED, Client, Host, running_host, statuses
 
+pytestmark = pytest.mark.usefixtures("processes")
+
 MEBIBYTE = 1024 * 1024
 SOON_SECONDS = 3.0
 """What a host that has nothing to wait for may take to end, on a busy machine."""

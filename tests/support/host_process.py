@@ -33,6 +33,9 @@ from tests.support.wire import Answer, SseStream, exchange
 StartHost = Callable[..., Any]
 """The fixture `start_host`: a context manager of a running `HostProcess`; options as of `running_host`."""
 
+ORPHAN_SECONDS: Final = 2.0
+"""How long a child process may outlive its host: it has to notice."""
+
 SIGNS_OF_NEGLECT: Final = re.compile(
     r".*(?:was never retrieved|was never awaited|Task was destroyed|Exception in callback|Exception ignored"
     r"|took too long to shut down|SynchronousOnlyOperation).*"
@@ -155,7 +158,7 @@ def running_host(
         was_killed = process.poll() is not None
         children = [] if was_killed else psutil.Process(process.pid).children(recursive=True)
         host.terminate()
-        assert not [child for child in children if child.is_running()], "child processes outlived their host"
+        assert not psutil.wait_procs(children, ORPHAN_SECONDS)[1], "child processes outlived their host"
         assert not is_listening(port), "something still listens on the host's port"
         assert not (signs := [line.group() for line in SIGNS_OF_NEGLECT.finditer(host.log())]), signs
 

@@ -174,10 +174,13 @@ class Client:
 
 
 @contextmanager
-def running_host(log: Path, terminal: int | None = None, **options: Any) -> Iterator[Host]:
+def running_host(
+    log: Path, terminal: int | None = None, wrapper: tuple[str, ...] = (), **options: Any
+) -> Iterator[Host]:
     """Run a host for the length of a `with` block; kill it on leaving, if the test has not ended it.
 
-    With a terminal, the host's log goes there, and the terminal controls the host.
+    With a terminal, the host's log goes there, and the terminal controls the host. `wrapper` is a command that runs the
+    host.
     """
     controlled = {
         "stderr": terminal,
@@ -185,7 +188,7 @@ def running_host(log: Path, terminal: int | None = None, **options: Any) -> Iter
         "preexec_fn": lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
     }
     with running(
-        [sys.executable, "-m", "tests.serving.host", json.dumps(options)],
+        [*wrapper, sys.executable, "-m", "tests.serving.host", json.dumps(options)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": f"error,{OF_TWISTED}"},
         log=log,
         stdout=subprocess.PIPE,

@@ -195,6 +195,8 @@ class Command(BaseCommand):
             action_logger=log,
             limits=serving_limits(),
             hooks=replace(hooks, on_start=start, on_drain=drain),
+            # The supervisor ends a worker that is frozen.
+            has_guard=False,
         ).run()
 
     def _make_operator(self) -> None:

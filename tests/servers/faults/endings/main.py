@@ -1,6 +1,7 @@
 """endings: tools that note in a file what became of them when their host ended."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,18 +42,25 @@ async def block(seconds: float) -> None:
     time.sleep(seconds)
 
 
+async def backtrack(seconds: float) -> None:
+    """Hold the GIL for hours: this regular expression tries every way to split the letters."""
+    note("backtracking")
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
 def server(user_id: str, api_key: str | None = None) -> Server[Any]:
     async def list_tools(
         ctx: ServerRequestContext[Any], params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        names = ("wait", "swallow", "block")
+        names = ("wait", "swallow", "block", "backtrack")
         return types.ListToolsResult(tools=[types.Tool(name=name, input_schema={"type": "object"}) for name in names])
 
     async def call_tool(ctx: ServerRequestContext[Any], params: types.CallToolRequestParams) -> types.CallToolResult:
         global notes
         arguments = params.arguments or {}
         notes = Path(arguments["notes"])
-        await {"wait": wait, "swallow": swallow, "block": block}[params.name](arguments["seconds"])
+        tools = {"wait": wait, "swallow": swallow, "block": block, "backtrack": backtrack}
+        await tools[params.name](arguments["seconds"])
         return types.CallToolResult(content=[types.TextContent(text="done")])
 
     @asynccontextmanager
