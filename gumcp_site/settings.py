@@ -95,6 +95,7 @@ INSTALLED_APPS = [
     "gateway",
     "gateway.access",
     "gateway.records",
+    "gateway.console",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",

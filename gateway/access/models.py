@@ -24,30 +24,6 @@ ACTOR_LENGTH: Final = 200
 MAX_SUBJECT_LENGTH: Final = 200
 """Longest subject of a limit, in characters."""
 
-MAX_SCOPE_DEPTH: Final = 8
-"""Deepest nesting of a scope that is looked at. A scope has two levels: servers, and their tools."""
-
-
-class ScopeDecoder(json.JSONDecoder):
-    """Reads the scope in the admin's form, with one error for all that is none: Django's field knows no other.
-
-    Python's own has more for text that nests too deeply or holds too long a number.
-    """
-
-    def decode(self, s: str, *args: Any) -> Any:
-        """The value that `s` says. Raises `json.JSONDecodeError`."""
-        try:
-            value = super().decode(s, *args)
-            if _is_deeper(value, MAX_SCOPE_DEPTH):
-                raise RecursionError
-            # The page shows it again: half of a surrogate pair, written as an escape, cannot be sent.
-            json.dumps(value, ensure_ascii=False).encode()
-        except json.JSONDecodeError:
-            raise
-        except (RecursionError, ValueError) as error:
-            raise json.JSONDecodeError("Not readable", s, 0) from error
-        return value
-
 
 class ApiKey(models.Model):
     """A key that a user calls with."""
@@ -177,11 +153,6 @@ def require_usable_name(username: str) -> None:
         raise ValidationError(f"This user cannot have a key: {error}") from None
     if ":" in username or username == RESERVED_USER_ID:
         raise ValidationError("This user cannot have a key: its name has a colon, or is the reserved word 'messages'.")
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return bool(parts) and (levels == 0 or any(_is_deeper(part, levels - 1) for part in parts))
 
 
 def read_scope(scope: Any) -> AllowedTools | None:

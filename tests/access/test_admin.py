@@ -1,5 +1,6 @@
 """The admin's side of keys: shown once, changed, revoked, and a trail that nobody edits."""
 
+import json
 import re
 from datetime import timedelta
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Group, User
 from django.contrib.sessions.models import Session as DjangoSession
-from django.test import Client
+from django.test import Client, override_settings
 from django.utils import timezone
 
 from gateway.access.keys import KEY_PATTERN, key_digest
@@ -35,8 +36,18 @@ def ada() -> User:
     return User.objects.create_user("ada")
 
 
-def form(user: User, **fields: Any) -> dict[str, Any]:
-    return {"user": user.pk, "label": "", "scope": "", "expires_at_0": "", "expires_at_1": "", **fields}
+def form(user: User, allowed: dict[str, list[str] | None] | None = None, /, **fields: Any) -> dict[str, Any]:
+    """The form of a key, with the marks that stand for the scope `allowed`."""
+    marks: dict[str, Any] = {"scope": "every" if allowed is None else "some"}
+    for server, tools in (allowed or {}).items():
+        marks.setdefault("scope_servers", []).append(server)
+        marks[f"scope_reach:{server}"] = "every" if tools is None else "some"
+        marks.setdefault("scope_tools", []).extend(json.dumps([server, tool]) for tool in tools or ())
+    return {"user": user.pk, "label": "", "expires_in": "never", **marks, **fields}
+
+
+def moment(day: str, time: str) -> dict[str, str]:
+    return {"expires_in": "date", "expires_on_0": day, "expires_on_1": time}
 
 
 def test_key_is_shown_once_and_kept_nowhere(client: Client, ada: User) -> None:
@@ -60,52 +71,116 @@ def test_key_is_shown_once_and_kept_nowhere(client: Client, ada: User) -> None:
     assert not any(text in morsel.value for morsel in client.cookies.values())
 
 
-def test_scope_of_another_form_is_refused(client: Client, ada: User) -> None:
-    unstorable = (r'{"\u0000": null}', r'{"time": ["\ud800"]}')
-    for scope in (
-        '["time"]',
-        '{"time": "all"}',
-        '{"time": [1]}',
-        "{}",
-        "[]",
-        '""',
-        "0",
-        "false",
-        "nonsense",
-        *unstorable,
-    ):
-        answer = client.post("/admin/access/apikey/add/", form(ada, scope=scope))
-        assert b"Please correct the error" in answer.content, scope
-    client.post("/admin/access/apikey/add/", form(ada, scope='{"time": null, "notes": ["read"]}'))
-    assert ApiKey.objects.get().scope == {"time": None, "notes": ["read"]}
+def test_scope_is_ticked_and_shown_as_it_was_ticked(client: Client, ada: User) -> None:
+    now = timezone.now()
+    for name, tools in (("time", []), ("notes", ["read", "write"]), ("gone", [])):
+        status = "removed" if name == "gone" else "loaded"
+        ServerRecord.objects.create(name=name, folder=f"/servers/{name}", status=status, loaded_at=now, tools=tools)
+    page = client.get("/admin/access/apikey/add/").content.decode()
+    assert re.findall(r'name="scope_servers" value="([^"]*)"', page) == ["notes", "time"]
+    assert page.count('name="scope_tools"') == 2
+    client.post("/admin/access/apikey/add/", form(ada, {"time": None, "notes": ["read"]}))
+    row = ApiKey.objects.get()
+    assert row.scope == {"time": None, "notes": ["read"]}
+    page = client.get(f"/admin/access/apikey/{row.pk}/change/").content.decode()
+    assert page.count('name="scope_servers" value="time" checked') == 1
+    assert re.findall(r'name="scope_tools" value="([^"]*)" checked', page) == ["[&quot;notes&quot;, &quot;read&quot;]"]
 
 
-@pytest.mark.parametrize("depth", [9, 500, 990, 20_000, 200_000])
+@pytest.mark.parametrize(
+    "marks",
+    [
+        {"scope": ""},
+        {"scope": "all"},
+        {"scope": "some"},
+        {"scope": "every", "scope_servers": ["time"]},
+        {"scope": "some", "scope_servers": ["time"], "scope_reach:time": "every", "scope_tools": ['["time", "now"]']},
+        {"scope": "some", "scope_servers": ["time"], "scope_reach:time": "every", "scope_other:time": "now"},
+        {"scope": "some", "scope_servers": ["time"], "scope_reach:time": "nonsense"},
+        {"scope": "some", "scope_servers": ["time"], "scope_tools": ['["notes", "read"]']},
+        {"scope": "some", "scope_servers": ["time"], "scope_tools": ["nonsense"]},
+        {"scope": "some", "scope_servers": ["a\x00b"]},
+        {
+            "scope": "some",
+            "scope_servers": ["time"],
+            "scope_reach:time": "some",
+            "scope_tools": ['["time", "\\ud800"]'],
+        },
+        {"scope": "some", "scope_servers": ["time"], "scope_tools": ["[" * 20_000]},
+    ],
+)
 @pytest.mark.parametrize("is_new", [True, False])
-def test_scope_that_nests_too_deeply_or_cannot_be_read_is_refused(
-    client: Client, ada: User, depth: int, is_new: bool
+def test_marks_that_contradict_each_other_are_refused(
+    client: Client, ada: User, marks: dict[str, Any], is_new: bool
 ) -> None:
     row, _ = issue_key(ada, scope={"time": None})
     page = "/admin/access/apikey/add/" if is_new else f"/admin/access/apikey/{row.pk}/change/"
-    for scope in ("[" * depth + "]" * depth, '{"time":' * depth + "null" + "}" * depth, "1" * depth):
-        answer = client.post(page, form(ada, scope=scope))
-        assert answer.status_code == 200
-        assert b"Please correct the error" in answer.content
+    answer = client.post(page, form(ada, **marks))
+    assert answer.status_code == 200
+    assert b"Please correct the error" in answer.content
     assert ApiKey.objects.get().scope == {"time": None}
 
 
-@pytest.mark.parametrize("scope", ["", "null"])
-def test_key_for_every_server_is_issued_and_saved_as_the_form_writes_that(
-    client: Client, ada: User, scope: str
-) -> None:
-    client.post("/admin/access/apikey/add/", form(ada, scope=scope))
-    row = ApiKey.objects.get()
-    assert row.scope is None
+def test_names_of_tools_that_are_not_known_yet_are_typed(client: Client, ada: User) -> None:
+    marks = {"scope_servers": ["time"], "scope_reach:time": "some", "scope_other:time": "now, , later "}
+    client.post("/admin/access/apikey/add/", form(ada, scope="some", **marks))
+    assert ApiKey.objects.get().scope == {"time": ["later", "now"]}
+
+
+def test_server_without_any_of_its_tools_stays_so(client: Client, ada: User) -> None:
+    client.post("/admin/access/apikey/add/", form(ada, {"time": []}))
+    assert ApiKey.objects.get().scope == {"time": []}
+
+
+@pytest.mark.parametrize("unusable", [["time"], "", {}])
+def test_scope_that_cannot_be_used_has_to_be_chosen_anew(client: Client, ada: User, unusable: Any) -> None:
+    row, _ = issue_key(ada)
+    ApiKey.objects.update(scope=unusable)
     page = f"/admin/access/apikey/{row.pk}/change/"
-    shown = client.get(page).context["adminform"].form["scope"].value()
-    assert client.post(page, form(ada, label="again", scope=shown)).status_code == 302
+    assert " checked" not in client.get(page).content.decode()
+    client.post(page, form(ada, {"time": None}))
+    assert ApiKey.objects.get().scope == {"time": None}
+
+
+def test_page_of_a_new_key_has_the_urls_and_client_configurations_of_its_servers(client: Client, ada: User) -> None:
+    with override_settings(GUMCP_AUTH="keys", GUMCP_PUBLIC_URL="https://mcp.example.com"):
+        page = client.post("/admin/access/apikey/add/", form(ada, {"time": None, "notes": None})).content.decode()
+    [key] = set(re.findall(KEY_PATTERN, page))
+    assert f"https://mcp.example.com/time/ada:{key}" in page
+    assert f"https://mcp.example.com/notes/ada:{key}" in page
+    assert "claude mcp add --transport http time https://mcp.example.com/time --header" in page
+    assert 'href="vscode:mcp/install?' in page
+    assert 'href="cursor://anysphere.cursor-deeplink/mcp/install?' in page
+
+
+@pytest.mark.parametrize("days", [7, 30, 90, 365])
+def test_expiry_is_chosen_by_preset_and_kept_until_another_is_chosen(client: Client, ada: User, days: int) -> None:
+    client.post("/admin/access/apikey/add/", form(ada, expires_in=str(days)))
+    row = ApiKey.objects.get()
+    expires_at = row.expires_at
+    assert expires_at is not None
+    assert abs(expires_at - timezone.now() - timedelta(days=days)) < timedelta(minutes=5)
+    page = f"/admin/access/apikey/{row.pk}/change/"
+    client.post(page, form(ada, label="again", expires_in="keep"))
     row.refresh_from_db()
-    assert (row.label, row.scope) == ("again", None)
+    assert (row.label, row.expires_at) == ("again", expires_at)
+    client.post(page, form(ada, label="again", expires_in="never"))
+    row.refresh_from_db()
+    assert row.expires_at is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"expires_in": "never", "expires_on_0": "2100-12-31", "expires_on_1": "18:00:00"},
+        {"expires_in": "date"},
+        {"expires_in": "keep"},
+        {"expires_in": "8"},
+    ],
+)
+def test_expiry_that_is_not_clear_is_refused(client: Client, ada: User, fields: dict[str, str]) -> None:
+    assert b"Please correct" in client.post("/admin/access/apikey/add/", form(ada, **fields)).content
+    assert not ApiKey.objects.exists()
 
 
 @pytest.mark.parametrize("name", ["messages", "a..b", "a\x85b"])
@@ -117,7 +192,7 @@ def test_user_whose_name_is_no_user_id_gets_no_key(client: Client, name: str) ->
 
 def test_moment_that_has_passed_is_no_expiry(client: Client, ada: User) -> None:
     past = timezone.now() - timedelta(days=1)
-    fields = {"expires_at_0": past.strftime("%Y-%m-%d"), "expires_at_1": "12:00:00"}
+    fields = moment(past.strftime("%Y-%m-%d"), "12:00:00")
     assert b"has passed" in client.post("/admin/access/apikey/add/", form(ada, **fields)).content
 
 
@@ -125,12 +200,14 @@ def test_change_keeps_the_key_its_owner_and_a_revocation(client: Client, ada: Us
     row, _ = issue_key(ada)
     bob = User.objects.create_user("bob")
     digest = bytes(row.digest)
-    answer = client.post(f"/admin/access/apikey/{row.pk}/change/", form(bob, label="phone", scope='{"time": null}'))
+    answer = client.post(f"/admin/access/apikey/{row.pk}/change/", form(bob, {"time": None}, label="phone"))
     assert answer.status_code == 302
     row.refresh_from_db()
     assert (row.user, row.label, row.scope, bytes(row.digest)) == (ada, "phone", {"time": None}, digest)
     ApiKey.objects.update(revoked_at=timezone.now())
-    assert client.post(f"/admin/access/apikey/{row.pk}/change/", form(ada, label="again")).status_code == 403
+    page = f"/admin/access/apikey/{row.pk}/change/"
+    assert client.get(page).status_code == 200
+    assert client.post(page, form(ada, label="again")).status_code == 403
 
 
 def test_revoked_keys_stay_listed_and_cannot_be_deleted(client: Client, ada: User) -> None:
@@ -163,7 +240,7 @@ def test_staff_without_permission_neither_sees_nor_issues_nor_revokes(ada: User)
 def test_what_operators_do_is_in_the_trail(client: Client, ada: User) -> None:
     client.post("/admin/access/apikey/add/", form(ada, label="laptop"))
     row = ApiKey.objects.get()
-    client.post(f"/admin/access/apikey/{row.pk}/change/", form(ada, label="laptop", scope='{"time": null}'))
+    client.post(f"/admin/access/apikey/{row.pk}/change/", form(ada, {"time": None}, label="laptop"))
     client.post("/admin/access/apikey/", {"action": "revoke", "_selected_action": [row.pk]})
     server = ServerRecord.objects.create(name="time", folder="/servers/time", status="loaded", loaded_at=timezone.now())
     client.post("/admin/records/serverrecord/", {"action": "disable_servers", "_selected_action": [server.pk]})
@@ -181,7 +258,7 @@ def test_what_operators_do_is_in_the_trail(client: Client, ada: User) -> None:
 
 
 def test_trail_says_how_long_a_key_is_for_and_nothing_where_nothing_was_changed(client: Client, ada: User) -> None:
-    limited = {"expires_at_0": "2100-12-31", "expires_at_1": "18:00:00"}
+    limited = moment("2100-12-31", "18:00:00")
     client.post("/admin/access/apikey/add/", form(ada, **limited))
     row = ApiKey.objects.get()
     for fields in (limited, {}):
