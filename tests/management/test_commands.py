@@ -149,7 +149,7 @@ def stdio(tmp_path: Path, *arguments: str, **settings: str) -> StdioServerParame
     )
 
 
-async def test_run_stdio_serves_the_official_client_and_logs_to_stderr(
+async def test_run_stdio_serves_the_official_client_quietly_and_prints_to_stderr(
     tmp_path: Path, write_server: WriteServer
 ) -> None:
     source = (
@@ -181,7 +181,7 @@ async def test_run_stdio_serves_the_official_client_and_logs_to_stderr(
     log_text = (tmp_path / "stderr").read_text()
     assert "printed at import" in log_text
     assert "printed in a tool" in log_text
-    assert "Loaded server: chatty" in log_text
+    assert "Loaded server" not in log_text
 
 
 @pytest.mark.parametrize("start", ["", STAYING_THREAD], ids=["", "thread left behind"])
@@ -224,15 +224,14 @@ PICKY_SERVER = """
 """
 
 
-def test_run_stdio_tells_of_a_factorys_error_in_a_sentence_without_the_key(
-    tmp_path: Path, write_server: WriteServer
-) -> None:
+def test_run_stdio_shows_a_factorys_error_without_the_key(tmp_path: Path, write_server: WriteServer) -> None:
     directory = write_server("picky", PICKY_SERVER)
     settings = {"GUMCP_SERVER_DIRS": str(directory), "GUMCP_API_KEY": "canary-6d2f"}
     done = manage("run_stdio", "--server", "picky", data_dir=tmp_path, **settings)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "CommandError: ValueError: bad [redacted]"
+    assert done.stderr.splitlines()[0] == "CommandError: ValueError: bad [redacted]"
     assert "Traceback" not in done.stderr
+    assert "picky/main.py" in done.stderr
     assert "canary-6d2f" not in done.stderr
 
 
