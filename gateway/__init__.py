@@ -5,25 +5,29 @@ there to the endpoint of its transport. The endpoint asks `access` who is callin
 server from `instances`, and hands the message to a transport in `transports`, which runs the server's own code in its
 lane.
 
-Facts flow out: `transports` sends `signals`; `metrics` and `records` receive them. Operators' wishes flow in: rows and
-`operator_commands`, which `host` carries out.
+Facts flow out: `transports` sends `signals`, and `metrics` and `records` receive them. What operators want flows in:
+through rows and `operator_commands`, which `host` carries out.
 
 Packages, from the top down. A module imports from its own package and from those below it, never from one above; CI
 enforces this (the contracts are in pyproject.toml).
 
-* `management`: the commands of `manage.py`. `server_template`: the server that `startserver` copies.
+* `management`: the commands of `manage.py`. `server_template`: the server that `startserver` copies. `isolated`: the
+  program of a server folder that runs in a process of its own.
+* `fleet`: several processes that serve as one host.
 * `endpoints`: the application, its routing, the MCP endpoints, health, and Django's pages.
 * `console`: pages that help people to connect, and the doctor, which plays clients against a running host.
-* `apps`: the Django app, which discovers servers when Django starts.
+* `apps`: the Django app. It loads the servers when somebody asks for them.
 * `host`: the running host. It makes what lives as long as the process, and starts and stops it.
 * `records`: rows that operators see, who writes and reads them, and their admin pages.
 * `transports`: sessions and how their messages travel: HTTP+SSE, Streamable HTTP, the stateless protocol.
 * `instances`: one server object for each caller, and the lane (a thread with an event loop) that runs it.
-* `catalog`: folders become server definitions. `access`: who is calling, and what their key allows.
+* `catalog`: folders become server definitions.
+* `upstreams`: servers that are commands, remote URLs, or folders in a process of their own.
+* `access`: who is calling, and what their key allows.
 * `compat`: servers written for version 1 of the MCP SDK. `serving`: our Daphne.
 * `http`: what all endpoints share: requests, responses, refusals, origins, proxies, addresses.
 
 The ground, imported by many and importing little: `conf` (settings), `exceptions`, `signals`, `metrics`, `jsonrpc`,
 `operator_commands`, `database_thread`, `private_sqlite`, `tool_results`, `storable` (texts that databases take),
-`read_only_admin`.
+`printable` (texts that people read), `read_only_admin`.
 """
