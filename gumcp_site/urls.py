@@ -10,6 +10,7 @@ admin.site.index_title = "Servers and sessions"
 
 urlpatterns = [
     path("", include("gateway.endpoints.urls")),
+    path("-/", include("gateway.console.urls")),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
 ]

@@ -1,4 +1,4 @@
-"""Limits failed logins to the admin, by address and by name, and records attempts in the audit log.
+"""Limits failed logins, by address and by name, and records attempts in the audit log.
 
 An address that fails too often is refused for a while, whatever names it tries. Attempts to guess one name's password
 from many addresses have a limit of their own, which refuses strangers only: who has logged in under this name from this
@@ -120,7 +120,7 @@ class LoginThrottle(MiddlewareMixin):
 
 
 def _is_attempt(request: HttpRequest) -> bool:
-    return request.method == "POST" and request.path == reverse("admin:login")
+    return request.method == "POST" and request.path in (reverse("admin:login"), reverse("console:login"))
 
 
 def _subjects(request: HttpRequest) -> list[tuple[str, int]]:

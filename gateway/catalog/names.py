@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-DJANGO_SEGMENTS: Final = frozenset({"admin", "health_check", "metrics", "static", "favicon.ico", "robots.txt"})
+DJANGO_SEGMENTS: Final = frozenset({"-", "admin", "health_check", "metrics", "static", "favicon.ico", "robots.txt"})
 """First path segments of Django's pages."""
 
 RESERVED_NAMES: Final = DJANGO_SEGMENTS | {"messages"}

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.template.loader import render_to_string
 from django.views.decorators.csrf import csrf_exempt
 from django.views.defaults import server_error
 
@@ -41,7 +42,12 @@ async def index(request: HttpRequest) -> HttpResponseBase:
     else:
         content, status = health.liveness(config.host, await _visible_servers(config.host, request))
     message = "guMCP server running" if status == 200 else f"guMCP server {content['status']}"
-    return JsonResponse({**content, "message": message}, status=status)
+    headers = {"Vary": "Accept"}
+    if _asks_for_html(request):
+        # Rendered without the request: its user and messages would read the database.
+        page = render_to_string("console/home.html", {"message": message, "servers": content.get("servers")})
+        return HttpResponse(page, status=status, headers=headers)
+    return JsonResponse({**content, "message": message}, status=status, headers=headers)
 
 
 async def health_check(request: HttpRequest) -> HttpResponseBase:
@@ -66,6 +72,11 @@ async def _visible_servers(host: Host, request: HttpRequest) -> list[str] | None
     if names is None and settings.SESSION_COOKIE_NAME in request.COOKIES and await _is_operator(request):
         names = await visible_servers(host, scope, is_staff=True)
     return names
+
+
+def _asks_for_html(request: HttpRequest) -> bool:
+    """Whether the client names HTML in its Accept header, as browsers do. `*/*` does not."""
+    return any((it.main_type, it.sub_type) == ("text", "html") for it in request.accepted_types)
 
 
 async def _is_operator(request: HttpRequest) -> bool:

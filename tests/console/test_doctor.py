@@ -123,6 +123,14 @@ def test_wrong_key_and_missing_key_are_named(host: HostProcess) -> None:
     assert causes(f"{host.base_url}/time") == {"key": "no key"}
 
 
+def test_host_that_names_its_servers_to_good_keys_only_is_recognised(host: HostProcess, key: IssuedKey) -> None:
+    with faulty_proxy(host.port, "none") as address:
+        assert doctor(address, "--key", key.key, "--silence", "0")[0] == 0
+        assert causes(address, "--key", make_key().text) == {"host": "a wrong key"}
+        assert causes(address) == {"host": "no key"}
+        assert set(causes(f"{address}/time/ada:{make_key().text}").values()) == {"a wrong key"}
+
+
 def test_server_that_the_host_does_not_have_is_named(host: HostProcess, key: IssuedKey) -> None:
     assert causes(f"{host.base_url}/nothing", "--key", key.key) == {"host": "a wrong public URL"}
 

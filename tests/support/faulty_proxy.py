@@ -54,6 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "no authorization":
             del self.headers["Authorization"]
         del self.headers["Connection"]
+        self.headers["X-Forwarded-For"] = "192.0.2.1"
         connection = HTTPConnection("127.0.0.1", self.server.upstream, timeout=WAIT_SECONDS)
         with suppress(OSError):
             connection.request(self.command, path, body, dict(self.headers.items()))

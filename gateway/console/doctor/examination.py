@@ -19,6 +19,10 @@ UNKNOWN_USER: Final = "doctor"
 """The user id where the host does not check keys and none is given."""
 
 
+HOST_MESSAGE: Final = "guMCP server"
+"""How the message of `/` begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is to be examined, and as whom."""
@@ -41,7 +45,8 @@ class _Place:
     """Where the host is, and which server of it is used."""
 
     base: str
-    servers: list[str]
+    servers: list[str] | None
+    """Those that the key is for; None if the host does not name them, as to a caller without a good key."""
     server: str
     session_key: str | None
 
@@ -66,14 +71,13 @@ def examine(request: Request) -> Iterator[Finding]:
         if finding.cause is not None:
             return
     try:
-        place = _locate(wire(), request)
+        place = _locate(wire(), request, key)
         checks_keys = _checks_keys(wire(), place)
     except Fault as fault:
         yield Finding("host", str(fault), fault.cause)
         return
-    yield Finding(
-        "host", wire().shown(f"{place.base or '/'} serves {len(place.servers)} servers; using {place.server}")
-    )
+    count = "" if place.servers is None else f" with {len(place.servers)} servers for this caller"
+    yield Finding("host", wire().shown(f"{place.base} is a guMCP host{count}; using {place.server}"))
     if checks_keys and key is None:
         yield Finding("key", "the host answers 401 without a key", Cause.NO_KEY)
         return
@@ -117,7 +121,7 @@ def _key_in(url: str) -> str | None:
     return unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2]).partition(":")[2] or None
 
 
-def _locate(wire: Wire, request: Request) -> _Place:
+def _locate(wire: Wire, request: Request, key: str | None) -> _Place:
     """Find out which part of the URL is the host's address.
 
     Raises:
@@ -130,7 +134,7 @@ def _locate(wire: Wire, request: Request) -> _Place:
         kept = segments[: len(segments) - count]
         base = "/".join([f"{parts.scheme}://{parts.netloc}", *kept])
         try:
-            servers = _listed_servers(wire, base)
+            servers = _listed_servers(wire, base, key)
         except Fault as error:
             fault = error
             if error.cause in (Cause.UNREACHABLE, Cause.CERTIFICATE):
@@ -138,27 +142,32 @@ def _locate(wire: Wire, request: Request) -> _Place:
             continue
         rest = segments[len(segments) - count :]
         name = request.server or (unquote(rest[0]) if rest else servers[0] if servers else None)
+        if name is None and servers is None:
+            cause = Cause.NO_KEY if key is None else Cause.WRONG_KEY
+            raise Fault(cause, "the host names its servers only to callers with a good key")
         if name is None:
-            raise Fault(Cause.UNEXPECTED, "the host serves no server")
-        if name not in servers:
-            raise Fault(Cause.WRONG_URL, wire.shown(f"{base} has no server {name}; it has {', '.join(servers)}"))
+            raise Fault(Cause.UNEXPECTED, "the host has no server for this caller")
+        if servers is not None and name not in servers:
+            text = f"{base} has no server {name} for this caller; it has {', '.join(servers)}"
+            raise Fault(Cause.WRONG_URL, wire.shown(text))
         return _Place(base, servers, name, rest[1] if len(rest) == 2 else None)
     assert fault is not None
     raise fault
 
 
-def _listed_servers(wire: Wire, base: str) -> list[str]:
-    """The servers that the host at `base` says it has.
+def _listed_servers(wire: Wire, base: str, key: str | None) -> list[str] | None:
+    """The servers that the host at `base` names to the caller; None if it names none.
 
     Raises:
         Fault: there is no host.
     """
-    answer = wire.ask("GET", f"{base}/", headers={"Accept": "application/json"})
+    headers = {"Accept": "application/json", **({} if key is None else {"Authorization": f"Bearer {key}"})}
+    answer = wire.ask("GET", f"{base}/", headers=headers)
     refuse_redirect(wire, f"GET {wire.shown(base)}/", answer)
     body = answer.json
-    servers = body.get("servers") if isinstance(body, dict) else None
-    if isinstance(servers, list) and all(isinstance(name, str) for name in servers):
-        return servers
+    if isinstance(body, dict) and str(body.get("message", "")).startswith(HOST_MESSAGE):
+        servers = body.get("servers")
+        return [str(name) for name in servers] if isinstance(servers, list) else None
     require(wire, f"GET {wire.shown(base)}/", answer)
     raise AssertionError("require() without statuses raises")
 
