@@ -93,11 +93,19 @@ class SessionBacklogFull(GatewayError):
     """A session has its maximum of messages that wait or run."""
 
 
+class MessageBudgetFull(GatewayError):
+    """The messages that are not answered yet hold as much memory as the host allows."""
+
+
 class BodyTooLarge(GatewayError):
     """The body is longer than the limit."""
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(f"The body is longer than {max_bytes} bytes.")
+
+
+class MessageTooLarge(GatewayError):
+    """The message has more JSON values than the host takes, or is an `initialize` that is longer than may be kept."""
 
 
 class ClientDisconnected(Exception):

@@ -26,6 +26,8 @@ REFUSAL_REASONS: Final = (
     "instance_limit",
     "instance_unavailable",
     "invalid_message",
+    "message_budget",
+    "message_too_large",
     "method_not_allowed",
     "missing_session_id",
     "not_acceptable",

@@ -6,7 +6,6 @@ Not here: which servers a key is for (`authenticator`), time limits and counts o
 
 from typing import Any, Final
 
-import pydantic_core
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import decode_header_value
@@ -14,6 +13,7 @@ from mcp_types import INVALID_PARAMS, JSONRPCRequest
 
 from gateway.access.identity import Identity, current_identity
 from gateway.exceptions import ToolOutOfScope
+from gateway.jsonrpc import is_request_id
 from gateway.tool_results import error_result
 
 NOT_THIS_TOOL: Final = "This key may not call that tool."
@@ -60,7 +60,9 @@ def require_tool(identity: Identity, server_name: str, message: object) -> None:
         raise ToolOutOfScope(NOT_THIS_TOOL, INVALID_PARAMS, message.id)
 
 
-def require_named_tool(identity: Identity, server_name: str, method: str | None, name: str | None, body: bytes) -> None:
+def require_named_tool(
+    identity: Identity, server_name: str, method: str | None, name: str | None, message: object
+) -> None:
     """Check the same for a stateless request, by its headers (2026-07-28 Mcp-Method, Mcp-Name).
 
     If the headers differ from the body, the SDK refuses the request. The middleware reads the body.
@@ -72,12 +74,8 @@ def require_named_tool(identity: Identity, server_name: str, method: str | None,
         return
     tools = identity.grant.allowed_tools(server_name)
     if not _is_within(tools, _decoded(name)):
-        try:
-            request_id = pydantic_core.from_json(body)["id"]
-        except (ValueError, TypeError, KeyError):
-            request_id = None
-        is_id = isinstance(request_id, str | int) and not isinstance(request_id, bool)
-        raise ToolOutOfScope(NOT_THIS_TOOL, INVALID_PARAMS, request_id if is_id else None)
+        request_id = message.get("id") if isinstance(message, dict) else None
+        raise ToolOutOfScope(NOT_THIS_TOOL, INVALID_PARAMS, request_id if is_request_id(request_id) else None)
 
 
 def _decoded(name: str | None) -> str | None:

@@ -307,6 +307,22 @@ class GatewaySettings:
 
     _connections = Section("Connections")
     max_body_bytes = Setting(Size(), "4MiB", "The largest message of a client; beyond it 413.")
+    max_message_values = Setting(
+        Count(at_least=100),
+        "100000",
+        "JSON values in one message (objects, arrays, texts, numbers …), however short they are; beyond it 413.",
+    )
+    max_initialize_bytes = Setting(
+        Size(), "64KiB", "The largest `initialize` message, which is kept as long as its session; beyond it 413."
+    )
+    max_initialize_values = Setting(Count(at_least=100), "2000", "JSON values in it; beyond it 413.")
+    max_unanswered_bytes = Setting(
+        Size(),
+        "256MiB",
+        "Memory that all messages hold until they are answered, with what decoding makes of them; beyond it 503.",
+    )
+    max_unanswered_bytes_per_address = Setting(Size(), "128MiB", "Those of one client address; beyond it 429.")
+    max_unanswered_bytes_per_key = Setting(Size(), "64MiB", "Those of one key; beyond it 429.")
     max_unfinished_bodies_bytes = Setting(
         Size(),
         "256MiB",

@@ -5,13 +5,12 @@ Spec: 2024-11-05 basic/transports#http-with-sse. The stream itself: `consumers`.
 
 from urllib.parse import parse_qs
 
-from gateway.conf import conf
 from gateway.endpoints.base import SESSION_GONE, McpEndpoint, McpRequest, refuse_content_type
 from gateway.http.asgi import Scope
 from gateway.http.refusals import refuse, refuse_method
-from gateway.http.requests import is_json, read_body
+from gateway.http.requests import is_json
 from gateway.http.responses import respond
-from gateway.jsonrpc import parse_message
+from gateway.jsonrpc import message_from
 from gateway.transports.sessions import Session
 
 
@@ -31,13 +30,17 @@ class SseMessagesEndpoint(McpEndpoint):
         if not is_json(request.scope):
             await refuse_content_type(send)
             return
-        message = parse_message(await read_body(request.scope, request.receive, conf.max_body_bytes))
-        # Look again: the session may have ended while the body arrived.
-        session = self._find(session_id, request)
-        if session is None:
-            await refuse(send, 404, "unknown_session", SESSION_GONE)
-            return
-        session.wire.deliver(message, request.scope_for_server)
+        incoming = await self._host.message_reader.read(
+            request.scope, request.receive, request.identity, request.address
+        )
+        with incoming.memory:
+            message = message_from(incoming.json)
+            # Look again: the session may have ended while the body arrived.
+            session = self._find(session_id, request)
+            if session is None:
+                await refuse(send, 404, "unknown_session", SESSION_GONE)
+                return
+            session.wire.deliver(message, request.scope_for_server, incoming.memory)
         await respond(send, 202, b"Accepted", b"text/plain; charset=utf-8")
 
     def _find(self, session_id: str, request: McpRequest) -> Session | None:

@@ -4,18 +4,18 @@ Spec: 2026-07-28 basic/transports/streamable-http. What happens in the lane: `tr
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from gateway import metrics
 from gateway.access.tool_scope import require_named_tool
-from gateway.conf import conf
 from gateway.endpoints.answering import new_reply, run_reply
 from gateway.endpoints.base import McpRequest
 from gateway.endpoints.opening import acquire_with_room, require_still_open
 from gateway.endpoints.streamable_http import StreamableHttpRequests
 from gateway.exceptions import Unauthenticated
 from gateway.host.host import Host
-from gateway.http.requests import header, read_body
-from gateway.jsonrpc import is_initialize, message_from, require_json
+from gateway.http.requests import header
+from gateway.jsonrpc import is_initialize, message_from
 from gateway.transports.stateless import LISTEN, VERSION, StatelessCall
 
 
@@ -29,16 +29,23 @@ class StatelessRequests:
 
     async def post(self, request: McpRequest) -> None:
         """Run one request in the caller's instance."""
+        incoming = await self._host.message_reader.read(
+            request.scope, request.receive, request.identity, request.address
+        )
+        with incoming.memory:
+            if is_initialize(incoming.json):
+                # Spec 2026-07-28 basic/versioning#backward-compatibility-with-initialization-based-versions:
+                # `initialize` selects the handshake era. Some clients name a newer version in the header with it.
+                await self._handshake.initialize(message_from(incoming.json), incoming.memory, request)
+                return
+            if incoming.memory.refusal is not None:
+                raise incoming.memory.refusal
+            await self._handle(incoming.json, request)
+
+    async def _handle(self, message: Any, request: McpRequest) -> None:
         host, scope = self._host, request.scope
-        method = header(scope, b"mcp-method")
-        body = await read_body(scope, request.receive, conf.max_body_bytes)
-        require_named_tool(request.identity, request.definition.name, method, header(scope, b"mcp-name"), body)
-        message = require_json(body)
-        if is_initialize(message):
-            # Spec 2026-07-28 basic/versioning#backward-compatibility-with-initialization-based-versions: `initialize`
-            # selects the handshake era. Some clients send the newest version they know in the header with it.
-            await self._handshake.initialize(message_from(message), request)
-            return
+        method, name = header(scope, b"mcp-method"), request.definition.name
+        require_named_tool(request.identity, name, method, header(scope, b"mcp-name"), message)
         request.definition = require_still_open(host, request)
         is_listening = method == LISTEN
         if is_listening:  # it lasts as long as a session does, so it takes the room of one
@@ -49,7 +56,6 @@ class StatelessRequests:
             # Check again: the factory may have taken long.
             require_still_open(host, request)
             reply = new_reply(request.send)
-            name = request.definition.name
             call = StatelessCall(
                 instance.running, name, request.scope_for_server, message, reply, is_listening=is_listening
             )

@@ -17,10 +17,11 @@ from gateway.endpoints.opening import open_session, require_still_open
 from gateway.host.host import Host
 from gateway.http.asgi import Headers
 from gateway.http.refusals import refuse_message
-from gateway.http.requests import header, read_body
+from gateway.http.requests import header
 from gateway.http.responses import respond
 from gateway.instances.running_server import RunningServer
-from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, parse_message
+from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, message_from
+from gateway.transports.message_budget import MessageMemory
 from gateway.transports.sessions import Session, WireT
 from gateway.transports.streamable_http import StreamableHttpTransport
 from gateway.transports.wire import StreamableHttpWire
@@ -46,29 +47,38 @@ class StreamableHttpRequests:
         has_session = bool(header(request.scope, SESSION_ID))
         if has_session and await self._find_or_refuse(request) is None:
             return
-        message = parse_message(await read_body(request.scope, request.receive, conf.max_body_bytes))
-        if has_session:
+        incoming = await self._host.message_reader.read(
+            request.scope, request.receive, request.identity, request.address
+        )
+        with incoming.memory:
+            message = message_from(incoming.json)
+            if not has_session:
+                await self.initialize(message, incoming.memory, request)
+                return
             # Look again: if the session ended while the body arrived, nobody would ever answer.
             session = await self._find_or_refuse(request)
-            if session is not None:
-                require_tool(request.identity, request.definition.name, message)
-                await self._hand_over(message, session, request)
-        else:
-            await self.initialize(message, request)
+            if session is None:
+                return
+            require_tool(request.identity, request.definition.name, message)
+            with _request_of(session):
+                await self._hand_over(message, incoming.memory, session, request)
 
     async def _hand_over(
-        self, message: JSONRPCMessage, session: Session[StreamableHttpWire], request: McpRequest
+        self,
+        message: JSONRPCMessage,
+        memory: MessageMemory,
+        session: Session[StreamableHttpWire],
+        request: McpRequest,
     ) -> None:
-        with _request_of(session):
-            if isinstance(message, JSONRPCRequest):
-                reply = new_reply(request.send, _session_headers(session))
-                session.wire.call(message, request.scope_for_server, reply)
-                await run_reply(self._host, request, reply)
-            else:
-                session.wire.deliver(message, request.scope_for_server)
-                await respond(request.send, 202, b"", b"application/json", _session_headers(session))
+        if isinstance(message, JSONRPCRequest):
+            reply = new_reply(request.send, _session_headers(session))
+            session.wire.call(message, request.scope_for_server, memory, reply)
+            await run_reply(self._host, request, reply)
+        else:
+            session.wire.deliver(message, request.scope_for_server, memory)
+            await respond(request.send, 202, b"", b"application/json", _session_headers(session))
 
-    async def initialize(self, message: JSONRPCMessage, request: McpRequest) -> None:
+    async def initialize(self, message: JSONRPCMessage, memory: MessageMemory, request: McpRequest) -> None:
         """Open a session. Keep it if the server accepts `initialize` and the client receives the answer."""
         if not isinstance(message, JSONRPCRequest) or message.method != INITIALIZE:
             # Not 404: clients would try another transport, or take their session for lost.
@@ -83,7 +93,7 @@ class StreamableHttpRequests:
             session.wire.start(on_end=lambda: self._host.loop.call_soon(session.end, LOOP_ENDED))
             with _request_of(session):
                 reply = new_reply(request.send, _session_headers(session))
-                session.wire.call(message, request.scope_for_server, reply)
+                session.wire.call(message, request.scope_for_server, memory, reply)
                 is_answered = await run_reply(self._host, request, reply)
         finally:
             if not (is_answered and session.wire.is_established):

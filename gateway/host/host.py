@@ -34,6 +34,8 @@ from gateway.instances.lanes import Lanes
 from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies
 from gateway.records.recorder import Recorder
+from gateway.transports.message_budget import MessageBudget
+from gateway.transports.message_reader import MessageReader
 from gateway.transports.sessions import Sessions
 from gateway.transports.stateless_calls import StatelessCalls
 from gateway.transports.streams import Streams
@@ -69,6 +71,12 @@ class Host:
         self.sessions = Sessions()
         self.streams = Streams()
         self.stateless_calls = StatelessCalls()
+        self.message_budget = MessageBudget(
+            host_bytes=conf.max_unanswered_bytes,
+            address_bytes=conf.max_unanswered_bytes_per_address,
+            key_bytes=conf.max_unanswered_bytes_per_key,
+        )
+        self.message_reader = MessageReader(self.message_budget)
         self.doorkeeper = Doorkeeper(self.sessions, self.loop.call_soon)
         self.recorder = Recorder(registry, self.sessions, self.instances, listings)
         self.availability = Availability(
@@ -174,6 +182,7 @@ class Host:
 
     def close(self, seconds: float = lanes.STOP_TIMEOUT_SECONDS) -> None:
         """Do the part of `stop` that needs no event loop, in about `seconds`."""
+        self.message_reader.close()
         self.lanes.stop(seconds)
         self.recorder.stop()
         self.doorkeeper.stop()

@@ -15,6 +15,8 @@ from gateway.exceptions import (
     InstanceUnavailable,
     InvalidMessage,
     InvalidSessionKey,
+    MessageBudgetFull,
+    MessageTooLarge,
     NotOpenToNetwork,
     OutOfScope,
     ServerDisabled,
@@ -49,7 +51,9 @@ _ANSWERS: Final[dict[type[GatewayError], tuple[int, str, Headers]]] = {
     DuplicateRequestId: (400, "duplicate_request_id", ()),
     SessionLimitReached: (503, "session_limit", _RETRY),
     SessionBacklogFull: (503, "session_backlog", _RETRY),
+    MessageBudgetFull: (503, "message_budget", _RETRY),
     BodyTooLarge: (413, "body_too_large", ()),
+    MessageTooLarge: (413, "message_too_large", ()),
     InvalidMessage: (400, "invalid_message", ()),
 }
 """Error -> status, reason in the metrics, extra headers."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -70,8 +71,13 @@ def is_json(scope: Scope) -> bool:
     return len(types) == 1 and types[0].partition(b";")[0].strip().lower() == b"application/json"
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+async def read_body(
+    scope: Scope, receive: Receive, max_bytes: int, count: Callable[[int], None] = lambda size_bytes: None
+) -> bytes:
     """Read the whole request body.
+
+    `count` is called with the size so far whenever a part has arrived that is not the last. What it raises ends the
+    reading.
 
     Raises:
         BodyTooLarge: it is announced, or turns out, longer than `max_bytes`.
@@ -92,6 +98,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
             raise BodyTooLarge(max_bytes)
         if not message.get("more_body", False):
             return b"".join((*chunks, chunk)) if chunks else chunk
+        count(size)
         chunks.append(chunk)
 
 

@@ -1,4 +1,4 @@
-"""What a session has sent on its streams lately, so that a client which lost one can go on where it was.
+"""What a session has sent on its streams lately, so that a client which lost a stream can continue where it was.
 
 Spec: 2025-11-25 basic/transports#resumability-and-redelivery.
 """
@@ -7,13 +7,16 @@ from collections import Counter, deque
 from typing import Final
 
 STANDALONE: Final = 0
-"""The number of the stream that belongs to no call."""
+"""The number of the stream that belongs to no request."""
 
 
 class EventBuffer:
-    """The last events of all streams of one session, bounded in number and bytes. Used in one lane only.
+    """The last events of all streams of one session, bounded in number and size. Used in the lane.
 
-    Event ids are `{stream}-{sequence}`; the sequence runs over all streams of the session.
+    An event that was not sent yet is kept whatever its size, as long as no later one comes: its client may still
+    connect. Once it was sent (`note_sent`), the bounds hold for it too.
+
+    Event ids are `{stream}-{sequence}`. The sequence runs over all streams of the session.
     """
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
@@ -23,9 +26,9 @@ class EventBuffer:
         self._bytes = 0
         self._last_sequence = 0
         self._kept: Counter[int] = Counter()
-        """How many events of each stream are kept."""
+        """Stream -> how many of its events are kept."""
         self._dropped: dict[int, int] = {}
-        """The newest sequence that is gone of each stream: who has read that one has missed nothing."""
+        """Stream -> the sequence of its newest event that was dropped. A client that has read it has missed nothing."""
         self._live: set[int] = set()
         """Streams that may get more events."""
 
@@ -36,16 +39,30 @@ class EventBuffer:
         self._bytes += len(data)
         self._kept[stream] += 1
         self._live.add(stream)
-        while len(self._events) > self._max_events or (self._bytes > self._max_bytes and len(self._events) > 1):
-            dropped_stream, sequence, dropped = self._events.popleft()
-            self._bytes -= len(dropped)
-            self._kept[dropped_stream] -= 1
-            self._dropped[dropped_stream] = sequence
-            self._forget_if_over(dropped_stream)
+        self._drop(keep=1)
         return b"%d-%d" % (stream, self._last_sequence)
 
+    @property
+    def is_too_large(self) -> bool:
+        """Whether the newest event alone is larger than all events may be: it is kept until it was sent."""
+        return self._bytes > self._max_bytes
+
+    def note_sent(self, sequence: int) -> None:
+        """Note that clients have read every event up to `sequence`."""
+        if sequence >= self._last_sequence:
+            self._drop(keep=0)
+
+    def _drop(self, *, keep: int) -> None:
+        """Drop the oldest events until the rest is within the bounds, or `keep` of them are left."""
+        while len(self._events) > self._max_events or (self._bytes > self._max_bytes and len(self._events) > keep):
+            stream, sequence, data = self._events.popleft()
+            self._bytes -= len(data)
+            self._kept[stream] -= 1
+            self._dropped[stream] = sequence
+            self._forget_if_over(stream)
+
     def end(self, stream: int) -> None:
-        """Note that `stream` gets no more events. What is kept of it stays."""
+        """Note that `stream` gets no more events. Its kept events stay."""
         self._live.discard(stream)
         self._forget_if_over(stream)
 
@@ -55,9 +72,9 @@ class EventBuffer:
             self._dropped.pop(stream, None)
 
     def after(self, event_id: str) -> tuple[int, list[tuple[bytes, bytes]]] | None:
-        """The stream of `event_id` and the events (id, data) that followed on it.
+        """The stream of `event_id`, and the events (id, data) that followed on it.
 
-        None where the id is none of this session's, or events of its stream after it have been dropped: replaying with
+        None if the id is not one of this session's, or if later events of its stream have been dropped: a replay with
         a gap would hide that answers were lost.
         """
         stream_text, _, sequence_text = event_id.partition("-")
@@ -71,7 +88,7 @@ class EventBuffer:
         return stream, self.later_than(stream, sequence)
 
     def later_than(self, stream: int, sequence: int) -> list[tuple[bytes, bytes]]:
-        """The events (id, data) of `stream` that are kept and came after `sequence`."""
+        """The kept events (id, data) of `stream` that came after `sequence`."""
         return [
             (b"%d-%d" % (stream, kept), data)
             for kept_stream, kept, data in self._events

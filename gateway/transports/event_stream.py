@@ -1,7 +1,7 @@
-"""One SSE response body: written by a server's lane, sent to the client by the host's loop.
+"""One SSE response body: a server's lane writes it, the host's loop sends it to the client.
 
-Lives here: framing, silence comments, the buffer between the two threads and what happens when the client does not
-read. Not here: which messages belong on the stream.
+Lives here: the format of events, comments on silent streams, the buffer between the two threads, and backpressure: what
+happens while the client does not read. Not here: which messages belong on the stream.
 
 Spec: HTML Living Standard, server-sent events; MCP 2024-11-05 basic/transports#http-with-sse.
 """
@@ -20,17 +20,17 @@ from gateway.http.responses import COMMON_HEADERS
 from gateway.http.slow_readers import SlowReaderRule
 
 COMMENT: Final = b": ping\r\n\r\n"
-"""What a silent stream gets, so that clients and proxies with an idle timeout keep it open."""
+"""Sent on silent streams, so that clients and proxies with an idle timeout keep them open."""
 
 BATCH_BYTES: Final = 64 * 1024
-"""Events that wait together are sent together, up to so many bytes, and larger ones in pieces of so many."""
+"""Events that are waiting are sent together, up to this size. Larger events are sent in pieces of this size."""
 
 CUT_SECONDS: Final = 1.0
-"""How long a stream that is cut may take to hand over what is left."""
+"""How long a stream that is cut may take to send what is left."""
 
 STREAM_HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    # nginx and its kin would otherwise hold events back.
+    # nginx and similar proxies would hold events back without this.
     (b"x-accel-buffering", b"no"),
     (b"connection", b"keep-alive"),
     *COMMON_HEADERS,
@@ -59,7 +59,8 @@ def frame(event: bytes, data: bytes, event_id: bytes | None = None) -> bytes:
 class EventStream:
     """The body of one event stream.
 
-    `write` and `close` may be called from any thread, `wait_for_room` from lanes, the rest on the host's loop.
+    Threads: `write`, `close` and `cut` may be called on any thread, `wait_for_room` in lanes, all else on the host's
+    loop.
     """
 
     def __init__(self, send: Send, *, buffer_bytes: int, slow_reader_seconds: float) -> None:
@@ -68,9 +69,11 @@ class EventStream:
         self._slow_reader = SlowReaderRule(slow_reader_seconds, buffer_bytes)
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[bytes] = deque()
-        # Two counters instead of one size: the sender's own needs no lock.
+        # Two counters instead of one size: only the sender writes the second one, so it needs no lock.
         self._bytes_written = 0
         self._bytes_sent = 0
+        self._marks: deque[tuple[int, Callable[[], object]]] = deque()
+        """How many bytes must have been sent, and what is called then; in ascending order."""
         self._write_lock = threading.Lock()
         self._is_sender_idle = False
         self._sender_wakeup: asyncio.Future[None] | None = None
@@ -84,20 +87,26 @@ class EventStream:
         self.was_left = False
         """Whether the client left before the end."""
         self.was_slow = False
-        """Whether it was closed because its client did not read."""
+        """Whether it was closed because the client did not read."""
         self.last_sent = time.monotonic()
         """When something was last handed to the client (monotonic seconds)."""
 
     async def start(self, headers: Headers = ()) -> None:
-        """Send the response's head."""
+        """Send the status line and the headers."""
         await self._send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *headers]})
 
-    def write(self, chunk: bytes) -> None:
-        """Queue `chunk`. After `close` it is dropped: the client has nowhere to read it from."""
+    def write(self, chunk: bytes, on_sent: Callable[[], object] | None = None) -> None:
+        """Queue `chunk`. After `close` it is dropped: the client has nowhere to read it from.
+
+        `on_sent` is called on the host's loop when the chunk has been handed to the ASGI server; never if that does not
+        happen.
+        """
         if self.is_closed:
             return
         with self._write_lock:
             self._bytes_written += len(chunk)
+            if on_sent is not None:
+                self._marks.append((self._bytes_written, on_sent))
             self._chunks.append(chunk)
         self._wake_sender()
 
@@ -108,17 +117,17 @@ class EventStream:
 
     @property
     def is_full(self) -> bool:
-        """Whether as much is waiting for the client as may."""
+        """Whether as much is waiting for the client as the buffer may hold."""
         return self._bytes_written - self._bytes_sent > self._buffer_bytes
 
     @property
     def is_flushed(self) -> bool:
-        """Whether all that was written has been handed to the ASGI server."""
+        """Whether everything that was written has been handed to the ASGI server."""
         return self._bytes_sent == self._bytes_written
 
     @property
     def must_wait(self) -> bool:
-        """Whether the lane has to call `wait_for_room` before it writes on."""
+        """Whether the lane must call `wait_for_room` before it writes more."""
         return self.is_closed or self.is_full
 
     async def wait_for_room(self) -> None:
@@ -131,19 +140,20 @@ class EventStream:
         while self.is_full and not self.is_closed:
             has_room = asyncio.Event()
             self._room_waiters.append((lane, has_room))
-            # Order matters: say that we wait, then look again, so that room made in between is seen.
+            # The order matters: first announce that we wait, then look again, so that no wake-up is missed.
             if not self.is_full or self.is_closed:
                 break
             await has_room.wait()
         if self.is_closed:
-            # A handler may write for ever and wait for nothing else: this is where its cancellation reaches it.
+            # A handler may write forever and wait for nothing else. Here its cancellation can reach it.
             await asyncio.sleep(0)
             raise StreamClosed
 
     def give_up_if_slow(self, now: float) -> None:
-        """End the stream if its client takes too little of what waits for it. To be called now and then.
+        """End the stream if its client reads too slowly. Call it regularly.
 
-        Enough is as much as may wait, or the rest of a stream that was closed, within the time of a slow reader.
+        Within `slow_reader_seconds` the client must read as much as the buffer may hold, or the rest of a stream that
+        was closed.
         """
         if not self.is_full and not self.is_closed:
             self._slow_reader.forget()
@@ -153,9 +163,9 @@ class EventStream:
             self._give_up()
 
     def close(self) -> None:
-        """End the stream once what was written has been sent. A second call changes nothing.
+        """End the stream after everything that was written has been sent. A second call changes nothing.
 
-        The last event may be a large result: the client may take its time, unless it is too slow.
+        The last event may be a large result, so this sets no time limit; `give_up_if_slow` does.
         """
         if not self.is_closed:
             self.is_closed = True
@@ -163,7 +173,7 @@ class EventStream:
             self._wake_writers()
 
     def cut(self) -> None:
-        """End the stream in a second, whether or not its client has read what is left by then."""
+        """End the stream within a second, even if the client has not read the rest by then."""
         self._is_cut = True
         self.close()
         self._call_in_loop(self._limit_sender)
@@ -181,7 +191,8 @@ class EventStream:
     async def run(self, receive: Receive) -> None:
         """Send what is written until the stream is closed or the client leaves.
 
-        A client that does not read the rest in time gets no orderly end: the ASGI server resets its connection.
+        If the client does not read the rest in time, the response has no proper end: the ASGI server resets the
+        connection.
         """
         sender = self._sender = asyncio.create_task(self._send_chunks())
         watcher = asyncio.create_task(self._watch_disconnect(receive))
@@ -199,36 +210,33 @@ class EventStream:
             self._wake_writers()
             sender.cancel()
             watcher.cancel()
-            # Their outcome is known or of no interest; awaiting them leaves no task behind.
+            # Await them so that no task is left behind. Their results are known or do not matter.
             await asyncio.gather(sender, watcher, return_exceptions=True)
 
     async def _send_chunks(self) -> None:
         if not self._chunks:
-            # ASGI 3.0: a server keeps the head until there is a body. A client waits for it, and the first event of a
-            # quiet stream is seconds away.
+            # ASGI 3.0: a server may hold the headers back until the body starts. The client waits for them, and the
+            # first event of a quiet stream may be seconds away.
             await self._send({"type": "http.response.body", "body": b"", "more_body": True})
         while True:
             if self._chunks:
-                chunk = self._chunks.popleft()
-                if self._chunks and len(chunk) < BATCH_BYTES:
-                    chunks, size = [chunk], len(chunk)
-                    while self._chunks and size < BATCH_BYTES:
-                        chunks.append(self._chunks.popleft())
-                        size += len(chunks[-1])
-                    chunk = b"".join(chunks)
-                # In pieces, so that how far the client has come is seen, and no server holds a large event twice.
+                chunk = self._take_chunks()
+                # In pieces, so that progress shows while a large event is sent, and no ASGI server copies it whole.
                 for start in range(0, len(chunk), BATCH_BYTES):
                     piece = chunk[start : start + BATCH_BYTES]
                     await self._send({"type": "http.response.body", "body": piece, "more_body": True})
                     self._bytes_sent += len(piece)
                     self.last_sent = time.monotonic()
                     self._wake_writers()
+                    while self._marks and self._marks[0][0] <= self._bytes_sent:
+                        self._marks.popleft()[1]()
+                chunk = piece = b""  # a large event must not stay in memory while the stream is idle
                 continue
             if self.is_closed:
                 await self._send({"type": "http.response.body", "body": b""})
                 self._is_over = True
                 return
-            # Order matters: say that we are idle, then look again, so that a chunk written in between is seen.
+            # The order matters: first announce that we are idle, then look again, so that no chunk is overlooked.
             self._sender_wakeup = self._loop.create_future()
             self._is_sender_idle = True
             if self._chunks or self.is_closed:
@@ -236,10 +244,21 @@ class EventStream:
                 continue
             await self._sender_wakeup
 
+    def _take_chunks(self) -> bytes:
+        """The chunks that are sent next, joined."""
+        chunk = self._chunks.popleft()
+        if not self._chunks or len(chunk) >= BATCH_BYTES:
+            return chunk
+        chunks, size = [chunk], len(chunk)
+        while self._chunks and size < BATCH_BYTES:
+            chunks.append(self._chunks.popleft())
+            size += len(chunks[-1])
+        return b"".join(chunks)
+
     async def _watch_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        if not self._is_over:  # ASGI tells of a disconnect after every response too
+        if not self._is_over:  # ASGI servers report a disconnect after every response too
             self.is_closed = self.was_left = True
 
     def _wake_sender(self) -> None:
@@ -248,7 +267,7 @@ class EventStream:
             self._call_in_loop(self._resolve_wakeup)
 
     def _call_in_loop(self, callback: Callable[[], object]) -> None:
-        with contextlib.suppress(RuntimeError):  # the host's loop is closed: nobody is listening any more
+        with contextlib.suppress(RuntimeError):  # the host's loop is closed
             self._loop.call_soon_threadsafe(callback)
 
     def _resolve_wakeup(self) -> None:
@@ -258,7 +277,7 @@ class EventStream:
     def _wake_writers(self) -> None:
         if self.is_full and not self.is_closed:
             return
-        # Several threads may be in here: asking whether one is left and taking it would be two steps.
+        # Several threads may be here at once, so do not ask first whether a waiter is left.
         with contextlib.suppress(IndexError):
             while True:
                 lane, has_room = self._room_waiters.popleft()

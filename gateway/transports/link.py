@@ -1,15 +1,17 @@
-"""The pair of streams that joins one session to the SDK's message loop, without the SDK's memory streams.
+"""Joins one session to the SDK's message loop.
 
-Lives here: the hand-over between the host's loop (which reads requests) and the lane (which runs handlers), and the
-session's accounts of what is in flight. Shaped after `mcp.shared._stream_protocols` (mcp 2.3).
+Lives here: the hand-over from the host's loop, which reads requests, to the lane, which runs handlers, and the record
+of the requests that are in flight. It takes the place of the SDK's memory streams and has the shape of
+`mcp.shared._stream_protocols` (mcp 2.3). Not here: the loop itself (`message_loop`), where answers go (`sse`,
+`streamable_http`).
 """
 
 import asyncio
-import time
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
@@ -21,37 +23,39 @@ from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBa
 from gateway.http.asgi import Scope
 from gateway.instances.lanes import Lane
 from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, request_key
+from gateway.transports.message_budget import MessageMemory
 from gateway.transports.sessions import MAX_FACT_LENGTH, Session
 
 
 class Inbound:
-    """What the client says: filled from the host's loop, read by the session's message loop in its lane."""
+    """The client's messages on their way to the session's message loop.
+
+    Threads: `put` is called on the host's loop, `__len__` on any thread, everything else in the lane.
+    """
 
     def __init__(self, lane: Lane, wait_for_room: Callable[[], Awaitable[None]] | None) -> None:
         self._lane = lane
         self._wait_for_room = wait_for_room
-        self._items: deque[SessionMessage] = deque()
+        self._items: deque[tuple[SessionMessage, MessageMemory | None]] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def put(self, item: SessionMessage) -> None:
-        """Add a message. Called on the host's loop."""
-        self._items.append(item)
+    def put(self, item: SessionMessage, memory: MessageMemory | None = None) -> None:
+        """Add a message. `memory` is released when the message loop takes it."""
+        self._items.append((item, memory))
         self._lane.post(self._wake)
+        # Look after the message was added: `close`, on the other thread, looks after it has closed the stream.
+        if self._is_closed:
+            self._clear()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def receive(self) -> SessionMessage:
-        """The next message, in the order of arrival.
-
-        Raises:
-            anyio.EndOfStream: the stream was closed.
-        """
+    async def _wait_for_item(self) -> None:
         while True:
             while not self._items:
                 if self._is_closed:
@@ -67,19 +71,41 @@ class Inbound:
                 except StreamClosed:
                     raise anyio.EndOfStream from None
             if self._items:
-                return self._items.popleft()
+                return
 
-    async def peek(self) -> SessionMessage:
-        """The next message, left where it is. Raises what `receive` raises."""
-        item = await self.receive()
-        self._items.appendleft(item)
+    async def receive(self) -> SessionMessage:
+        """The next message, in the order of arrival.
+
+        Raises:
+            anyio.EndOfStream: the stream was closed.
+        """
+        await self._wait_for_item()
+        item, memory = self._items.popleft()
+        if memory is not None:
+            memory.release()
         return item
 
-    async def aclose(self) -> None:
-        """Close the stream. Called in the lane."""
+    async def peek(self) -> SessionMessage:
+        """The next message, without taking it. Raises what `receive` raises."""
+        await self._wait_for_item()
+        return self._items[0][0]
+
+    def close(self) -> None:
+        """Close the stream and drop what is left in it."""
         self._is_closed = True
-        self._items.clear()
+        self._clear()
         self._wake()
+
+    async def aclose(self) -> None:
+        """The same, as the SDK calls it."""
+        self.close()
+
+    def _clear(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                _, memory = self._items.popleft()
+                if memory is not None:
+                    memory.release()
 
     def __aiter__(self) -> Self:
         return self
@@ -96,28 +122,34 @@ class Inbound:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        self.close()
 
 
 class Link:
-    """One session's way into its message loop: admits what the client sends, and keeps the accounts of it."""
+    """The way of one session's messages into its message loop, and the record of what is in flight.
+
+    Threads: `admit` is called on the host's loop, everything else in the lane. Requests in flight are added on the
+    host's loop and removed in the lane; each of these steps is one operation of a dictionary, so no lock is needed.
+    """
 
     def __init__(
         self,
-        session: Session,
+        session: Session[Any],
         lane: Lane,
         max_backlog: int,
         wait_for_room: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`wait_for_room` waits, in the lane, until the client has read enough to be asked for more.
+        """`wait_for_room` waits, in the lane, until the client has read enough of what was sent to it.
 
-        Without it a client that posts and does not read has every answer held for it: 64 MiB asked for cost 240 MiB.
+        Until then the session takes no further message. Without this, all answers to a client that posts and does not
+        read would be held in memory: 240 MiB for 64 MiB of answers.
         """
         self.session = session
         self._max_backlog = max_backlog
         self.inbound = Inbound(lane, wait_for_room)
         self.is_initialized = False
-        """Whether the server has accepted `initialize`."""
+        """Whether the server has accepted `initialize`. Set in the lane, read on any thread."""
+        self._is_closed = False
         self._initialize_key: RequestId | None = None
         self._count_in = metrics.messages.labels(session.server_name, "in")
         self._count_out = metrics.messages.labels(session.server_name, "out")
@@ -126,78 +158,108 @@ class Link:
         self,
         message: JSONRPCMessage,
         scope: Scope,
+        memory: MessageMemory,
         metadata: ServerMessageMetadata | None = None,
         on_admitted: Callable[[], None] | None = None,
     ) -> None:
-        """Hand `message` to the server. Called on the host's loop.
+        """Hand `message` to the server, and hold `memory` until it is answered.
 
         `scope` is the request as the server's handlers may see it. `metadata` carries what the transport offers to the
-        handler. `on_admitted` is called once nothing can be refused any more, before the server can see the message.
+        handler. `on_admitted` is called when nothing can be refused any more, before the server can see the message.
 
         Raises:
-            DuplicateRequestId: its id is in flight, so an answer could not be told from the first one's.
-            RepeatedInitialize: the session has been initialized before.
-            SessionBacklogFull: the session has too much under way already.
+            DuplicateRequestId: a request with this id is in flight, so the two answers could not be told apart.
+            RepeatedInitialize: `initialize` was sent before on this session.
+            SessionBacklogFull: too many messages of this session are waiting or running.
+            TooManyRequests, MessageBudgetFull: the memory that is left is for answers, and this is a request.
         """
         session = self.session
-        # Requests and other messages are bounded apart: a session whose calls all wait for an answer from the client
-        # must be able to take it.
-        backlog = session.in_flight if isinstance(message, JSONRPCRequest) else self.inbound
+        is_request = isinstance(message, JSONRPCRequest)
+        # Requests and other messages have separate bounds: a session whose calls all wait for an answer from the client
+        # must be able to take that answer.
+        backlog = session.in_flight if is_request else self.inbound
         if len(backlog) >= self._max_backlog:
             raise SessionBacklogFull("Too many messages of this session are waiting. Read the answers first.")
         metadata = metadata or ServerMessageMetadata()
         metadata.request_context = Request(scope)
         if isinstance(message, JSONRPCRequest):
-            key = request_key(message.id)
-            if key in session.in_flight:
-                raise DuplicateRequestId(
-                    "A request with this id is still in flight on this session.", INVALID_REQUEST, message.id
-                )
-            if message.method == INITIALIZE:
-                # Spec 2025-11-25 basic/lifecycle#initialization: the first interaction, so it happens once.
-                if self._initialize_key is not None:
-                    raise RepeatedInitialize("This session is initialized already.", INVALID_REQUEST, message.id)
-                self._initialize_key = key
-                self._note_client(message)
-            elif message.method == "tools/call":
-                session.calls += 1
-            session.in_flight[key] = time.monotonic()
-
-            end_on_wire = metadata.on_request_unanswered
-
-            async def settle() -> None:  # a cancelled request is never answered
-                session.in_flight.pop(key, None)
-                if end_on_wire is not None:
-                    await end_on_wire()
-
-            metadata.on_request_unanswered = settle
+            if memory.refusal is not None:
+                raise memory.refusal
+            self._admit_request(message, memory, metadata)
+        else:
+            memory.keep()
         if on_admitted is not None:
             on_admitted()
         session.note_incoming()
         self._count_in.inc()
-        self.inbound.put(SessionMessage(message, metadata))
+        self.inbound.put(SessionMessage(message, metadata), None if is_request else memory)
+        # Look after the request was added: `close`, on the other thread, looks after it has closed the link.
+        if self._is_closed:
+            self._settle_all()
+
+    def _admit_request(self, message: JSONRPCRequest, memory: MessageMemory, metadata: ServerMessageMetadata) -> None:
+        session, key = self.session, request_key(message.id)
+        if key in session.in_flight:
+            raise DuplicateRequestId(
+                "A request with this id is still in flight on this session.", INVALID_REQUEST, message.id
+            )
+        if message.method == INITIALIZE:
+            # Spec 2025-11-25 basic/lifecycle#initialization: it is the first interaction, so it happens once.
+            if self._initialize_key is not None:
+                raise RepeatedInitialize("This session is initialized already.", INVALID_REQUEST, message.id)
+            self._initialize_key = key
+            self._note_client(message)
+        elif message.method == "tools/call":
+            session.calls += 1
+        memory.keep()
+        session.in_flight[key] = memory
+        end_on_wire = metadata.on_request_unanswered
+
+        async def settle() -> None:  # a request that the client cancelled is never answered
+            self._settle(key)
+            if end_on_wire is not None:
+                await end_on_wire()
+
+        metadata.on_request_unanswered = settle
 
     async def opens_with_handshake(self) -> bool:
-        """Wait for the session's first message; whether it is `initialize`. Called in the lane."""
+        """Wait for the session's first message. Returns whether it is `initialize`."""
         try:
             opening = (await self.inbound.peek()).message
         except anyio.EndOfStream:
             return False
         return isinstance(opening, JSONRPCRequest) and opening.method == INITIALIZE
 
-    def note_answer(self, message: JSONRPCMessage) -> None:
-        """Account for a message to the client. Called in the lane, before the client can see it."""
+    def note_sent(self, message: JSONRPCMessage) -> None:
+        """Count a message to the client, and settle the request that it answers. Call it before it is sent."""
         self.session.note_outgoing()
         self._count_out.inc()
         if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
             key = request_key(message.id)
-            self.session.in_flight.pop(key, None)
+            self._settle(key)
             if isinstance(message, JSONRPCResponse):
                 self.session.is_established = True
             if key == self._initialize_key and isinstance(message, JSONRPCResponse):
                 self.is_initialized = True
-                # What the server settled for, which may be another version than the client proposed.
+                # The version the server chose, which may differ from the one the client proposed.
                 self.session.protocol_version = str(message.result.get("protocolVersion", ""))[:MAX_FACT_LENGTH]
+
+    def close(self) -> None:
+        """Drop what is left: the message loop has ended, so nothing will be answered any more."""
+        self._is_closed = True
+        self.inbound.close()
+        self._settle_all()
+
+    def _settle(self, key: RequestId) -> None:
+        memory = self.session.in_flight.pop(key, None)
+        if memory is not None:
+            memory.release()
+
+    def _settle_all(self) -> None:
+        with contextlib.suppress(KeyError):
+            while True:
+                _, memory = self.session.in_flight.popitem()
+                memory.release()
 
     def _note_client(self, message: JSONRPCRequest) -> None:
         params = message.params or {}

@@ -1,7 +1,7 @@
-"""One session's message loop: the SDK's, run as a task in the lane of its server.
+"""Runs the SDK's message loop for one session, as a task in the lane of its server.
 
-Lives here: how it starts and ends. Not here: what the client sends (`link`), where a message of the server goes (`sse`,
-`streamable_http`).
+Lives here: how the loop starts and ends. Not here: what the client sends (`link`), where the server's messages go
+(`sse`, `streamable_http`).
 """
 
 import asyncio
@@ -19,18 +19,18 @@ from gateway.transports.link import Link
 
 logger = logging.getLogger(__name__)
 
-Send = Callable[[SessionMessage], Coroutine[Any, Any, None]]
-"""Sends one message of the server; waits while its client is behind with reading. Called in the lane.
+WriteMessage = Callable[[SessionMessage], Coroutine[Any, Any, None]]
+"""Sends one message of the server, and waits while the client is slow to read. Called in the lane.
 
-Raises anyio.BrokenResourceError where nobody can be reached any more.
+Raises anyio.BrokenResourceError if nobody can be reached any more.
 """
 
 
 class _Outbound:
-    """What the message loop writes to. Ending the streams behind it is the transport's business, by `on_end`."""
+    """The stream that the message loop writes to. Closing it does nothing: the transport ends its own streams."""
 
-    def __init__(self, send: Send) -> None:
-        self.send = send
+    def __init__(self, write: WriteMessage) -> None:
+        self.send = write
 
     async def aclose(self) -> None:
         pass
@@ -45,31 +45,35 @@ class _Outbound:
 
 
 class MessageLoop:
-    """The task that serves one session. Started and stopped from the host's loop."""
+    """The task that serves one session.
+
+    Threads: `start` and `stop` are called on the host's loop, everything else runs in the lane.
+    """
 
     def __init__(
         self,
         running: RunningServer,
         link: Link,
-        send: Send,
+        write: WriteMessage,
         *,
         on_end: Callable[[], object],
         takes_stateless: bool,
         can_ask: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`on_end` is called in the lane once the loop is told to end and when it has ended: it may be called twice.
+        """`on_end` is called in the lane when the loop is told to stop and when it has ended, so maybe twice.
 
-        `takes_stateless`: a client that does not open with `initialize` may speak 2026-07-28. `can_ask` is called in
-        the lane: whether a request of the server that belongs to none of the client's reaches the client now.
+        `takes_stateless`: a client that does not start with `initialize` may speak 2026-07-28. `can_ask` is called in
+        the lane and tells whether the client can be asked something outside of its own requests now.
         """
         self._running = running
         self._link = link
-        self._outbound = _Outbound(send)
+        self._outbound = _Outbound(write)
         self._on_end = on_end
         self._takes_stateless = takes_stateless
         self._can_ask = can_ask
         self._task: asyncio.Task[None] | None = None
         self._is_stopped = False
+        """Set on the host's loop, before the lane is told."""
 
     def start(self) -> None:
         """Start the loop."""
@@ -83,18 +87,24 @@ class MessageLoop:
     def _start_in_lane(self) -> None:
         if not self._is_stopped:
             self._task = self._running.lane.loop.create_task(self._serve(), context=self._running.context.copy())
-            self._task.add_done_callback(lambda task: self._on_end())
+            self._task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self._link.close()
+        self._on_end()
 
     def _stop_in_lane(self) -> None:
-        if self._task is not None:
+        if self._task is None:
+            self._link.close()
+        else:
             self._task.cancel()
         self._on_end()
 
     async def _serve(self) -> None:
         running, link = self._running, self._link
         can_ask_client.set(self._can_ask)
-        # `serve_dual_era_loop` alone would do, but it relays every message of the session through one more task and
-        # stream. What opens with `initialize` needs none of it.
+        # `serve_dual_era_loop` alone would be enough, but it relays every message of the session through one more task
+        # and stream. A session that starts with `initialize` needs neither.
         is_handshake = not self._takes_stateless or await link.opens_with_handshake()
         serve = serve_loop if is_handshake else serve_dual_era_loop
         try:
@@ -107,7 +117,7 @@ class MessageLoop:
                 init_options=running.initialization_options,
             )
         except Exception:
-            # The message loop is the SDK's and contains handlers itself; what gets here costs this session only.
+            # The SDK's loop contains what handlers raise. What arrives here costs this session only.
             logger.exception(
                 "The message loop of a session of %s failed (%s)", link.session.server_name, link.session.transport
             )

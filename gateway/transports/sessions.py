@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 
 from gateway import signals
 from gateway.access.identity import Identity
+from gateway.transports.message_budget import MessageMemory
 from gateway.transports.wire import SessionWire, StreamableHttpWire
 
 Transport = Literal["sse", "streamable-http"]
@@ -54,8 +55,8 @@ class Session(Generic[WireT]):
     messages_in: int = 0
     messages_out: int = 0
     calls: int = 0
-    in_flight: dict[Hashable, float] = field(default_factory=dict, repr=False)
-    """Requests that are not answered yet: request id -> when it arrived (monotonic seconds)."""
+    in_flight: dict[Hashable, MessageMemory] = field(default_factory=dict, repr=False)
+    """Requests that are not answered yet: request id -> the memory it holds."""
     open_requests: int = 0
     """HTTP requests of this session that are being answered, open streams included."""
     is_established: bool = False

@@ -1,13 +1,14 @@
 """HTTP+SSE, the transport of 2024-11-05: one event stream down, one POST for each message up.
 
-Lives here: one session and its stream. Not here: HTTP (`consumers`), framing (`event_stream`), running the server
-(`message_loop`).
+Lives here: one session and its stream. Not here: HTTP (`endpoints.consumers`, `endpoints.sse_messages`), the format of
+events (`event_stream`), running the server (`message_loop`).
 
-Spec: 2024-11-05 basic/transports#http-with-sse. Where this differs from the SDK's `SseServerTransport` (mcp 2.3):
+Spec: 2024-11-05 basic/transports#http-with-sse. Differences from the SDK's `SseServerTransport` (mcp 2.3):
 
-1. no sse-starlette and no memory streams between handler and socket: twice the calls for the same CPU time;
-2. a request whose id is in flight, a second `initialize`, a batch, and ids the protocol forbids are refused;
-3. the lifespan is the instance's, entered once, and not the connection's.
+1. There is no sse-starlette and there are no memory streams between handler and socket: twice the calls for the same
+   CPU time.
+2. A request whose id is in flight, a second `initialize` and ids that the protocol forbids are refused.
+3. The lifespan belongs to the instance, which enters it once, and not to the connection.
 """
 
 from typing import Any
@@ -23,37 +24,41 @@ from gateway.jsonrpc import JSONRPCMessage, message_body
 from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.link import Link
+from gateway.transports.message_budget import MessageMemory
 from gateway.transports.message_loop import MessageLoop
 from gateway.transports.sessions import Session
 
 
 class SseTransport:
-    """One HTTP+SSE session. Made, started and stopped on the host's loop; its message loop runs in the lane."""
+    """The wire of one HTTP+SSE session.
+
+    Threads: `_write` and `_announce_in_lane` run in the lane, everything else on the host's loop.
+    """
 
     def __init__(self, running: RunningServer, session: Session[Any], stream: EventStream, *, max_backlog: int) -> None:
         self._lane = running.lane
         self._session = session
         self._stream = stream
         self._link = Link(session, running.lane, max_backlog, stream.wait_for_room)
-        self._loop = MessageLoop(running, self._link, self._send, on_end=stream.close, takes_stateless=True)
+        self._loop = MessageLoop(running, self._link, self._write, on_end=stream.close, takes_stateless=True)
 
     def start(self) -> None:
         """Start the message loop."""
         self._loop.start()
 
     def stop(self) -> None:
-        """Cancel the handlers and end the stream."""
+        """Cancel what runs for the session and end its stream."""
         self._loop.stop()
         self._stream.cut()
 
     @property
     def is_flushed(self) -> bool:
-        """Whether all that the server said has been handed to the ASGI server."""
+        """Whether everything the server sent has been handed to the ASGI server."""
         return self._stream.is_flushed
 
-    def deliver(self, message: JSONRPCMessage, scope: Scope) -> None:
-        """Hand over what the client posted. Raises what `Link.admit` raises."""
-        self._link.admit(message, scope)
+    def deliver(self, message: JSONRPCMessage, scope: Scope, memory: MessageMemory) -> None:
+        """Hand a message to the server; an answer goes to the stream. Raises what `Link.admit` raises."""
+        self._link.admit(message, scope, memory)
 
     def announce(self) -> None:
         """Tell the client that the server's lists may have changed."""
@@ -62,13 +67,13 @@ class SseTransport:
 
     def _announce_in_lane(self) -> None:
         for message in list_changed_messages():
-            self._link.note_answer(message)
+            self._link.note_sent(message)
             self._stream.write(frame(b"message", message.model_dump_json(exclude_unset=True).encode()))
 
-    async def _send(self, item: SessionMessage) -> None:
+    async def _write(self, item: SessionMessage) -> None:
         message = item.message
         data = message_body(message)
-        self._link.note_answer(message)
+        self._link.note_sent(message)
         self._stream.write(frame(b"message", data))
         if self._stream.must_wait:
             try:

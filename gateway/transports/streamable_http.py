@@ -1,16 +1,15 @@
 """Streamable HTTP of the handshake era (2025-03-26 to 2025-11-25): sessions with an `Mcp-Session-Id`.
 
-Lives here: one session, and which of its streams a message belongs to. Not here: HTTP (`endpoints`), running the server
-(`message_loop`), the stateless protocol (`stateless`).
+Lives here: one session, and which of its streams a message belongs to. Not here: HTTP (`endpoints.streamable_http`),
+running the server (`message_loop`), the stateless protocol (`stateless`).
 
-Spec: 2025-11-25 basic/transports#streamable-http. Where this differs from the SDK's `StreamableHTTPServerTransport`
-(mcp 2.3):
+Spec: 2025-11-25 basic/transports#streamable-http. Differences from the SDK's `StreamableHTTPServerTransport` (mcp 2.3):
 
-1. a call is answered with JSON unless something has to be streamed before its result (`reply`);
-2. a request whose id is in flight and a second `initialize` are refused at once; the SDK would hang the first caller;
-3. what belongs to the standalone stream while it is not connected is kept, within bounds, until it is;
-4. resumption is on for every session, within bounds, and an event id that cannot be resumed from gets 404;
-5. the lifespan is the instance's, and the instance's initialization options are used.
+1. A request is answered with JSON unless something must be streamed before its result (`reply`).
+2. A request whose id is in flight and a second `initialize` are refused at once. The SDK lets the first caller hang.
+3. Messages for the standalone stream are kept, within bounds, while no client has it open.
+4. Every session can be resumed, within bounds. An event id that cannot be resumed from is answered 404.
+5. The lifespan belongs to the instance, whose initialization options are used.
 """
 
 import asyncio
@@ -29,74 +28,94 @@ from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_buffer import STANDALONE, EventBuffer
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.link import Link
+from gateway.transports.message_budget import MessageMemory
 from gateway.transports.message_loop import MessageLoop
 from gateway.transports.reply import Answer, Reply
 from gateway.transports.sessions import Session
 
 REQUEST_CANCELLED: Final = -32800
-"""JSON-RPC code that ends the HTTP answer of a request which the client cancelled (LSP's RequestCancelled)."""
+"""JSON-RPC code that answers a request which its client cancelled (LSP's RequestCancelled)."""
 
 CONNECTION_CLOSED: Final = -32000
-"""JSON-RPC code for calls that were in flight when their session ended."""
+"""JSON-RPC code that answers requests which were in flight when their session ended."""
 
 STOP_SECONDS: Final = 1.0
-"""How long the lane has to write the last event to the streams of a session that was ended."""
+"""How long the lane may take to write the last events of a session that was ended."""
 
 RETRY_MILLISECONDS: Final = 500
-"""What a client is told to wait before it resumes a stream that was closed on purpose."""
+"""How long a client should wait before it resumes a stream that was closed on purpose."""
 
 RESUMABLE_SINCE: Final = "2025-11-25"
 """Older clients cannot read the empty event that opens a resumable stream (SDK: `_mint_priming_event`)."""
 
 
-class _Channel:
-    """One stream of a session as the server sees it, whether or not a client is reading it. Used in the lane."""
+class _ResumableStream:
+    """One stream of a session as the server sees it, whether or not a client has it open. Used in the lane."""
 
-    def __init__(self, number: int, buffer: EventBuffer) -> None:
+    def __init__(self, number: int, buffer: EventBuffer, note_sent: Callable[[int], None]) -> None:
+        """`note_sent` tells the buffer, from the host's loop, that an event has been sent."""
         self.number = number
         self._buffer = buffer
+        self._note_sent = note_sent
         self.stream: EventStream | None = None
+        """The response that carries it now, or carried it last."""
         self._sent_through = 0
-        """The sequence of the last event that was written to a connected stream."""
+        """The sequence of the last event that was written to a response."""
 
     def send(self, data: bytes) -> None:
-        """Write one event, or keep it until a client connects."""
+        """Send one event, or keep it until a client opens the stream."""
         event_id = self._buffer.append(self.number, data)
         if self.stream is not None and not self.stream.is_closed:
             self._sent_through = self._buffer.last_sequence
-            self.stream.write(frame(b"message", data, event_id))
+            self.stream.write(frame(b"message", data, event_id), self._on_sent)
 
-    def attach(self, stream: EventStream, replay: list[tuple[bytes, bytes]] | None = None) -> None:
-        """Connect `stream`, and first write to it what its client has missed."""
-        for event_id, data in self._buffer.later_than(self.number, self._sent_through) if replay is None else replay:
-            stream.write(frame(b"message", data, event_id))
+    @property
+    def _on_sent(self) -> Callable[[], None] | None:
+        """What an event must call when it has been sent: one that is too large is then no longer kept."""
+        if not self._buffer.is_too_large:
+            return None
+        sequence = self._buffer.last_sequence
+        return lambda: self._note_sent(sequence)
+
+    def attach(self, stream: EventStream, missed: list[tuple[bytes, bytes]] | None = None) -> None:
+        """Continue on `stream`, and first write the events that its client has missed."""
+        for event_id, data in self._buffer.later_than(self.number, self._sent_through) if missed is None else missed:
+            stream.write(frame(b"message", data, event_id), self._on_sent)
         self._sent_through = self._buffer.last_sequence
         self.stream = stream
 
     def prime(self) -> None:
-        """Open the stream with an event that has an id and no data, so that its client can resume from the start."""
+        """Start the stream with an event that has an id and no data, so that the client can resume from the start."""
         if self.stream is not None:
             event_id = self._buffer.append(self.number, b"")
             self.stream.write(b"id: %b\r\nretry: %d\r\ndata: \r\n\r\n" % (event_id, RETRY_MILLISECONDS))
 
     async def wait_for_room(self) -> None:
+        """Wait until the client has read enough. Raises what `EventStream.wait_for_room` raises."""
         if self.stream is not None and self.stream.must_wait:
             await self.stream.wait_for_room()
 
 
-class _Call(_Channel):
-    """One request in flight: the reply to it, and the stream that this may become."""
+class _Call(_ResumableStream):
+    """One request in flight: the reply to it, and the stream that the reply may become."""
 
     def __init__(
-        self, number: int, buffer: EventBuffer, request_id: RequestId, reply: Reply, *, is_resumable: bool
+        self,
+        number: int,
+        buffer: EventBuffer,
+        note_sent: Callable[[int], None],
+        request_id: RequestId,
+        reply: Reply,
+        *,
+        is_resumable: bool,
     ) -> None:
-        super().__init__(number, buffer)
+        super().__init__(number, buffer, note_sent)
         self.request_id = request_id
         self._reply = reply
         self._is_resumable = is_resumable
 
     def open_stream(self) -> None:
-        """Make the answer a stream, if it is still open how it goes."""
+        """Answer with a stream, unless the reply is decided already."""
         if self.stream is None:
             self.attach(self._reply.stream)
             self._reply.open_stream()
@@ -108,18 +127,20 @@ class _Call(_Channel):
         super().send(data)
 
     def finish(self, data: bytes) -> None:
-        """Send the result; the last event of the stream if there is one, a JSON body otherwise."""
+        """Send the result: as JSON, or as the last event if the reply is a stream."""
         if self.stream is not None or not self._reply.answer(Answer(data)):
             self.send(data)
             assert self.stream is not None
             self.stream.close()
 
+    # -- On any thread -----------------------------------------------------------------------------------------------
+
     def answer_at_once(self, data: bytes) -> bool:
-        """Answer with JSON from any thread; False if the answer has become a stream."""
+        """Answer with JSON. False if the reply is a stream already."""
         return self._reply.answer(Answer(data))
 
     def close_streams(self) -> None:
-        """End what carries the answer, from any thread."""
+        """End the responses that carry the answer."""
         self._reply.stream.close()
         if self.stream is not None:
             self.stream.close()
@@ -135,7 +156,12 @@ def _close_streams(calls: Iterable[_Call]) -> None:
 
 
 class StreamableHttpTransport:
-    """One handshake-era session. Made, started and stopped on the host's loop; its message loop runs in the lane."""
+    """The wire of one handshake-era session.
+
+    Threads: the public methods are called on the host's loop. What is below "In the lane" runs there. `_calls` and
+    `_streams` are filled on the host's loop, before the lane can see the request, and emptied in the lane; each step is
+    one operation of a dictionary, so no lock is needed.
+    """
 
     def __init__(
         self,
@@ -150,29 +176,29 @@ class StreamableHttpTransport:
         self._session = session
         self._link = Link(session, running.lane, max_backlog)
         self._buffer = EventBuffer(max_events, max_event_bytes)
-        self._standalone = _Channel(STANDALONE, self._buffer)
+        self._standalone = _ResumableStream(STANDALONE, self._buffer, self._note_sent)
         self._calls: dict[RequestId, _Call] = {}
-        self._channels: dict[int, _Channel] = {STANDALONE: self._standalone}
+        self._streams: dict[int, _ResumableStream] = {STANDALONE: self._standalone}
         self._last_number = STANDALONE
         self._loop = MessageLoop(
             running,
             self._link,
-            self._send,
-            on_end=self._ended,
+            self._write,
+            on_end=self._end_in_lane,
             takes_stateless=False,
             can_ask=self._has_standalone_stream,
         )
         self._on_end: Callable[[], object] = lambda: None
 
     def start(self, on_end: Callable[[], object]) -> None:
-        """Start the message loop. `on_end` is called in the lane when it ends, by itself or not; maybe twice."""
+        """Start the message loop. `on_end` is called in the lane when it ends, for whatever reason; maybe twice."""
         self._on_end = on_end
         self._loop.start()
 
     def stop(self) -> None:
-        """End the message loop, cancel its handlers and answer what is open."""
+        """Cancel what runs for the session, answer what is open and end the streams."""
         self._loop.stop()
-        # What needs no lane is done here: it may be blocked for long.
+        # What needs no lane is done here: the lane may be blocked for long.
         if self._standalone.stream is not None:
             self._standalone.stream.cut()
         calls = list(self._calls.values())
@@ -187,58 +213,41 @@ class StreamableHttpTransport:
 
     @property
     def is_flushed(self) -> bool:
-        """Whether all that was said on the standalone stream has been handed to the ASGI server.
+        """Whether everything on the standalone stream has been handed to the ASGI server.
 
-        The streams of answered calls end by themselves, with or without the session.
+        The streams of answered requests end by themselves, with or without the session.
         """
         stream = self._standalone.stream
         return stream is None or stream.is_closed or stream.is_flushed
 
-    def deliver(self, message: JSONRPCMessage, scope: Scope) -> None:
-        """Hand over a notification or a response. Raises what `Link.admit` raises."""
-        self._link.admit(message, scope)
+    def deliver(self, message: JSONRPCMessage, scope: Scope, memory: MessageMemory) -> None:
+        """Hand a notification or a response to the server. Raises what `Link.admit` raises."""
+        self._link.admit(message, scope, memory)
 
-    def call(self, message: JSONRPCRequest, scope: Scope, reply: Reply) -> None:
-        """Hand over a request whose answer goes to `reply`. Raises what `Link.admit` raises."""
+    def call(self, message: JSONRPCRequest, scope: Scope, memory: MessageMemory, reply: Reply) -> None:
+        """Hand a request to the server; the answer goes to `reply`. Raises what `Link.admit` raises."""
         self._last_number += 1
-        version = self._session.protocol_version
         call = _Call(
             self._last_number,
             self._buffer,
+            self._note_sent,
             message.id,
             reply,
-            is_resumable=message.method != INITIALIZE and is_version_at_least(version, RESUMABLE_SINCE),
+            is_resumable=message.method != INITIALIZE and self._is_resumable,
         )
-        # What is lost of a call that is silent for long, its client must be able to resume too.
+        # A client must be able to resume the stream of a request that is silent for long, too.
         reply.on_silence = lambda: self._lane.post(call.open_stream)
         key = request_key(message.id)
 
         def register() -> None:
             self._calls[key] = call
-            self._channels[call.number] = call
+            self._streams[call.number] = call
 
-        self._link.admit(message, scope, metadata=self._metadata(key, call), on_admitted=register)
-
-    def announce(self) -> None:
-        """Tell the client that the server's lists may have changed, on the standalone stream."""
-        self._lane.post(self._announce_in_lane)
-
-    def _announce_in_lane(self) -> None:
-        for message in list_changed_messages():
-            self._link.note_answer(message)
-            self._standalone.send(message.model_dump_json(exclude_unset=True).encode())
-
-    async def attach_standalone(self, stream: EventStream) -> bool:
-        """Connect the standalone stream; False if there is one already."""
-        return await self._lane.run(self._attach_standalone(stream))
-
-    async def resume(self, stream: EventStream, last_event_id: str) -> bool:
-        """Connect `stream` where another was lost; False if that is unknown or too long ago."""
-        return await self._lane.run(self._resume(stream, last_event_id))
-
-    # -- In the lane -------------------------------------------------------------------------------------------------
+        self._link.admit(message, scope, memory, self._metadata(key, call), register)
 
     def _metadata(self, key: RequestId, call: _Call) -> ServerMessageMetadata:
+        """What the handler of a request may ask of this transport. The functions in it are called in the lane."""
+
         async def close_sse_stream() -> None:
             call.open_stream()
             if call.stream is not None:
@@ -249,25 +258,51 @@ class StreamableHttpTransport:
                 self._standalone.stream.close()
 
         async def end_unanswered() -> None:
-            # This era's wire ends a request's stream only with a response.
+            # In this era only a response ends the stream of a request.
             self._finish(key, error_body(REQUEST_CANCELLED, "Request cancelled", call.request_id))
 
         metadata = ServerMessageMetadata(on_request_unanswered=end_unanswered)
-        if is_version_at_least(self._session.protocol_version, RESUMABLE_SINCE):
+        if self._is_resumable:
             metadata.close_sse_stream = close_sse_stream
             metadata.close_standalone_sse_stream = close_standalone_sse_stream
         return metadata
 
+    @property
+    def _is_resumable(self) -> bool:
+        return is_version_at_least(self._session.protocol_version, RESUMABLE_SINCE)
+
+    def announce(self) -> None:
+        """Tell the client on the standalone stream that the server's lists may have changed."""
+        self._lane.post(self._announce_in_lane)
+
+    async def attach_standalone(self, stream: EventStream) -> bool:
+        """Make `stream` the standalone stream. False if the session has one already."""
+        return await self._lane.run(self._attach_standalone(stream))
+
+    async def resume(self, stream: EventStream, last_event_id: str) -> bool:
+        """Continue on `stream` after this event. False if the id is unknown or too old."""
+        return await self._lane.run(self._resume(stream, last_event_id))
+
+    def _note_sent(self, sequence: int) -> None:
+        self._lane.post(self._buffer.note_sent, sequence)
+
+    # -- In the lane -------------------------------------------------------------------------------------------------
+
     def _has_standalone_stream(self) -> bool:
         stream = self._standalone.stream
         return stream is not None and not stream.is_closed
+
+    def _announce_in_lane(self) -> None:
+        for message in list_changed_messages():
+            self._link.note_sent(message)
+            self._standalone.send(message.model_dump_json(exclude_unset=True).encode())
 
     async def _attach_standalone(self, stream: EventStream) -> bool:
         current = self._standalone.stream
         if current is not None and not current.is_closed:
             return False
         self._standalone.attach(stream)
-        if is_version_at_least(self._session.protocol_version, RESUMABLE_SINCE):
+        if self._is_resumable:
             self._standalone.prime()
         return True
 
@@ -276,15 +311,15 @@ class StreamableHttpTransport:
         if found is None:
             return False
         number, missed = found
-        channel = self._channels.get(number)
-        if channel is None:  # the call has been answered: what is left of it is all there will be
-            for event_id, data in missed:
-                stream.write(frame(b"message", data, event_id))
+        resumed = self._streams.get(number)
+        if resumed is None:  # the request has been answered: these events are the rest of its stream
+            resumed = _ResumableStream(number, self._buffer, self._note_sent)
+            resumed.attach(stream, missed)
             stream.close()
             return True
-        if channel.stream is not None:
-            channel.stream.close()
-        channel.attach(stream, missed)
+        if resumed.stream is not None:
+            resumed.stream.close()
+        resumed.attach(stream, missed)
         return True
 
     def _finish(self, key: RequestId, data: bytes) -> None:
@@ -292,28 +327,28 @@ class StreamableHttpTransport:
         if call is not None:
             call.finish(data)
             self._buffer.end(call.number)
-            del self._channels[call.number]
+            del self._streams[call.number]
 
-    def _ended(self) -> None:
+    def _end_in_lane(self) -> None:
         for key, call in list(self._calls.items()):
             self._finish(key, _ended_body(call))
         if self._standalone.stream is not None:
             self._standalone.stream.close()
         self._on_end()
 
-    async def _send(self, item: SessionMessage) -> None:
+    async def _write(self, item: SessionMessage) -> None:
         message = item.message
         data = message_body(message)
-        self._link.note_answer(message)
+        self._link.note_sent(message)
         if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
             self._finish(request_key(message.id), data)
             return
-        channel: _Channel = self._standalone
+        target: _ResumableStream = self._standalone
         if isinstance(item.metadata, ServerMessageMetadata) and item.metadata.related_request_id is not None:
-            channel = self._calls.get(request_key(item.metadata.related_request_id), self._standalone)
-        channel.send(data)
+            target = self._calls.get(request_key(item.metadata.related_request_id), self._standalone)
+        target.send(data)
         try:
-            await channel.wait_for_room()
+            await target.wait_for_room()
         except StreamClosed:
-            # The client may come back for the rest: what it misses is kept.
+            # The client may come back: what it has missed is kept.
             return

@@ -11,6 +11,7 @@ from mcp_types import JSONRPCRequest
 from gateway.http.asgi import Scope
 from gateway.jsonrpc import JSONRPCMessage
 from gateway.transports.event_stream import EventStream
+from gateway.transports.message_budget import MessageMemory
 from gateway.transports.reply import Reply
 
 
@@ -22,8 +23,8 @@ class SessionWire(Protocol):
         """Whether everything the server sent outside of a call's answer has been handed to the ASGI server."""
         ...
 
-    def deliver(self, message: JSONRPCMessage, scope: Scope) -> None:
-        """Hand `message` to the server. If it has an answer, that does not belong to this request.
+    def deliver(self, message: JSONRPCMessage, scope: Scope, memory: MessageMemory) -> None:
+        """Hand `message` to the server and hold `memory` until it is answered. An answer does not go to this request.
 
         Raises:
             GatewayError: the server did not get the message.
@@ -47,8 +48,8 @@ class StreamableHttpWire(SessionWire, Protocol):
         """Whether the server has accepted `initialize`."""
         ...
 
-    def call(self, message: JSONRPCRequest, scope: Scope, reply: Reply) -> None:
-        """Hand a request to the server; its answer goes to `reply`. Raises what `deliver` raises."""
+    def call(self, message: JSONRPCRequest, scope: Scope, memory: MessageMemory, reply: Reply) -> None:
+        """Hand a request to the server; the answer goes to `reply`. Raises what `deliver` raises."""
         ...
 
     async def attach_standalone(self, stream: EventStream) -> bool:

@@ -13,6 +13,7 @@ from gateway.access.identity import Identity
 from gateway.access.limits import RateLimits
 from gateway.access.session_room import KNOWN_IDLE, LARGE_GROUP, MADE_ROOM, SessionRoom
 from gateway.exceptions import SessionLimitReached, TooManyRequests, Unauthenticated
+from gateway.transports.message_budget import MessageBudget
 from gateway.transports.sessions import Session, Sessions
 
 ADDRESS = "192.0.2.1"
@@ -88,7 +89,9 @@ def test_session_in_use_never_makes_room_and_the_newcomer_is_refused(houses: Exi
         if in_use == "open stream":
             session.open_requests = 1
         elif in_use == "request under way":
-            session.in_flight[1] = 0.0
+            session.in_flight[1] = MessageBudget(host_bytes=1, address_bytes=1, key_bytes=1).hold(
+                session.identity, "", 0
+            )
         else:
             session.transport = "sse"
     with pytest.raises(TooManyRequests, match="This key has as many sessions in use as it may") as refusal:

@@ -27,7 +27,7 @@ def scoped(*tools: str) -> Identity:
 
 @pytest.mark.parametrize("tool", ["echo", "größe", "測る", " edge ", "=?base64?ZWNobw==?="])
 def test_allowed_tool_may_be_called_whatever_its_name(tool: str) -> None:
-    require_named_tool(scoped(tool), "workshop", "tools/call", encode_header_value(tool), b"{}")
+    require_named_tool(scoped(tool), "workshop", "tools/call", encode_header_value(tool), {})
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_allowed_tool_may_be_called_whatever_its_name(tool: str) -> None:
 )
 def test_name_in_the_head_that_is_no_allowed_tools_is_refused(header: str | None) -> None:
     with pytest.raises(ToolOutOfScope):
-        require_named_tool(scoped("größe", "echo"), "workshop", "tools/call", header, b'{"id": 1}')
+        require_named_tool(scoped("größe", "echo"), "workshop", "tools/call", header, {"id": 1})
 
 
 NO_NAMES: list[Any] = [[], {}, ["echo"], None, 1, True]

@@ -1,0 +1,154 @@
+"""How much memory clients' messages may hold until they are answered: those of one key, of one address, of the host.
+
+What counts is the text of a message and what decoding makes of it (`json_size`), from its arrival until its answer is
+on the way. The number of messages says little: a hundred calls may hold 2 MiB or a gigabyte.
+"""
+
+import threading
+from types import TracebackType
+from typing import Final, Self
+
+from gateway.access.identity import Identity
+from gateway.exceptions import GatewayError, MessageBudgetFull, TooManyRequests
+from gateway.http.addresses import counted_address
+
+REQUEST_SHARE: Final = 0.875
+"""The part of each limit that requests may use. The rest is for clients' answers to servers' questions: otherwise the
+calls that wait for such an answer could keep it out."""
+
+RETRY_SECONDS: Final = 1
+"""When a refused client should try again."""
+
+KEY_FULL: Final = "The messages of this key that are not answered yet hold as much memory as they may."
+ADDRESS_FULL: Final = "The messages of this address that are not answered yet hold as much memory as they may."
+HOST_FULL: Final = "The host holds as many unanswered messages as it may. Try again later."
+
+
+class MessageBudget:
+    """The memory that unanswered messages hold. Messages are counted on the host's loop and released on any thread."""
+
+    def __init__(self, *, host_bytes: int, address_bytes: int, key_bytes: int) -> None:
+        self._host_bytes = host_bytes
+        self._address_bytes = address_bytes
+        self._key_bytes = key_bytes
+        # Above these the messages are looked at more closely.
+        self._host_request_bytes = host_bytes * REQUEST_SHARE
+        self._address_request_bytes = address_bytes * REQUEST_SHARE
+        self._key_request_bytes = key_bytes * REQUEST_SHARE
+        self.held_bytes = 0
+        """How much all unanswered messages hold."""
+        self._by_address: dict[str, int] = {}
+        self._by_key: dict[str | None, int] = {}
+        self._lock = threading.Lock()
+
+    def hold(self, identity: Identity, address: str, size_bytes: int) -> "MessageMemory":
+        """Count a message that holds `size_bytes`.
+
+        Raises:
+            TooManyRequests: the key or the address would hold more than it may.
+            MessageBudgetFull: the host would.
+        """
+        key = None if identity.grant is None else identity.grant.public
+        memory = MessageMemory(self, key, counted_address(address))
+        self.add(memory, size_bytes)
+        return memory
+
+    def add(self, memory: "MessageMemory", more_bytes: int) -> None:
+        """Count `more_bytes` for a message. Raises what `hold` raises."""
+        key, address = memory.key, memory.address
+        with self._lock:
+            if not memory.holders:  # its client has left
+                return
+            of_host = self.held_bytes + more_bytes
+            of_address = self._by_address.get(address, 0) + more_bytes
+            of_key = 0 if key is None else self._by_key.get(key, 0) + more_bytes
+            size = memory.size_bytes + more_bytes
+            if (
+                of_key > self._key_request_bytes
+                or of_address > self._address_request_bytes
+                or of_host > self._host_request_bytes
+            ):
+                memory.refusal = self._look_closely(size, of_key, of_address, of_host)
+            memory.size_bytes = size
+            self.held_bytes = of_host
+            self._by_address[address] = of_address
+            if key is not None:
+                self._by_key[key] = of_key
+
+    def _look_closely(self, size: int, of_key: int, of_address: int, of_host: int) -> GatewayError | None:
+        """Why a request of `size` bytes is refused, if it is. Raises where no message would be let in."""
+        for held, limit, refusal in (
+            (of_key, self._key_bytes, TooManyRequests(KEY_FULL, RETRY_SECONDS)),
+            (of_address, self._address_bytes, TooManyRequests(ADDRESS_FULL, RETRY_SECONDS)),
+            (of_host, self._host_bytes, MessageBudgetFull(HOST_FULL)),
+        ):
+            # A message that nothing else is held beside is always let in: otherwise it could never be sent.
+            if held > size and held > limit:
+                raise refusal
+            if held > size and held > limit * REQUEST_SHARE:
+                return refusal
+        return None
+
+    def keep(self, memory: "MessageMemory") -> None:
+        """Add a holder of `memory`, who releases it."""
+        with self._lock:
+            memory.holders += 1
+
+    def release(self, memory: "MessageMemory") -> None:
+        """Take a holder of `memory` away. After the last one it counts no more."""
+        with self._lock:
+            memory.holders -= 1
+            if memory.holders:
+                return
+            key, address, size = memory.key, memory.address, memory.size_bytes
+            self.held_bytes -= size
+            left = self._by_address[address] - size
+            if left:
+                self._by_address[address] = left
+            else:
+                del self._by_address[address]
+            if key is not None:
+                left = self._by_key[key] - size
+                if left:
+                    self._by_key[key] = left
+                else:
+                    del self._by_key[key]
+
+
+class MessageMemory:
+    """The memory of one message, or of one batch. It counts until every holder has released it.
+
+    Whoever made it holds it inside a `with` block; whoever needs it longer calls `keep`.
+    """
+
+    __slots__ = ("_budget", "address", "holders", "key", "refusal", "size_bytes")
+
+    def __init__(self, budget: MessageBudget, key: str | None, address: str) -> None:
+        self._budget = budget
+        self.key = key
+        self.address = address
+        self.size_bytes = 0
+        self.holders = 1
+        self.refusal: GatewayError | None = None
+        """Why it is refused if it turns out to be a request: what is left is for answers."""
+
+    def resize(self, size_bytes: int) -> None:
+        """Count `size_bytes` from now on, which may be more than before. Raises what `MessageBudget.hold` raises."""
+        if size_bytes > self.size_bytes:
+            self._budget.add(self, size_bytes - self.size_bytes)
+
+    def keep(self) -> None:
+        """Hold it, until `release`."""
+        self._budget.keep(self)
+
+    def release(self) -> None:
+        """Stop holding it. Any thread."""
+        self._budget.release(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._budget.release(self)
