@@ -1,8 +1,13 @@
-"""Our Daphne: what the server does that Daphne's own does not.
+"""Our Daphne, and how a process that serves is started, watched and ended.
 
-`limits`, `head`, `bodies` and `descriptors` are plain Python; `exchange`, `channel`, `shutdown` and `server` are the
-server. This module imports none of the latter: `daphne.server` installs a Twisted reactor, which another ASGI server
-has no use for.
+* Plain Python: `limits`, `head` (requests), `chunks`, `bodies` and `turns` (their bodies), `descriptors`.
+* The server, on Twisted: `exchange` (a request and its response), `connection`, `connections`, `server`.
+* The process, under every ASGI server: `shutdown` (signals), `timetable`, `freezes` and `guard` (a process that stands
+  still), `standard_streams`.
+* `small_server`: a server in a thread, for the metrics port.
+
+Imports `http` and the ground. This module does not import `server`: `daphne.server` installs a Twisted reactor, for
+which another ASGI server has no use.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ __all__ = ["Hook", "ServingEvent", "ServingHooks", "ServingLimits", "install_if_
 
 
 def install_if_daphne(limits: ServingLimits, hooks: ServingHooks) -> bool:
-    """Make the `daphne` command use our server, if this process is that command; tell whether it is.
+    """Make the `daphne` command use our server. Returns whether this process is that command.
 
     Daphne reads `CommandLineInterface.server_class` after it has imported the application (daphne/cli.py:26), so the
     application's module is the place to call this. Under another ASGI server it does nothing.
@@ -24,8 +29,8 @@ def install_if_daphne(limits: ServingLimits, hooks: ServingHooks) -> bool:
     cli = sys.modules.get("daphne.cli")
     if cli is None:
         return False
-    from gateway.serving.server import Server
+    from gateway.serving.server import HttpServer
 
     # staticmethod: from Python 3.14 on a bare partial would be bound as a method.
-    cli.CommandLineInterface.server_class = staticmethod(functools.partial(Server, limits=limits, hooks=hooks))
+    cli.CommandLineInterface.server_class = staticmethod(functools.partial(HttpServer, limits=limits, hooks=hooks))
     return True

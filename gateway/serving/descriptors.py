@@ -1,4 +1,4 @@
-"""File descriptors: enough for the connections, or else fewer connections, and a word when there are none left."""
+"""File descriptors: makes sure that there are enough for the connections, and reports when there are none left."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from gateway.serving.limits import ServingLimits
 logger = logging.getLogger(__name__)
 
 SPARE: Final = 512
-"""What a process opens besides its clients' connections: files, the database, what servers connect to, and the surplus
-connections that are being told so."""
+"""What a process opens besides its clients' connections: files, the database, connections of its servers, and surplus
+connections while they are refused."""
 
 SILENT_SECONDS: Final = 60.0
-"""From one line on descriptors that ran out to the next."""
+"""How long after one line in the log there is no other about the same."""
 
 
 def fit_connections(limits: ServingLimits) -> ServingLimits:
     """Raise the soft limit of open files as far as the connections need and the hard limit allows.
 
-    Returns limits that there is room for, with a warning if these are fewer connections: one beyond a limit can be told
-    so, one that finds no descriptor cannot.
+    Returns limits for which there is room, and logs a warning if they allow fewer connections. A connection beyond a
+    limit can be answered; one for which there is no descriptor cannot.
     """
     if sys.platform == "win32":
         return limits
@@ -39,7 +39,7 @@ def fit_connections(limits: ServingLimits) -> ServingLimits:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError):
-            # macOS has another limit, which getrlimit does not tell.
+            # macOS has another limit, which getrlimit does not report.
             logger.debug("The limit of open files could not be raised", exc_info=True)
         else:
             soft = wanted
@@ -47,27 +47,27 @@ def fit_connections(limits: ServingLimits) -> ServingLimits:
         return limits
     fitting = min(limits.connections, max(soft - SPARE, soft // 2))
     logger.warning(
-        "The process may open %d files: %d connections are served at once, not %d. For all of them it needs "
-        "`ulimit -n %d`; or lower GUMCP_MAX_CONNECTIONS.",
+        "This process may open %d files, so it serves %d connections at once and not %d. Run it with `ulimit -n %d` "
+        "or lower GUMCP_MAX_CONNECTIONS.",
         soft,
         fitting,
         limits.connections,
         needed,
     )
-    # One address is not to take all that is left: half of it, or more where it may have more than half of all.
+    # One address must not take all that is left. It gets half of it, or its share if that is more than half.
     share = limits.connections_per_address * fitting // max(1, limits.connections)
     per_address = max(share, min(limits.connections_per_address, fitting // 2))
     return replace(limits, connections=fitting, connections_per_address=per_address)
 
 
 class AcceptFailures:
-    """An observer of Twisted's log, which alone tells of connections that could not be accepted."""
+    """Observes Twisted's log. Only there is it said that connections could not be accepted."""
 
     def __init__(self) -> None:
         self._silent_until = 0.0
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Pass on the first failure in a while."""
+        """Log a failure, unless one was logged a short while ago."""
         # twisted.internet.tcp._accept
         if "acceptError" in event:
             reason = event["acceptError"]
@@ -78,7 +78,7 @@ class AcceptFailures:
         if time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + SILENT_SECONDS
             logger.error(
-                "Connections cannot be accepted (%s). If the process has opened all the files that it may, raise "
-                "`ulimit -n` or lower GUMCP_MAX_CONNECTIONS.",
+                "Connections cannot be accepted (%s). If this process has no file descriptors left, raise `ulimit -n`, "
+                "or lower GUMCP_MAX_CONNECTIONS.",
                 reason,
             )

@@ -1,7 +1,7 @@
-"""One request and its response: between the ASGI application and the channel.
+"""One request and its response: between the ASGI application and the connection.
 
-What the bytes of a request mean is decided in `head`, and when they may come and go in `channel`. Here a whole request
-becomes an ASGI scope, ASGI messages become a response, and the access line is written.
+What the bytes of a request mean is decided in `head`, and when they may come and go in `connection`. Here a whole
+request becomes an ASGI scope, ASGI messages become a response, and the access line is written.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ class Exchange:
     async def send(self, message: Message) -> None:
         """Pass on a response message once the socket has room for it. The empty end of a response needs no room.
 
-        So an application can finish as soon as it has sent everything. The channel watches what the client has yet to
-        read.
+        So an application can finish as soon as it has sent everything. The connection watches what the client has yet
+        to read.
         """
         while self._connection.is_write_paused and not self._ended and not _is_empty_end(message):
             await self._connection.drained()

@@ -1,42 +1,48 @@
-"""Daphne's server, with the differences that long-lived streams and strangers on the network force.
+"""Our Daphne: a subclass of Daphne's server, made for long-lived streams and for strangers on the network.
 
-Importing this module imports `daphne.server`, which installs Twisted's asyncio reactor: only a process that is going to
-run Daphne does it (see `gateway.serving.install_if_daphne`).
+Importing this module imports `daphne.server`, which installs Twisted's asyncio reactor. Only a process that is going to
+run Daphne does that (see `gateway.serving.install_if_daphne`).
 
-Daphne's command line, endpoints, proxy headers, access log and ASGI messages stay. These differ, each for its reason
-(measured with Daphne 4.2.3 and Twisted 26.10):
+Daphne's command line, endpoints, proxy headers, access log and ASGI messages stay as they are. These are the
+differences and their reasons (measured with Daphne 4.2.3 and Twisted 26.10):
 
-1.  The periodic checks survive an exception, and an application's end is seen when it happens. Daphne's
-    `application_checker` stops for good at the first exception after `http.response.start`: later errors get no 500.
-2.  `send` waits while the socket is full. Daphne's never does: 64 MB for a client that does not read cost 63 MB.
-3.  A client that does not take `buffered_bytes` (or all there is) in `slow_reader_seconds` is cut. Daphne cuts none.
-4.  Headers and body have deadlines, the body a lowest rate. Daphne never cuts a client that sends byte by byte.
-    (Daphne's own `--http-timeout` ends every stream and is not obeyed.)
-5.  A body that is too large is refused from its header, or as soon as it has grown too large, and bodies are held in
-    memory, with a limit for all that are being read. Twisted writes one of more than 100 kB to a temporary file, whole
-    and unlimited, before the application starts.
-6.  TCP keepalive and TCP_USER_TIMEOUT: a peer that went without a FIN is noticed within a minute, not never.
+1.  The periodic checks survive an exception, and the end of an application is noticed at once. Daphne's
+    `application_checker` stops for ever at the first exception after `http.response.start`: later errors get no 500.
+2.  `send` waits while the socket is full. In Daphne it never does: 64 MB for a client that does not read cost 63 MB.
+3.  A client that does not take `buffered_bytes` (or all there is) in `slow_reader_seconds` is cut. Daphne cuts nobody.
+4.  Headers and bodies have deadlines, and bodies a lowest speed. Daphne never cuts a client that sends byte by byte.
+    (Daphne's own `--http-timeout` would end every stream and is ignored.)
+5.  A body that is too large is refused from its header, or as soon as it has grown too large. Bodies are held in
+    memory, with a limit for all that are being read. Twisted writes a body of more than 100 kB to a temporary file,
+    without a limit, before the application starts.
+6.  TCP keepalive and TCP_USER_TIMEOUT: a peer that vanished without a FIN is noticed within a minute. In Daphne it
+    never is.
 7.  The listen backlog is 2048 instead of 50, so that a busy loop does not turn clients away.
-8.  Keep-alive is 75 s. Twisted's 60 s are those of common load balancers: both sides close at once.
-9.  `Daphne-Root-Path` is dropped, a doubled or missing `Host` refused. Daphne obeys the one and accepts the other.
-10. Connections are limited, in all and per address, and told so by a 503. Daphne's end with the descriptors. The limit
-    of open files is raised for them, and where it cannot be, they are fewer.
-11. SIGTERM, SIGINT and, unless it is ignored, SIGHUP: the ports close first, applications finish within a grace time,
-    then they are cancelled, and the process ends. Daphne's ports stay open, a stubborn application holds its exit for
-    ever and a half-sent request breaks it (`KeyError: 'application_instance'`, daphne/server.py:323); SIGHUP kills it.
-12. WebSockets are refused, h2c and other upgrades ignored, HTTP/2 by prior knowledge refused: nothing here speaks
-    them.
-13. The access line goes through `redact`, a stream that ends by a disconnect has one too, and no warning holds the
-    repr of a request. Daphne prints the path in all of them, and in this project the path holds the session key.
-14. Folded headers, `Transfer-Encoding: identity` or in HTTP/1.0, control characters, targets that are not a path and
-    lengths beyond 64 bits are refused, see `head`. Twisted lets them through, or raises on thousands of digits.
-15. Requests are read by two regular expressions and answered by one `send(2)`. Twisted parses headers line by line and
-    bodies' Content-Type with the email package, formats an access line that Daphne throws away, and waits for a turn
-    of the loop before it writes.
-16. An application runs in a fresh context. In Daphne a pipelined request is started from the `send` of the one before
-    it and sees the context variables of that one, which behind a proxy may be another user's.
+8.  Keep-alive is 75 s. Twisted's 60 s are those of common load balancers, so both sides would close at once.
+9.  `Daphne-Root-Path` is dropped, and a repeated or missing `Host` is refused. Daphne obeys the first and accepts the
+    others.
+10. Connections are limited, in all and for each address; one more is answered 503. Daphne accepts them until the
+    process has no descriptors left. The limit of open files is raised as far as that is allowed.
+11. SIGTERM, SIGINT and SIGHUP (unless that is ignored): the ports are closed first, applications finish within a grace
+    time, then they are cancelled, and the process ends. In Daphne the ports stay open, an application that ignores its
+    cancellation holds up the exit for ever, a half-sent request breaks it (`KeyError: 'application_instance'`,
+    daphne/server.py:323), and SIGHUP kills the process.
+12. WebSockets are refused, h2c and other upgrades are ignored, HTTP/2 without an upgrade is refused. Nothing here
+    speaks them.
+13. The access line goes through `redact`, a stream that ends by a disconnect has one too, and no warning contains the
+    repr of a request. Daphne prints the path in all of them, and in this project the path contains the session key.
+14. Folded headers, `Transfer-Encoding: identity` or in HTTP/1.0, control characters, malformed trailers, targets that
+    are neither a path nor a URL, and lengths beyond 64 bits are refused, see `head` and `chunks`. Twisted lets them
+    through, or raises on thousands of digits.
+15. A request is read by two regular expressions and answered by one `send(2)`. Twisted parses headers line by line and
+    Content-Type with the email package, formats an access line that Daphne throws away, and waits for another turn of
+    the loop before it writes.
+16. An application runs in a fresh context. In Daphne a pipelined request is started from the `send` of the request
+    before it and sees its context variables. Behind a proxy these may be another user's.
+17. Few large bodies are read in one turn of the loop, and a chunked body has a budget for its framing, see `turns` and
+    `chunks`. In Twisted a small request waits while all other sockets are read, up to 64 KiB of each.
 
-Over TLS (`-e ssl:…`) all of it holds, except that an answer takes Twisted's way and not one `send(2)`.
+Over TLS (`-e ssl:…`) all of this holds, except that a response is written in Twisted's way and not by one `send(2)`.
 """
 
 from __future__ import annotations
@@ -55,8 +61,8 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import STDLibLogObserver, globalLogBeginner
 
 from gateway.serving.bodies import UnfinishedBodies
-from gateway.serving.channel import Channel
-from gateway.serving.connections import ChannelFactory
+from gateway.serving.connection import HttpConnection
+from gateway.serving.connections import ConnectionFactory
 from gateway.serving.descriptors import AcceptFailures, fit_connections
 from gateway.serving.exchange import Exchange
 from gateway.serving.limits import Hook, ServingHooks, ServingLimits
@@ -73,8 +79,8 @@ from gateway.serving.turns import BodyTurns
 logger = logging.getLogger(__name__)
 
 
-class Server(daphne.server.Server):  # type: ignore[misc]
-    """Serve one ASGI application over HTTP/1.x."""
+class HttpServer(daphne.server.Server):  # type: ignore[misc]
+    """Serves one ASGI application over HTTP/1.x."""
 
     def __init__(
         self,
@@ -92,9 +98,9 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         self.limits = limits or ServingLimits()
         self.hooks = hooks or ServingHooks()
         self.is_draining = False
-        self.unfinished_bodies: UnfinishedBodies[Channel] = UnfinishedBodies(self.limits.unfinished_bodies_bytes)
+        self.unfinished_bodies: UnfinishedBodies[HttpConnection] = UnfinishedBodies(self.limits.unfinished_bodies_bytes)
         self.connections: dict[Exchange, asyncio.Task[None]] = {}
-        """What runs: an exchange stays until its application has ended. Daphne keeps more under this name."""
+        """The running applications. Daphne keeps something else under this name."""
         self._ports: list[Any] = []
         self._has_guard = has_guard
         self._watch: ShutdownWatch | None = None
@@ -105,9 +111,9 @@ class Server(daphne.server.Server):  # type: ignore[misc]
             logger.warning("--http-timeout is ignored: it would end every stream")
 
     def run(self) -> None:
-        """Listen, and return when the server has been stopped."""
+        """Listen. Returns when the server has been stopped."""
         self.limits = fit_connections(self.limits)
-        self.http_factory = ChannelFactory(self)
+        self.http_factory = ConnectionFactory(self)
         if self.verbosity <= 1:
             globalLogBeginner.beginLoggingTo([AcceptFailures()], redirectStandardIO=False, discardBuffer=True)
         else:
@@ -147,7 +153,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
             drop_unwritable_streams()
 
     def listen_success(self, port: Any) -> None:
-        """Keep the port, to close it when the server drains."""
+        """Remember the port, which is closed when the server drains."""
         super().listen_success(port)
         self._ports.append(port)
 
@@ -155,7 +161,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     def serve(self, exchange: Exchange) -> None:
         """Run the application for a request."""
-        # Difference 16. The channel may have been called from another application's `send`.
+        # Difference 16: this may be called from another application's `send`.
         task = self._loop.create_task(self._run_application(exchange), context=self._context.copy())
         self.connections[exchange] = task
         task.add_done_callback(lambda done: self._application_ended(exchange, done))
@@ -168,13 +174,13 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("Exception inside application: %s", error, exc_info=error)
         try:
-            # A cancelled one was cancelled by the shutdown or for its lateness; either is no fault of the request.
+            # It was cancelled by the shutdown or because it was late. Neither is the fault of the request.
             exchange.application_ended(failure_status=503 if task.cancelled() else 500)
         finally:
             self.something_ended()
 
     def application_checker(self) -> None:
-        """Cancel applications that have not ended in time after their response or their client was gone."""
+        """Cancel applications that are still running long after their response was sent or their client left."""
         try:
             latest = time.monotonic() - self.application_close_timeout
             for exchange, task in list(self.connections.items()):
@@ -184,7 +190,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
                     exchange.was_killed = True
                     task.cancel()
         except Exception:
-            logger.exception("Applications could not be checked")
+            logger.exception("The running applications could not be checked")
         finally:
             reactor.callLater(1, self.application_checker)
 
@@ -197,11 +203,11 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()
-        for channel in list(self.http_factory.channels):
+        for connection in list(self.http_factory.open):
             try:
-                channel.check_deadlines(now)
+                connection.check_deadlines(now)
             except Exception:
-                logger.exception("Deadlines of a connection could not be checked")
+                logger.exception("The deadlines of a connection could not be checked")
 
     @property
     def _check_seconds(self) -> float:
@@ -218,7 +224,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
     # The end
 
     def drain(self) -> None:
-        """Begin the shutdown; on the event loop's thread. A second call changes nothing."""
+        """Begin the shutdown. Called on the event loop; a second call changes nothing."""
         if self.is_draining:
             return
         self.is_draining = True
@@ -228,7 +234,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         self._loop.call_soon_threadsafe(self.drain)
 
     def something_ended(self) -> None:
-        """Let a shutdown look again: an application or a connection has ended."""
+        """Note that an application or a connection has ended. A shutdown may wait for that."""
         if self._something_ended is not None:
             self._something_ended.set()
 
@@ -238,8 +244,8 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         try:
             await self._stop_listening()
             self._call_hook("on_drain", self.hooks.on_drain)
-            for channel in list(self.http_factory.channels):
-                channel.drain()
+            for connection in list(self.http_factory.open):
+                connection.drain()
             self._loop.call_later(DRAIN_ALLOWANCE_SECONDS + 0.01, self._check_deadlines)
             await self._wait_until_idle(grace_ends)
             cancelled = list(self.connections.values())
@@ -247,12 +253,12 @@ class Server(daphne.server.Server):  # type: ignore[misc]
                 logger.warning("Cancelling %d applications that did not end in time", len(cancelled))
                 for task in cancelled:
                     task.cancel()
-            if cancelled or self.http_factory.channels:
+            if cancelled or self.http_factory.open:
                 await self._wait_until_idle(time.monotonic() + CANCELLATION_SECONDS)
             left = grace_ends + SHUTDOWN_MARGIN_SECONDS - FLUSH_SECONDS - time.monotonic()
             await self._stop_project(left)
         except Exception:
-            logger.exception("Shutdown was not orderly")
+            logger.exception("The shutdown was not orderly")
         finally:
             self.stop()
 
@@ -260,7 +266,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
         try:
             await asyncio.wait_for(_run_hook(self.hooks.on_stop), timeout=seconds)
         except TimeoutError:
-            logger.warning("on_stop did not finish in time and was cancelled")
+            logger.warning("The on_stop hook did not finish in time and was cancelled")
 
     async def _stop_listening(self) -> None:
         for port in self._ports:
@@ -270,7 +276,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
 
     async def _wait_until_idle(self, until: float) -> None:
         self._something_ended = asyncio.Event()
-        while self.connections or self.http_factory.channels:
+        while self.connections or self.http_factory.open:
             self._something_ended.clear()
             try:
                 await asyncio.wait_for(self._something_ended.wait(), until - time.monotonic())
@@ -282,7 +288,7 @@ class Server(daphne.server.Server):  # type: ignore[misc]
             try:
                 await _run_hook(hook)
             except Exception:
-                logger.exception("%s failed", name)
+                logger.exception("The %s hook failed", name)
 
         task = self._loop.create_task(run())
         self._hook_tasks.add(task)

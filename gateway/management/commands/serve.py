@@ -88,11 +88,11 @@ class Command(BaseCommand):
         from daphne.endpoints import build_endpoint_description_strings
 
         from gateway.host.serving import serving_hooks, serving_limits
-        from gateway.serving.server import Server
+        from gateway.serving.server import HttpServer
         from gumcp_site import asgi
 
         asgi.host.watches_files = options["reload"]
-        server = Server(
+        server = HttpServer(
             application=asgi.application,
             endpoints=build_endpoint_description_strings(host=host, port=port),
             action_logger=AccessLogGenerator(sys.stdout),
@@ -161,7 +161,7 @@ class Command(BaseCommand):
 
         from gateway.fleet.relay import RelayingApplication
         from gateway.host.serving import serving_hooks, serving_limits
-        from gateway.serving.server import Server
+        from gateway.serving.server import HttpServer
         from gumcp_site import asgi
 
         asgi.host.watches_files = watches_files
@@ -186,7 +186,7 @@ class Command(BaseCommand):
 
         with socket.socket(fileno=os.dup(assignment.listener)) as listener:
             family = listener.family
-        Server(
+        HttpServer(
             application=RelayingApplication(asgi.application, ownership.find),
             endpoints=[
                 AdoptedStreamServerEndpoint(reactor, assignment.listener, family),

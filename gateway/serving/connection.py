@@ -1,7 +1,7 @@
 """One connection: when bytes may come, when they may go, and when its time is up.
 
-A channel reads whole requests, one after the other, and makes an `Exchange` of each. No application is started before
-the body is there, so a half-sent request is never an application's problem.
+A connection reads whole requests, one after the other, and makes an `Exchange` of each. No application is started
+before the body is there, so a half-sent request is never an application's problem.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ LINGER_SECONDS: Final = 2.0
 connection, and the client may lose the answer."""
 
 
-class ChannelServer(ExchangeServer, typing.Protocol):
-    """What a channel needs of its server."""
+class ConnectionServer(ExchangeServer, typing.Protocol):
+    """What a connection needs of its server."""
 
     limits: ServingLimits
-    unfinished_bodies: UnfinishedBodies[Channel]
+    unfinished_bodies: UnfinishedBodies[HttpConnection]
     body_turns: BodyTurns
     is_draining: bool
 
@@ -56,14 +56,14 @@ class ChannelServer(ExchangeServer, typing.Protocol):
         """Note that a connection has ended."""
 
 
-class ChannelList(typing.Protocol):
-    """Counts the open channels."""
+class ConnectionList(typing.Protocol):
+    """Counts the open connections."""
 
-    def opened(self, channel: Channel) -> None:
-        """Count a channel as open."""
+    def opened(self, connection: HttpConnection) -> None:
+        """Count a connection as open."""
 
-    def closed(self, channel: Channel) -> None:
-        """Count a channel as closed."""
+    def closed(self, connection: HttpConnection) -> None:
+        """Count a connection as closed."""
 
 
 class _Reading(Enum):
@@ -76,11 +76,13 @@ class _Reading(Enum):
 
 
 @implementer(IPushProducer)
-class Channel(Protocol):  # type: ignore[misc]
+class HttpConnection(Protocol):  # type: ignore[misc]
     """Speaks HTTP/1.x on one connection."""
 
-    def __init__(self, server: ChannelServer, channels: ChannelList, address: str | None, *, is_surplus: bool) -> None:
-        """`address`: what the connection is counted under. A surplus channel only refuses."""
+    def __init__(
+        self, server: ConnectionServer, connections: ConnectionList, address: str | None, *, is_surplus: bool
+    ) -> None:
+        """`address`: what the connection is counted under. A surplus connection only refuses."""
         self.server = server
         self.address = address
         self.is_surplus = is_surplus
@@ -89,7 +91,7 @@ class Channel(Protocol):  # type: ignore[misc]
         self.is_secure = False
         self.is_write_paused = False
         self.exchange: Exchange | None = None
-        self._channels = channels
+        self._list = connections
         self._limits: ServingLimits = server.limits
         self._reading = _Reading.HEAD
         self._is_read = True
@@ -108,7 +110,7 @@ class Channel(Protocol):  # type: ignore[misc]
         self._deadline: float | None = None
         self._drained: asyncio.Event | None = None
         self._socket_transport: Any = None
-        """The transport that owns the socket. Under TLS the channel writes to another one."""
+        """The transport that owns the socket. Under TLS the connection writes to another one."""
         self._writes_directly = False
         self._written_bytes = 0
         self._slow_reader = SlowReaderRule(server.limits.slow_reader_seconds, server.limits.buffered_bytes)
@@ -117,7 +119,7 @@ class Channel(Protocol):  # type: ignore[misc]
 
     def connectionMade(self) -> None:
         """Begin. Under TLS this comes before the handshake: both it and the headers must be done by the deadline."""
-        self._channels.opened(self)
+        self._list.opened(self)
         self._deadline = time.monotonic() + self._limits.header_timeout_seconds
         transport = self.transport
         self.is_secure = ISSLTransport.providedBy(transport)
@@ -169,7 +171,7 @@ class Channel(Protocol):  # type: ignore[misc]
         if self.exchange is not None:
             exchange, self.exchange = self.exchange, None
             exchange.disconnected()
-        self._channels.closed(self)
+        self._list.closed(self)
 
     def pauseProducing(self) -> None:
         """Hold back: Twisted keeps more than 64 KiB for this socket."""
