@@ -34,7 +34,7 @@ def test_low_soft_limit_is_raised_without_a_word(start_host: StartHost) -> None:
 def test_low_hard_limit_means_fewer_connections_and_the_log_says_so(start_host: StartHost, record: Record) -> None:
     with start_host(wrapper=("prlimit", "--nofile=400:400")) as host, ExitStack() as stack:
         other = stack.enter_context(host.session("workshop", "other:key"))
-        assert "The process may open 400 files: 200 connections are served at once, not 20000." in host.log()
+        assert "may open 400 files, so it serves 200 connections at once and not 20000." in host.log()
         crowd = connect(host, 250, stack)
         until(lambda: host.metric("gumcp_connection_faults_total", reason="too_many_connections") >= 50)
         told = sum(_is_told(connection) for connection in crowd[-50:])
@@ -54,7 +54,7 @@ def test_low_hard_limit_means_fewer_connections_and_the_log_says_so(start_host: 
 def test_low_limit_for_an_address_holds_although_there_are_fewer_connections(start_host: StartHost) -> None:
     limited = start_host(wrapper=("prlimit", "--nofile=400:400"), GUMCP_MAX_CONNECTIONS_PER_ADDRESS="3")
     with limited as host, ExitStack() as stack:
-        assert "200 connections are served at once" in host.log()
+        assert "so it serves 200 connections at once" in host.log()
         # The host's own check whether it is up may still be counted.
         until(lambda: _is_healthy(host))
         *within, surplus = connect(host, 4, stack)

@@ -23,7 +23,7 @@ import daphne.server  # installs the reactor, before anything else of Twisted is
 from daphne.access import AccessLogGenerator
 
 from gateway.serving import ServingHooks, ServingLimits
-from gateway.serving.server import Server
+from gateway.serving.server import HttpServer
 
 SEEN: contextvars.ContextVar[str] = contextvars.ContextVar("SEEN", default="nothing")
 
@@ -44,7 +44,7 @@ class Application:
     """Each path is a behaviour: `/echo` is `do_echo`."""
 
     def __init__(self) -> None:
-        self.server: Server | None = None
+        self.server: HttpServer | None = None
         self.draining = asyncio.Event()
         self.released = asyncio.Event()
 
@@ -199,10 +199,10 @@ class Application:
         assert self.server is not None
         content: dict[str, Any] = {
             "connections": len(self.server.connections),
-            "channels": len(self.server.http_factory.channels),
+            "open": len(self.server.http_factory.open),
             "unfinished_bytes": self.server.unfinished_bodies.held_bytes,
         }
-        (own,) = (channel for channel in self.server.http_factory.channels if channel.client == scope["client"])
+        (own,) = (connection for connection in self.server.http_factory.open if connection.client == scope["client"])
         handle = own._socket_transport.socket
         content["options"] = {
             name: handle.getsockopt(level, getattr(socket, name))
@@ -248,9 +248,9 @@ def main(options: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     application = Application()
     make_server = functools.partial(
-        Server, limits=ServingLimits(**options.get("limits", {})), hooks=hooks_for(application)
+        HttpServer, limits=ServingLimits(**options.get("limits", {})), hooks=hooks_for(application)
     )
-    assert issubclass(Server, daphne.server.Server)
+    assert issubclass(HttpServer, daphne.server.Server)
     application.server = make_server(
         application=application,
         endpoints=[options.get("endpoint", "tcp:port=0:interface=127.0.0.1")],

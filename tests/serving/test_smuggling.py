@@ -12,7 +12,7 @@ import re
 
 import pytest
 
-from tests.support.channels import LocalServer
+from tests.support.connections import LocalServer
 from tests.support.serving_process import statuses
 from tests.support.smuggling import CANARY, READ, REFUSED
 

@@ -129,11 +129,11 @@ def test_idle_connection_is_closed_though_its_client_does_not_answer(host: Host,
     with host.connect_tls(context) as idle, host.connect_tls(context) as other:
         assert idle.get("/echo")[0] == 200
 
-        def channels() -> int:
-            return int(other.get("/state")[1]["channels"])
+        def open_connections() -> int:
+            return int(other.get("/state")[1]["open"])
 
-        assert channels() == 2
-        host.until(lambda: channels() == 1, seconds=3)
+        assert open_connections() == 2
+        host.until(lambda: open_connections() == 1, seconds=3)
 
 
 def test_send_waits_for_a_client_that_does_not_read(patient_host: Host, context: ssl.SSLContext) -> None:
@@ -179,7 +179,7 @@ def test_surplus_connection_is_answered_503(certificate: Path, context: ssl.SSLC
             # More than are told so at one time: these are closed at once, handshake or none.
             crowd = [host.connect() for _ in range(300)]
             host.wait_until_told(event="too_many_connections", times=301)
-            host.until(lambda: client.get("/state")[1]["channels"] == 1)
+            host.until(lambda: client.get("/state")[1]["open"] == 1)
             for one in crowd:
                 one.socket.close()
         host.until(lambda: _is_served(host, context))

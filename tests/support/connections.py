@@ -1,8 +1,9 @@
-"""A channel of our Daphne in this process: bytes in, bytes out, no socket and no thread."""
+"""A connection of our Daphne in this process: bytes in, bytes out, no socket and no thread."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,8 +12,8 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.testing import StringTransport
 
 from gateway.serving.bodies import UnfinishedBodies
-from gateway.serving.channel import Channel
-from gateway.serving.connections import ChannelFactory
+from gateway.serving.connection import HttpConnection
+from gateway.serving.connections import ConnectionFactory
 from gateway.serving.exchange import Exchange
 from gateway.serving.limits import ServingEvent, ServingHooks, ServingLimits
 from gateway.serving.turns import BodyTurns
@@ -46,6 +47,7 @@ class Transport(StringTransport):  # type: ignore[misc]
     _tempDataLen = 0
     unread_bytes = 0
     is_half_closed = False
+    is_aborted = False
 
     def __init__(self, source: str) -> None:
         super().__init__(
@@ -57,12 +59,16 @@ class Transport(StringTransport):  # type: ignore[misc]
     def dataBuffer(self) -> bytes:
         return bytes(self.unread_bytes)
 
+    def abortConnection(self) -> None:
+        self.is_aborted = True
+        super().abortConnection()
+
     def loseWriteConnection(self) -> None:
         self.is_half_closed = True
 
 
 class LocalServer:
-    """What a channel needs of a server; runs the application in the loop of the test."""
+    """What a connection needs of a server; runs the application in the loop of the test."""
 
     root_path = ""
     server_name = ""
@@ -75,11 +81,11 @@ class LocalServer:
         self.limits = ServingLimits(**limits)
         self.hooks = ServingHooks(on_event=lambda event: self.events.append(event))
         self.events: list[ServingEvent] = []
-        self.unfinished_bodies: UnfinishedBodies[Channel] = UnfinishedBodies(self.limits.unfinished_bodies_bytes)
+        self.unfinished_bodies: UnfinishedBodies[HttpConnection] = UnfinishedBodies(self.limits.unfinished_bodies_bytes)
         self.body_turns = BodyTurns(asyncio.get_running_loop().call_soon)
         self.is_draining = False
         self.served: list[Exchange] = []
-        self.factory = ChannelFactory(self)
+        self.factory = ConnectionFactory(self)
         self._application = application
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -91,7 +97,9 @@ class LocalServer:
         self._tasks.append(asyncio.ensure_future(self._run(exchange)))
 
     async def _run(self, exchange: Exchange) -> None:
-        await self._application(exchange.scope(), exchange.receive, exchange.send)
+        with contextlib.suppress(ValueError):  # the exchange raises it at a response that it cannot send
+            await self._application(exchange.scope(), exchange.receive, exchange.send)
+        exchange.application_ended(failure_status=500)
 
     def something_ended(self) -> None:
         """Nothing waits."""
@@ -99,22 +107,22 @@ class LocalServer:
     def connect(self, source: str = "127.0.0.1") -> Client:
         """Open a connection."""
         transport = Transport(source)
-        channel = self.factory.buildProtocol(transport.getPeer())
-        channel.makeConnection(transport)
-        return Client(self, channel, transport)
+        connection = self.factory.buildProtocol(transport.getPeer())
+        connection.makeConnection(transport)
+        return Client(self, connection, transport)
 
 
 class Client:
-    """The other end of a channel."""
+    """The other end of a connection."""
 
-    def __init__(self, server: LocalServer, channel: Any, transport: Transport) -> None:
-        self.channel = channel
+    def __init__(self, server: LocalServer, connection: Any, transport: Transport) -> None:
+        self.connection = connection
         self.transport = transport
         self._server = server
 
     async def send(self, data: bytes) -> None:
-        """Have the channel read `data`, and let applications run to where they wait."""
-        self.channel.dataReceived(data)
+        """Have the connection read `data`, and let applications run to where they wait."""
+        self.connection.dataReceived(data)
         await self.settle()
 
     async def settle(self) -> None:
@@ -129,9 +137,9 @@ class Client:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the channel has closed its side."""
+        """Whether the connection has closed its side."""
         return bool(self.transport.is_half_closed or self.transport.disconnecting)
 
     def leave(self) -> None:
         """Close the connection."""
-        self.channel.connectionLost(None)
+        self.connection.connectionLost(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from gateway.serving.limits import ServingLimits
 from gateway.serving.turns import BODIES_PER_TURN
-from tests.support.channels import Client, LocalServer
+from tests.support.connections import Client, LocalServer
 from tests.support.serving_process import statuses
 
 LIMITS = ServingLimits()
@@ -19,7 +20,7 @@ HEAD = b"POST /echo HTTP/1.1\r\nHost: h\r\n"
 
 def later(client: Client, seconds: float) -> None:
     """Check the connection's deadlines as if so much time had passed."""
-    client.channel.check_deadlines(time.monotonic() + seconds)
+    client.connection.check_deadlines(time.monotonic() + seconds)
 
 
 def error(client: Client) -> str:
@@ -80,7 +81,7 @@ async def test_client_that_takes_nothing_is_cut_and_one_that_takes_something_is_
     server = LocalServer(buffered_bytes=1000, slow_reader_seconds=30)
     client = server.connect()
     await client.send(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
-    client.channel.write(bytes(10_000))
+    client.connection.write(bytes(10_000))
     client.transport.unread_bytes = 9000
     later(client, 0)
     client.transport.unread_bytes = 8000
@@ -149,7 +150,7 @@ async def test_few_large_bodies_are_read_in_one_turn_of_the_loop() -> None:
     server = LocalServer()
     clients = [server.connect() for _ in range(BODIES_PER_TURN * 2)]
     for client in clients:
-        client.channel.dataReceived(HEAD + b"Content-Length: 200000\r\n\r\n" + bytes(65_536))
+        client.connection.dataReceived(HEAD + b"Content-Length: 200000\r\n\r\n" + bytes(65_536))
     waiting = [client for client in clients if client.transport.producerState == "paused"]
     assert len(waiting) == BODIES_PER_TURN
     await clients[0].settle()
@@ -165,7 +166,7 @@ async def test_large_body_that_waits_for_its_turn_and_is_dropped_leaves_the_line
     server = LocalServer()
     clients = [server.connect() for _ in range(BODIES_PER_TURN + 1)]
     for client in clients:
-        client.channel.dataReceived(HEAD + b"Content-Length: 200000\r\n\r\n" + bytes(65_536))
+        client.connection.dataReceived(HEAD + b"Content-Length: 200000\r\n\r\n" + bytes(65_536))
     later(clients[-1], 300)
     assert statuses(clients[-1].answer) == [408]
     assert clients[-1].transport.producerState == "producing"
@@ -181,17 +182,19 @@ async def test_head_that_comes_byte_by_byte_is_read_in_linear_time() -> None:
     head = HEAD + b"A: " + b"b" * 15_000
     begun = time.process_time()
     for byte in head:
-        client.channel.dataReceived(bytes([byte]))
+        client.connection.dataReceived(bytes([byte]))
     assert time.process_time() - begun < 0.8
     await client.send(b"\r\n\r\n")
     assert statuses(client.answer) == [200]
 
 
 async def test_drain_closes_idle_connections_and_lets_a_request_finish() -> None:
-    waiting: list[Any] = []
+    released = asyncio.Event()
 
     async def wait(scope: Any, receive: Any, send: Any) -> None:
-        waiting.append(send)
+        await released.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
 
     server = LocalServer(wait)
     busy, arriving, new = server.connect(), server.connect(), server.connect()
@@ -199,11 +202,11 @@ async def test_drain_closes_idle_connections_and_lets_a_request_finish() -> None
     await arriving.send(b"GET /wait HT")
     server.is_draining = True
     for client in (busy, arriving, new):
-        client.channel.drain()
+        client.connection.drain()
     later(arriving, 1)
     later(new, 1)
     assert (busy.is_closed, arriving.is_closed, new.is_closed) == (False, True, True)
-    await waiting[0]({"type": "http.response.start", "status": 200, "headers": []})
-    await waiting[0]({"type": "http.response.body", "body": b"done"})
+    released.set()
+    await busy.settle()
     assert b"connection: close" in busy.answer
     assert busy.is_closed
