@@ -96,8 +96,12 @@ class Project:
             BaseException: what the module's own code raised.
         """
         modules = self._modules.of_server(folder, uses_bytecode=not self._is_reload)
+        assert modules.environment is not None
         try:
-            with self._modules.loading_anew(folder) if self._is_reload else nullcontext():
+            with (
+                self._modules.loading_anew(folder) if self._is_reload else nullcontext(),
+                modules.environment.loading(modules.other_environments()),
+            ):
                 style = describe(modules.execute(folder / "main.py"))
         except BaseException:
             modules.forget()

@@ -35,6 +35,7 @@ from types import ModuleType
 from typing import Final
 
 import gateway
+from gateway.catalog.environment import ServerEnvironment
 from gateway.catalog.importlib_view import ImportlibView
 from gateway.catalog.server_finder import (
     PROJECT_PREFIX,
@@ -76,6 +77,9 @@ class ServerModules:
         self._owners: dict[str, str | None] = {}
         """The package of each top-level module that was imported; None for what is installed."""
         self._importlib = ImportlibView(self)
+        self.environment = None if project is None else ServerEnvironment(home.name)
+        """The server's environment variables; None for a project, whose modules see those of the process."""
+        self._os = None if self.environment is None else self.environment.os_module()
         self.builtins = {**vars(builtins), "__import__": self}
         ServerModuleFinder.install()
         sys.modules[package] = package_module(package, home, self)
@@ -126,6 +130,8 @@ class ServerModules:
             return import_sdk(name, fromlist)
         if top == "importlib":
             return self._importlib.load(name, fromlist)
+        if top == "os" and self._os is not None and not (rest and fromlist):
+            return self._os
         package = self._package_of(top)
         if package is None:
             with self._host_path_only():
@@ -278,6 +284,16 @@ class ServerModules:
         setattr(sys.modules[self._package], path.stem, module)
         spec.loader.exec_module(module)
         return module
+
+    def other_environments(self) -> list[ServerEnvironment]:
+        """Return the environments of all other servers, and of earlier loads of this one."""
+        importers = [
+            module.__dict__["__builtins__"]["__import__"]
+            for name, module in list(sys.modules.items())
+            if name.startswith(SERVER_PREFIX) and "." not in name
+        ]
+        environments = [importer.environment for importer in importers if isinstance(importer, ServerModules)]
+        return [found for found in environments if found is not None and found is not self.environment]
 
     def forget(self) -> None:
         """Take the modules out of `sys.modules`. Code that still runs keeps its own references."""

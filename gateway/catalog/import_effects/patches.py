@@ -45,7 +45,7 @@ _CLASSES: Final = (
     ("threading", "Thread"),
 )
 
-_OTHERWISE_KEPT: Final = frozenset({"argv", "path", "stdin", "stdout", "stderr"})
+_CHANGING: Final = frozenset({"argv", "path", "stdin", "stdout", "stderr"})
 """Attributes of `sys` that `interpreter` and `streams` keep."""
 
 _SERVER_PREFIX: Final = "gumcp_"
@@ -62,37 +62,42 @@ def keep_attributes() -> Callable[[], bool]:
         for module, name in _CLASSES
         if module in sys.modules and (found := getattr(sys.modules[module], name, None)) is not None
     ]
-    kept: list[tuple[Any, dict[str, Any]]] = [(holder, dict(vars(holder))) for holder in (*modules, *classes)]
+    kept: list[tuple[Any, dict[str, Any]]] = [
+        *(
+            (module, {name: value for name, value in vars(module).items() if name not in _CHANGING})
+            for module in modules
+        ),
+        *((found, dict(vars(found))) for found in classes),
+    ]
 
     def restore() -> bool:
-        is_changed = False
-        for holder, attributes in kept:
+        changed = [(holder, attributes) for holder, attributes in kept if not _has(holder, attributes)]
+        for holder, attributes in changed:
             now = dict(vars(holder))
             for name, value in attributes.items():
-                if now.get(name, _MISSING) is not value and name not in _OTHERWISE_KEPT:
-                    is_changed = True
+                if now.get(name, _MISSING) is not value:
                     setattr(holder, name, value)
             if isinstance(holder, type):
                 # An attribute that was added to a class hides that of its base.
                 for name in now.keys() - attributes.keys():
-                    is_changed = True
                     delattr(holder, name)
-        return is_changed
+        return bool(changed)
 
     return restore
 
 
 def keep_modules() -> Callable[[], bool]:
     """Keep modules that were imported already from being replaced or removed, as in `sys.modules["json"] = ujson`."""
-    kept = {
-        name: module
-        for name, module in list(sys.modules.items())
-        if not name.startswith(_SERVER_PREFIX)
-        and not getattr(getattr(module, "__spec__", None), "_initializing", False)
-    }
+    kept = dict(sys.modules)
+    # Other threads may be importing them, and remove them if that fails.
+    unfinished = {name for name, module in kept.items() if _is_being_imported(module)}
 
     def restore() -> bool:
-        changed = {name: module for name, module in kept.items() if sys.modules.get(name) is not module}
+        changed = {
+            name: module
+            for name, module in kept.items()
+            if sys.modules.get(name) is not module and name not in unfinished and not name.startswith(_SERVER_PREFIX)
+        }
         sys.modules.update(changed)
         return bool(changed)
 
@@ -114,8 +119,18 @@ def keep_import_hooks() -> Callable[[], bool]:
     return restore
 
 
+def _has(holder: Any, attributes: dict[str, Any]) -> bool:
+    now = vars(holder)
+    return all(now.get(name, _MISSING) is value for name, value in attributes.items()) and (
+        not isinstance(holder, type) or len(now) == len(attributes)
+    )
+
+
 def _is_being_imported(module: ModuleType) -> bool:
-    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+    try:
+        return bool(module.__spec__._initializing)  # type: ignore[union-attr]
+    except AttributeError:
+        return False
 
 
 def _event_loop_policy() -> object:
