@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from gateway.apps import GatewayConfig
 from gateway.catalog.definitions import Discovery, LoadFailure
 from gateway.catalog.registry import Registry
 from gateway.exceptions import UnknownServer
-from tests.support.processes import manage
+from tests.support.processes import manage, run
 from tests.support.server_folders import WriteServer
 
 MARKER = """
@@ -30,6 +31,17 @@ def test_command_leaves_server_modules_alone(
     assert done.returncode == 0, done.stderr
     assert not marker.exists()
     assert "marking" not in done.stderr
+
+
+@pytest.mark.usefixtures("processes")
+def test_check_does_not_import_the_sdk(tmp_path: Path) -> None:
+    # It takes most of the time of a command, and check runs at the start of most of them.
+    code = (
+        "import sys; sys.argv = ['manage.py', 'check']; import manage; manage.main();"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'mcp', 'mcp_types', 'fastmcp'}))"
+    )
+    done = run(sys.executable, "-c", code, data_dir=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 @pytest.mark.usefixtures("processes")

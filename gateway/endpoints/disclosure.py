@@ -5,13 +5,15 @@ for callers with a key, for staff, and for this machine itself. Strangers are to
 """
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway.exceptions import GatewayError
-from gateway.host.host import Host
 from gateway.http.addresses import is_loopback
 from gateway.http.asgi import Scope
 from gateway.http.requests import client_address, header
+
+if TYPE_CHECKING:  # Django's pages are checked without the SDK, which this imports
+    from gateway.host.host import Host
 
 FORWARDING_HEADERS: Final = frozenset({b"forwarded", b"via", b"x-real-ip"})
 FORWARDING_PREFIX: Final = b"x-forwarded-"
@@ -22,7 +24,7 @@ LOCAL_NAMES: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _PORT: Final = re.compile(rb":\d+$")
 
 
-async def visible_servers(host: Host, scope: Scope, *, is_staff: bool = False) -> list[str] | None:
+async def visible_servers(host: "Host", scope: Scope, *, is_staff: bool = False) -> list[str] | None:
     """The names of the servers that the caller may see; None for a stranger. `is_staff`: a staff session is known."""
     names = host.registry.names
     authenticator = host.doorkeeper.authenticator

@@ -6,17 +6,19 @@ when he asks from elsewhere (`views.health_check`: a staff session), and `/` (`v
 
 import json
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 from django.conf import settings
 
 from gateway.endpoints.disclosure import is_from_this_machine, visible_servers
-from gateway.host.host import Host
 from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.requests import header
 from gateway.http.responses import respond
 from gateway.records.models import FLUSH_SECONDS
+
+if TYPE_CHECKING:  # Django's pages are checked without the SDK, which this imports
+    from gateway.host.host import Host
 
 PATHS: Final = frozenset({"/health_check", "/health_check/"})
 
@@ -31,7 +33,7 @@ class HealthEndpoint:
     the median, and a restart by an impatient orchestrator ends every session there is.
     """
 
-    def __init__(self, host: Host, django: Any) -> None:
+    def __init__(self, host: "Host", django: Any) -> None:
         self._host = host
         self._django = django
 
@@ -57,7 +59,7 @@ class HealthEndpoint:
         await respond(send, status, json.dumps(content).encode(), b"application/json", headers)
 
 
-def liveness(host: Host, servers: list[str] | None) -> tuple[dict[str, Any], int]:
+def liveness(host: "Host", servers: list[str] | None) -> tuple[dict[str, Any], int]:
     """The answer to a probe and its status. `servers`: the names that the caller may see.
 
     200, or 503: once the process has been told to stop, and as long as the database has not been migrated.
@@ -70,7 +72,7 @@ def liveness(host: Host, servers: list[str] | None) -> tuple[dict[str, Any], int
     return {"status": "ok", **names}, 200
 
 
-def report(host: Host) -> tuple[dict[str, Any], int]:
+def report(host: "Host") -> tuple[dict[str, Any], int]:
     """What an operator wants to know, and the status of the probe: a host that is only degraded is alive.
 
     Everything comes from memory: the database is judged by how its writer fares.

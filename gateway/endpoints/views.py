@@ -6,7 +6,7 @@ operators are told, and who of them is answered without Django (`health`).
 
 import asyncio
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
@@ -20,7 +20,9 @@ from gateway.apps import GatewayConfig
 from gateway.conf import conf
 from gateway.endpoints import health
 from gateway.endpoints.disclosure import visible_servers
-from gateway.host.host import Host
+
+if TYPE_CHECKING:  # Django's pages are checked without the SDK, which this imports
+    from gateway.host.host import Host
 
 SESSION_SECONDS: Final = 2.0
 """How long the database may take to tell who an operator is."""
@@ -64,7 +66,7 @@ async def health_check(request: HttpRequest) -> HttpResponseBase:
     return JsonResponse(content, status=status, headers={"Cache-Control": "no-store"})
 
 
-async def _visible_servers(host: Host, request: HttpRequest) -> list[str] | None:
+async def _visible_servers(host: "Host", request: HttpRequest) -> list[str] | None:
     """The names of the servers that the caller may see; None for a stranger."""
     assert isinstance(request, ASGIRequest)
     scope = dict(request.scope)

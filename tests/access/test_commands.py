@@ -82,7 +82,7 @@ def test_scope_of_what_there_is_warns_of_nothing() -> None:
     assert "Warning" not in run("create_key", "ada", "--servers", "workshop", "--tools", "moody:built")[1]
 
 
-@pytest.mark.parametrize("when", ["30d", "{date}", "{date}T12:00:00", "{date}T12:00:00+01:00"])
+@pytest.mark.parametrize("when", ["30d", "720h", "29d24h", "{date}", "{date}T12:00:00", "{date}T12:00:00+01:00"])
 def test_expiry_is_a_number_of_days_or_a_moment(when: str) -> None:
     run("create_key", "ada", "--expires", when.format(date=(timezone.now() + timedelta(days=30)).date()))
     expires_at = ApiKey.objects.get().expires_at

@@ -16,6 +16,7 @@ from gateway.access import audit
 from gateway.access.models import require_usable_name
 from gateway.access.store import issue_key
 from gateway.conf import conf
+from gateway.conf.kinds import Duration
 from gateway.management.base import LoadingCommand
 from gateway.management.tables import needing_tables
 
@@ -28,7 +29,7 @@ class Command(LoadingCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("user", help="the user's name, which is the user_id in URLs. A new user is made if needed")
         parser.add_argument("--label", default="", help="what the key is for")
-        parser.add_argument("--expires", metavar="WHEN", help="a number of days (30d), a date, or a date and time")
+        parser.add_argument("--expires", metavar="WHEN", help="a duration (30d, 12h), a date, or a date and time")
         parser.add_argument("--servers", metavar="NAMES", help="comma-separated: the only servers that it is for")
         parser.add_argument(
             "--tools",
@@ -100,8 +101,9 @@ def _moment(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        if text.endswith("d") and text[:-1].isdecimal():
-            moment = timezone.now() + timedelta(days=int(text[:-1]))
+        seconds = _seconds(text)
+        if seconds is not None:
+            moment = timezone.now() + timedelta(seconds=seconds)
         else:
             parsed = parse_datetime(text) if len(text) > len("2026-01-31") else datetime.fromisoformat(text)
             if parsed is None:
@@ -110,7 +112,20 @@ def _moment(text: str | None) -> datetime | None:
     except (ValueError, OverflowError):
         if not text.strip():
             raise CommandError("--expires is empty. Leave it out for a key that does not expire.") from None
-        raise CommandError(f"--expires is 30d, 2026-12-31 or 2026-12-31T18:00+01:00, not {text}.") from None
+        raise CommandError(
+            f"--expires must be a duration such as 30d or 12h, a date, or a date and time such as "
+            f"2026-12-31T18:00+01:00 (got {text!r})."
+        ) from None
     if moment <= timezone.now():
         raise CommandError("--expires is in the past.")
     return moment
+
+
+def _seconds(text: str) -> float | None:
+    """The length of a duration such as 30d or 1h30m; None for anything else, and for a number without a unit."""
+    if not text[-1:].isalpha():
+        return None
+    try:
+        return Duration().parse(text)
+    except ValueError:
+        return None
