@@ -174,6 +174,7 @@ class ApiKeyAdmin(ModelAdmin):
             "title": "Key issued",
             "row": obj,
             "key": issued.text,
+            "needs_key": conf.auth_mode == "keys",
             "servers": _servers_of(obj, issued),
         }
         response = TemplateResponse(request, "console/key_issued.html", context)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from gateway.access.keys import make_key
+from tests.support.certificates import write_certificate
+from tests.support.deadlines import WAIT_SECONDS
 from tests.support.faulty_proxy import faulty_proxy
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.issued_keys import IssuedKey, issue
@@ -138,6 +144,34 @@ def test_server_that_the_host_does_not_have_is_named(host: HostProcess, key: Iss
 def test_page_that_may_not_call_is_named(host: HostProcess, key: IssuedKey) -> None:
     found = causes(f"{host.base_url}/time/{key.session_key}", "--origin", "https://app.example.com", "--silence", "0")
     assert found == {"browser's preflight": "a refused preflight"}
+
+
+@contextmanager
+def tls_server(folder: Path) -> Iterator[str]:
+    """The address of a server with a certificate that is signed by itself. It answers every request 501."""
+    write_certificate(folder, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.daemon_threads = True
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that refused the certificate
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield f"https://localhost:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join(WAIT_SECONDS)
+
+
+def test_certificate_that_clients_refuse_is_named_and_a_good_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tls_server(tmp_path) as address:
+        assert causes(address) == {"certificate": "the certificate"}
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        assert causes(address) == {"host": "a wrong public URL"}  # an HTML page is not the host's
 
 
 def test_host_that_is_not_there_is_named() -> None:

@@ -24,7 +24,7 @@ DEFAULT_PORT: Final = 443
 SECONDS_IN_A_DAY: Final = 86_400
 
 
-def check_certificate(url: str, patience_seconds: float) -> str:
+def check_certificate(url: str, certificates: ssl.SSLContext, patience_seconds: float) -> str:
     """Check the host's certificate as clients do, and return how long it is valid.
 
     Raises:
@@ -32,11 +32,10 @@ def check_certificate(url: str, patience_seconds: float) -> str:
     """
     parts: SplitResult = urlsplit(url)
     address = (parts.hostname or "", parts.port or DEFAULT_PORT)
-    context = ssl.create_default_context()
     try:
         with (
             socket.create_connection(address, patience_seconds) as connection,
-            context.wrap_socket(connection, server_hostname=parts.hostname) as tls,
+            certificates.wrap_socket(connection, server_hostname=parts.hostname) as tls,
         ):
             certificate = tls.getpeercert() or {}
     except ssl.SSLError as error:

@@ -66,7 +66,9 @@ def examine(request: Request) -> Iterator[Finding]:
         )
 
     if request.url.startswith("https:"):
-        finding = _try("certificate", lambda: checks.check_certificate(request.url, request.patience_seconds))
+        finding = _try(
+            "certificate", partial(checks.check_certificate, request.url, certificates, request.patience_seconds)
+        )
         yield finding
         if finding.cause is not None:
             return
