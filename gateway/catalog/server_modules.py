@@ -50,6 +50,9 @@ from gateway.compat.imports import import_sdk
 _HOST_FOLDER: Final = Path(gateway.__file__).resolve().parents[1]
 """The folder of the host's own packages, which have common names."""
 
+_SITE_FOLDERS: Final = frozenset({"site-packages", "dist-packages"})
+"""Names of the folders that packages are installed into."""
+
 
 class ServerModules:
     """What the modules of one server can import; or those of one project, which its servers share.
@@ -59,7 +62,7 @@ class ServerModules:
 
     def __init__(self, home: Path, package: str, project: "ServerModules | None" = None) -> None:
         self.uses_bytecode = True
-        """Whether compiled files that Python takes for fresh are read. Changed while no module is loaded."""
+        """Whether compiled files are read. False for reloads: Python may take an old one for current."""
         self._home = home
         """The server's folder, or the root of the project."""
         self._resolved_home = home.resolve()
@@ -69,11 +72,14 @@ class ServerModules:
         """The packages for all folders whose modules belong to this server or project."""
         self._project = project
         self._server_homes: set[Path] = set()
+        """The folders of a project's servers. What is in them never belongs to the project."""
+        # What is there before the first server of the project is loaded is the host's.
         self._host_path: list[str] = list(sys.path) if project is None else project._host_path
         self._first: dict[str, None] = {}
         self._last: dict[str, None] = {}
         """Folders that were put on `sys.path` before and after the host's entries, in their order."""
         self._libraries: dict[str, bool] = {}
+        """Folders and whether packages have been installed into them."""
         self._owners: dict[str, str | None] = {}
         """The package of each top-level module that was imported; None for what is installed."""
         self._importlib = ImportlibView(self)
@@ -134,6 +140,8 @@ class ServerModules:
             return self._os
         package = self._package_of(top)
         if package is None:
+            if sys.path == self._host_path or _is_loaded(name, fromlist):
+                return builtins.__import__(name, globals, locals, fromlist)
             with self._host_path_only():
                 return builtins.__import__(name, globals, locals, fromlist)
         try:
@@ -174,6 +182,7 @@ class ServerModules:
             return owner
 
     def _find(self, top: str) -> str | None:
+        """Look `top` up in the order that the module's docstring gives."""
         if BuiltinImporter.find_spec(top) or FrozenImporter.find_spec(top):
             return None
         self.note_search_path()
@@ -191,10 +200,12 @@ class ServerModules:
             return self._package_for(found) if (found := self._root_with(installed)) else None
         # A folder without `__init__.py` counts only where there is nothing else of the name, as in Python.
         found = _first_with_module(top, last) or _first_with_folder(top, [*first, *last])
+        if found is None and installed is not None:
+            found = self._root_with(installed)
         return self._package_for(found) if found else None
 
     def _roots(self) -> list[str]:
-        """The project's root. Not where the host itself is: what is searched there are the host's entries."""
+        """The project's root, unless it contains the host: whatever is there is not the project's."""
         root = self._home if self._project is None else self._project._home
         return [] if root in (_HOST_FOLDER, *_HOST_FOLDER.parents) else [str(root)]
 
@@ -267,7 +278,7 @@ class ServerModules:
         known = self._libraries.get(directory)
         if known is None:
             path = Path(directory)
-            is_site = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+            is_site = not _SITE_FOLDERS.isdisjoint(path.parts)
             known = self._libraries[directory] = is_site or any(path.glob("*.dist-info"))
         return known
 
@@ -317,17 +328,24 @@ class ServerModules:
         }
         for name in taken:
             parent, _, child = name.rpartition(".")
+            # Otherwise `from parent import child` finds the old module.
             vars(sys.modules[parent]).pop(child, None)
         for name in taken:
             del sys.modules[name]
         try:
             yield
         except BaseException:
+            sys.modules.update(taken)
             for name, module in taken.items():
                 parent, _, child = name.rpartition(".")
-                sys.modules[name] = module
                 setattr(sys.modules[parent], child, module)
             raise
+
+
+def _is_loaded(name: str, fromlist: Sequence[str]) -> bool:
+    """Whether an import statement has nothing to load."""
+    module = sys.modules.get(name)
+    return module is not None and all(hasattr(module, attribute) for attribute in fromlist)
 
 
 def _first_with_module(name: str, directories: Sequence[str]) -> str | None:
@@ -348,8 +366,9 @@ def _is_module(spec: ModuleSpec) -> bool:
 
 
 def _is_library(spec: ModuleSpec) -> bool:
-    locations = spec.submodule_search_locations or []
-    return any("site-packages" in Path(place).parts for place in [spec.origin or "", *locations])
+    """Whether a module or namespace package was installed."""
+    places = [spec.origin or "", *(spec.submodule_search_locations or [])]
+    return any(not _SITE_FOLDERS.isdisjoint(Path(place).parts) for place in places)
 
 
 def _digest(path: Path) -> str:

@@ -1,13 +1,12 @@
-"""New code for servers while the host runs: loading a changed folder, and moving everything over to it.
+"""Takes up new code while the host runs: finds out which servers have changed, loads them, and moves users over.
 
-Lives here: which folders changed and what happens then. Not here: loading itself (`discovery`), moving an instance
-(`instances`).
+Not here: loading itself (`catalog.loading`) and moving an instance (`instances`).
 
-A change is a change of Python sources. Other files are what servers keep beside their code: they write them while they
-are loaded and while they work, and must not lose their users' state by that.
+Only changes of Python files count. Servers keep other files beside their code and write them while they work; a reload
+would cost their users the state of the server.
 
-A server keeps its old code until the new has loaded; what is being handled finishes on the old; other servers do not
-notice.
+A server keeps its old code until the new code has loaded. Calls in flight finish on the old code. Other servers are not
+affected.
 """
 
 import asyncio
@@ -37,13 +36,13 @@ from gateway.instances.instances import Instances
 logger = logging.getLogger(__name__)
 
 GONE_SECONDS: Final = 0.5
-"""How long a `main.py` has to be missing before its server is let go."""
+"""How long a `main.py` must be missing before its server is removed."""
 
 
 class Reloader:
     """Brings the servers of one host up to date. Used on the host's loop.
 
-    `on_switched` and `on_removed` are called with the name of a server that went over to new code, or is gone.
+    `on_switched` is called with the name of a server that runs on new code, `on_removed` with that of a removed one.
     """
 
     def __init__(
@@ -69,23 +68,23 @@ class Reloader:
         logger.info("Watching %s for changes", ", ".join(str(path) for path in server_dirs))
         async with asyncio.TaskGroup() as updates:
             async for changes in awatch(*server_dirs, watch_filter=_CodeFilter()):
-                # Not waited for: the next change may be another server's, whose lane is not blocked.
+                # Not awaited: the next change may be of another server, and this one's lane may be blocked.
                 updates.create_task(self._follow([Path(path) for _, path in changes]))
 
     async def _follow(self, changed_paths: list[Path]) -> None:
         try:
             await self.update(changed_paths=changed_paths)
-        except Exception:  # watching goes on, whatever one change ran into
-            logger.exception("A change of the servers' files could not be followed")
+        except Exception:  # watching must go on after any error
+            logger.exception("Could not reload servers after a change of their files")
 
     async def update(self, *, names: Iterable[str] = (), changed_paths: Iterable[Path] = ()) -> None:
         """Reload the servers called `names` and those whose code has changed, serve new folders, drop removed ones.
 
-        Modules are loaded one at a time. A load that was given up may still run meanwhile. After each load the process
-        is put back as it was before.
+        Servers are loaded one at a time, but a load that was given up may still run meanwhile. After each load the
+        process is put back as it was before.
         """
         wanted = set(names)
-        # A few look-ups, when somebody has saved a file.
+        # These are a few file accesses on the loop, once for each saved file.
         paths = [path.resolve() for path in changed_paths if _is_code(path)]
         manifests = {path.resolve() for path in changed_paths if not _is_code(path)}
         loaded: list[ServerDefinition] = []
@@ -173,22 +172,22 @@ class Reloader:
 
 
 class _CodeFilter(DefaultFilter):
-    """Lets changes through that may be changes of code: of sources, and of folders, which come and go as one."""
+    """Selects changes that may concern code: of Python files, and of whole folders."""
 
     def __call__(self, change: Change, path: str) -> bool:
         if not super().__call__(change, path):
             return False
-        # What is gone may have been a folder.
+        # A path that was deleted may have been a folder.
         return path.endswith(".py") or change is Change.deleted or (change is Change.added and os.path.isdir(path))
 
 
 def _is_code(path: Path) -> bool:
-    """Whether `path` is a Python source, there or gone, or a folder of some."""
+    """Whether `path` is, or was, a Python file, or is a folder with Python files."""
     return path.suffix == ".py" or any(path.glob("*.py"))
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is written; None if there is no such file."""
+    """Time and size of a file, which change when it is written; None if there is no such file."""
     try:
         found = path.stat()
     except OSError:
@@ -197,7 +196,7 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 
 def _is_gone(path: Path) -> bool:
-    """Whether there is no such file; not where nobody can tell."""
+    """Whether there is certainly no such file."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -208,10 +207,10 @@ def _is_gone(path: Path) -> bool:
 
 
 async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]) -> LoadFailure | ServerDefinition:
-    """Load a folder in a thread that the end of the process does not wait for.
+    """Load a folder in a daemon thread, so that the process can exit while it runs.
 
-    The thread of a load that takes too long is left behind, and ends when what it waits for does. What it has changed
-    in the process is put back here already: others may change the same before it ends.
+    A load that takes too long is given up: its thread goes on until what it waits for is over. What it has changed in
+    the process until then is put back at once, because other loads may change the same meanwhile.
     """
     limit_seconds = conf.load_timeout_seconds
     loop = asyncio.get_running_loop()
@@ -226,11 +225,11 @@ async def _load_in_thread(project: Project, folder: Path, taken: dict[str, Path]
 
     def load() -> None:
         nonlocal is_over
-        with contextlib.suppress(LoadTimeout):  # given up just now
+        with contextlib.suppress(LoadTimeout):  # it was given up just now
             found = project.load(folder, taken)
             with leaving:
                 is_over = True
-            with contextlib.suppress(RuntimeError):  # the host has ended meanwhile
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(settle, found)
 
     thread = threading.Thread(target=load, name=f"load-{folder.name}", daemon=True)

@@ -15,6 +15,7 @@ from typing import Any
 import pydantic
 import pytest
 
+from gateway.catalog import server_modules
 from gateway.catalog.discovery import discover
 from gateway.catalog.loading import Project
 from gateway.compat.models import McpError
@@ -306,6 +307,16 @@ def test_project_whose_root_is_on_the_path_of_the_host_is_a_project_like_others(
     monkeypatch.syspath_prepend(str(tmp_path))
     module = load_one(server_dir)
     assert module.lib_of_theirs.Server is module.plain_of_theirs.deep.Server is CompatServer
+
+
+def test_project_around_the_host_itself_is_a_project_like_others(
+    write: Write, server_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_modules, "_HOST_FOLDER", tmp_path.resolve())
+    write("plain_of_theirs/deep.py", "from mcp.server import Server")
+    write("src/servers/one/main.py", "import plain_of_theirs.deep")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert load_one(server_dir).plain_of_theirs.deep.Server is CompatServer
 
 
 def test_folder_outside_of_the_project_that_a_server_puts_on_the_path_is_the_servers_own(
