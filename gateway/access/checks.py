@@ -9,7 +9,6 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connection
 
-from gateway.access.limits import IN_MEMORY, RateLimits
 from gateway.conf import conf
 from gateway.http.addresses import is_loopback
 from gateway.http.listening import PERMISSION
@@ -45,6 +44,9 @@ def network_needs_keys(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 @register(Tags.security)
 def limits_are_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """gateway.E003: a limit is not written as one. E005: Redis is to count, and its client is not installed."""
+    # Imported here: most commands run no checks, and this takes long.
+    from gateway.access.limits import IN_MEMORY, RateLimits
+
     found: list[CheckMessage] = []
     for rule, text in conf.rate_limits.items():
         try:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from gateway.access.limits import RateLimits
+if TYPE_CHECKING:  # it takes long to import, and every command imports this module
+    from gateway.access.limits import RateLimits
 
 AllowedTools = Mapping[str, frozenset[str] | None]
 """Server name -> the tools that may be called there; None for all of them."""
@@ -47,7 +49,7 @@ class Grant:
         "written_use",
     )
 
-    def __init__(self, facts: KeyFacts, confirmed_at: float, limits: RateLimits) -> None:
+    def __init__(self, facts: KeyFacts, confirmed_at: float, limits: "RateLimits") -> None:
         self.facts = facts
         self.limits = limits
         self.confirmed_at = confirmed_at

@@ -24,6 +24,7 @@ _DURATION_PART: Final = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(ms|s|m|h|d)")
 _PLAIN_DURATION: Final = re.compile(r"\d{1,12}(?:\.\d{1,6})?")
 _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST_SECONDS: Final = 3650 * 86_400
+_SIMPLE_RATE: Final = re.compile(r"[1-9][0-9]{0,8}(?:/| per )(?:[1-9][0-9]{0,3} )?(?:second|minute|hour|day)s?")
 _HOST_LABEL: Final = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 _PUBLIC_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*/?")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -229,11 +230,14 @@ class Rate(Kind[str]):
         return "a rate such as 600/minute or 10 per 5 minutes; 0 or empty: no limit"
 
     def parse(self, text: str) -> str:
-        from limits import parse_many
-
         text = text.strip()
         if text in ("", "0"):
             return ""
+        if _SIMPLE_RATE.fullmatch(text):
+            return text
+        # Imported here: it takes as long as all of Django's settings, and most rates are simple.
+        from limits import parse_many
+
         rates = parse_many(text)
         if len(rates) != 1 or rates[0].amount < 1:
             raise ValueError
