@@ -29,7 +29,7 @@ The allocator alone moves by 2 or 3 MiB either way from round to round; the coun
 
 
 def run(asgi_server: str) -> bool:
-    with fresh_host(asgi_server) as host:
+    with fresh_host(asgi_server, GUMCP_MAX_SESSIONS_PER_ADDRESS="0") as host:
         return asyncio.run(_rounds(host, asgi_server))
 
 

@@ -1,5 +1,7 @@
 """10 000 Streamable HTTP sessions, opened and never deleted: the limit holds, memory with it, and expiry frees them.
 
+Beyond the limit every new session is opened, and the longest idle one ends for it.
+
     python -m tests.evidence.ten_thousand_sessions [--server daphne]
 
 Three times over on one host: what the first round asked of the system has to do for the others. Then 1 000 GETs and
@@ -24,7 +26,7 @@ from tests.support.streamable import ACCEPT_BOTH, HandshakeSession, initialize_m
 
 LIMIT = 10_000
 BEYOND = 2_000
-"""How many more are tried: each must be refused, and cost nothing."""
+"""How many more are opened: for each the longest idle session makes room."""
 IDLE_SECONDS = 60.0
 KEYS = 20
 CONNECTIONS = 8
@@ -33,8 +35,9 @@ REFUSED = 1_000
 
 MAX_GROWTH_KIB = 10 * 1024
 """How much more memory the last round may take than the first: half a KiB for each session in between."""
-MAX_BEYOND_KIB = 1024
-"""How much memory the sessions beyond the limit may take, all together."""
+MAX_BEYOND_KIB = 60 * 1024
+"""How much memory may be taken while sessions are replaced: Python's collector lets garbage grow to a quarter of what
+lives before it looks at everything."""
 MAX_OBJECTS_LEFT = 500
 """How many more objects may be alive after all sessions, or all refused requests, than before."""
 
@@ -43,6 +46,7 @@ def run(asgi_server: str) -> bool:
     with fresh_host(
         asgi_server,
         GUMCP_MAX_SESSIONS=str(LIMIT),
+        GUMCP_MAX_SESSIONS_PER_ADDRESS="0",
         GUMCP_SESSION_IDLE_SECONDS=str(IDLE_SECONDS),
         GUMCP_LOG_LEVEL="ERROR",
     ) as host:
@@ -52,7 +56,7 @@ def run(asgi_server: str) -> bool:
         base = census(host)
         rounds = [run_round(host, process, asgi_server, number) for number in range(ROUNDS)]
         growth = rounds[-1][0] - rounds[0][0]
-        left = census(host)
+        left = settled_census(host, base)
         print(
             f"{asgi_server}: memory at the limit, last round against the first: {growth:+.0f} KiB; "
             f"tasks, threads, objects before {base}, after {left}",
@@ -71,17 +75,23 @@ def run_round(host: HostProcess, process: psutil.Process, asgi_server: str, numb
     seconds = time.monotonic() - started
     full = settled_kib(process)
     held = host.metric("gumcp_sessions")
-    refused = open_sessions(host, BEYOND)
+    beyond_limit = open_sessions(host, BEYOND)  # idle ones make room
+    still_held = host.metric("gumcp_sessions")
     beyond = settled_kib(process) - full
     until_expired(host)
     freed = settled_kib(process)
     print(
         f"{asgi_server}, round {number}: {dict(opened)} in {seconds:.0f} s, {held:.0f} held, "
-        f"{(full - empty) / LIMIT:.1f} KiB each; then {dict(refused)}, {beyond:+.0f} KiB; "
+        f"{(full - empty) / LIMIT:.1f} KiB each; then {dict(beyond_limit)}, {still_held:.0f} held, {beyond:+.0f} KiB; "
         f"memory {empty / 1024:.0f} MiB, full {full / 1024:.0f}, expired {freed / 1024:.0f}",
         flush=True,
     )
-    is_good = opened == {200: LIMIT} and held == LIMIT and refused == {503: BEYOND} and beyond <= MAX_BEYOND_KIB
+    is_good = (
+        opened == {200: LIMIT}
+        and held == still_held == LIMIT
+        and beyond_limit == {200: BEYOND}
+        and beyond <= MAX_BEYOND_KIB
+    )
     return full, is_good
 
 
@@ -152,6 +162,17 @@ def census(host: HostProcess) -> tuple[int, int, int]:
     with HandshakeSession(host, "census", "counter:key") as session:
         tasks, threads, objects = map(int, session.call("count").split())
     return tasks, threads, objects
+
+
+def settled_census(host: HostProcess, base: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The census once no more is alive than before, or after half a minute: rows may still be written."""
+    end = time.monotonic() + 30
+    while True:
+        found = census(host)
+        is_settled = found[0] <= base[0] and found[1] <= base[1] and found[2] <= base[2] + MAX_OBJECTS_LEFT
+        if is_settled or time.monotonic() > end:
+            return found
+        time.sleep(1)
 
 
 def uss_kib(process: psutil.Process) -> float:
