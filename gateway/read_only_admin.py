@@ -1,4 +1,4 @@
-"""What the admin pages of the host's facts share: rows that nobody writes by hand, superusers included."""
+"""The base of admin pages for rows that the host writes. Nobody changes them by hand, superusers included."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ else:  # Django's class takes no type argument when it runs
 
 
 class ReadOnlyAdmin(ModelAdmin):
-    """Rows to look at: nothing is added, changed or deleted."""
+    """A page without adding, changing and deleting."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

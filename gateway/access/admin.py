@@ -1,4 +1,7 @@
-"""The audit log and refusals in the admin, and what records changes of users and groups. Not here: keys (`console`)."""
+"""Admin pages for the audit log and refusals, and audit events for changes of users and groups.
+
+Not here: keys (`console`).
+"""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
@@ -24,7 +27,7 @@ else:  # Django's classes take no type argument when they run
 
 @receiver(post_save, sender=LogEntry, dispatch_uid="gateway.audit")
 def note_admin_change(instance: LogEntry, created: bool, **_: Any) -> None:
-    """Put what Django notes of the admin's forms and actions into the trail; what is done to keys is there already."""
+    """Record in the audit log what Django records about the admin's forms and actions. Keys are recorded elsewhere."""
     content_type = instance.content_type
     if created and content_type is not None and content_type.model_class() is not ApiKey:
         actor = instance.user.get_username()
@@ -34,13 +37,13 @@ def note_admin_change(instance: LogEntry, created: bool, **_: Any) -> None:
 
 
 class AuditedDeletions(ModelAdmin):
-    """An admin page of which the trail tells every deletion."""
+    """An admin page whose deletions are all recorded in the audit log."""
 
     def log_deletions(self, request: HttpRequest, queryset: Iterable[Any]) -> list[LogEntry]:
-        # Django 5.2 writes the entries of several rows in bulk, and sends no signal of such a write.
+        # Django 5.2 writes the entries of several rows in bulk, without a signal.
         entries: list[LogEntry] = []
         for row in queryset:
-            # A list, as Django's page of one deletion passes.
+            # A list is what Django's page for a single deletion passes too.
             entries += super().log_deletions(request, cast("QuerySet[Any]", [row]))
         return entries
 
@@ -50,12 +53,12 @@ admin.site.unregister([User, Group])
 
 @admin.register(User)
 class AuditedUserAdmin(AuditedDeletions, _UserAdmin):
-    """Django's page of users, whose deletions are on record however many are deleted at once."""
+    """Django's page of users. All deletions are recorded, also of several users at once."""
 
 
 @admin.register(Group)
 class AuditedGroupAdmin(AuditedDeletions, GroupAdmin):
-    """Django's page of groups, likewise."""
+    """Django's page of groups, with the same addition."""
 
 
 @admin.register(AuditEvent)
@@ -70,7 +73,7 @@ class AuditEventAdmin(ReadOnlyAdmin):
 
 @admin.register(LimitHit)
 class LimitHitAdmin(ReadOnlyAdmin):
-    """Who ran into which limit."""
+    """Which key or address was refused by which limit."""
 
     list_display = ["subject", "rule", "count", "first_at", "last_at"]
     list_filter = ["rule"]

@@ -1,10 +1,10 @@
-"""The Django app of keys, the audit log and refusals: its tables, admin pages and system checks."""
+"""The Django app for keys, the audit log and refusals: its tables, admin pages and system checks."""
 
 from django.apps import AppConfig
 
 
 class AccessConfig(AppConfig):
-    """Registers the system checks of who may call."""
+    """Registers the app's system checks."""
 
     name = "gateway.access"
     label = "access"

@@ -1,4 +1,4 @@
-"""System checks of who may call: `manage.py check`. Each has a stable id and says how to mend what it found."""
+"""System checks for access: `manage.py check`. Each has a stable id and a hint how to fix what it found."""
 
 import importlib.util
 import shlex
@@ -15,14 +15,15 @@ from gateway.http.listening import PERMISSION
 from gateway.http.proxies import TrustedProxies
 
 OTHERS: Final = 0o077
-"""The bits of a file's mode that are for anybody but its owner."""
+OTHERS_MAY_ENTER: Final = 0o011
+"""Bits of the mode of a file, and of a folder, for anybody but its owner."""
 
 _USE_KEYS: Final = "Set GUMCP_AUTH=keys and make keys with `manage.py create_key USER`."
 
 
 @register(Tags.security)
 def network_needs_keys(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """gateway.E001: production settings without keys. E002: a network address without keys. W002: so by permission."""
+    """gateway.E001: a public host without keys. E002: a network address without keys. W002: the same, allowed."""
     if conf.auth_mode != "open":
         return []
     is_reached = not is_loopback(conf.host)
@@ -43,7 +44,7 @@ def network_needs_keys(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.security)
 def limits_are_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """gateway.E003: a limit is not written as one. E005: Redis is to count, and its client is not installed."""
+    """gateway.E003: a limit is malformed. E005: limits are to be counted in Redis, whose client is not installed."""
     # Imported here: most commands run no checks, and this takes long.
     from gateway.access.limits import IN_MEMORY, RateLimits
 
@@ -52,7 +53,7 @@ def limits_are_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         try:
             RateLimits({rule: text})
         except ValueError:
-            message = f"The limit of {rule} is not written as one: {text!r}."
+            message = f"The limit of {rule} is malformed: {text!r}."
             hint = 'Write it as "600/minute" or "10 per 5 minutes"; leave it empty for no limit.'
             found.append(Error(message, hint=hint, id="gateway.E003"))
     storage = conf.limits_storage_url
@@ -64,20 +65,20 @@ def limits_are_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.security)
 def proxies_are_readable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """gateway.E004: no address. W003: https without a proxy that is believed. W004: everybody is believed."""
+    """gateway.E004: not an address. W003: https without a trusted proxy. W004: every address is trusted."""
     try:
         TrustedProxies(conf.trusted_proxies)
     except ValueError as error:
         hint = "List addresses and networks: GUMCP_TRUSTED_PROXIES=127.0.0.1,10.0.0.0/8; or unix for Unix sockets."
-        return [Error(f"GUMCP_TRUSTED_PROXIES has something else in it: {error}.", hint=hint, id="gateway.E004")]
+        return [Error(f"GUMCP_TRUSTED_PROXIES has a malformed entry: {error}.", hint=hint, id="gateway.E004")]
     if any(proxy.endswith("/0") for proxy in conf.trusted_proxies):
-        text = "GUMCP_TRUSTED_PROXIES believes everybody: any client can choose the address that it is counted under."
+        text = "GUMCP_TRUSTED_PROXIES trusts every address: any client can choose the address it is counted under."
         return [Warning(text, hint="Name the proxy's own address.", id="gateway.W004")]
     if conf.is_production and not conf.trusted_proxies:
-        text = "The host has a public https address, and no proxy's forwarded headers are believed."
+        text = "The host has a public https address, and no proxy is trusted."
         hint = (
-            "Set GUMCP_TRUSTED_PROXIES to the address of the proxy in front, such as 127.0.0.1. Without it all clients "
-            "share the proxy's limits, and the admin redirects to https for ever."
+            "Set GUMCP_TRUSTED_PROXIES to the address of the proxy in front, such as 127.0.0.1. Otherwise all clients "
+            "share the limits of one address, and the admin redirects to https again and again."
         )
         return [Warning(text, hint=hint, id="gateway.W003")]
     return []
@@ -100,7 +101,7 @@ def deployment_has_https(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 def debug_is_local(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """gateway.W005: debug pages on a public address."""
     if settings.DEBUG and conf.is_production:
-        text = "GUMCP_DEBUG is on, and the host has a public address: error pages show its inside to anybody."
+        text = "GUMCP_DEBUG is on and the host has a public address: error pages show code and settings to anybody."
         return [Warning(text, hint="Unset GUMCP_DEBUG.", id="gateway.W005")]
     return []
 
@@ -112,9 +113,15 @@ def files_are_private(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     files = [Path(settings.GUMCP_DATA_DIR) / "secret_key"]
     if connection.vendor == "sqlite":
         files += [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
-    readable = [str(file) for file in files if file.is_file() and file.stat().st_mode & OTHERS]
+    readable = [str(file) for file in files if _is_open_to_others(file)]
     if not readable:
         return []
     names = " ".join(shlex.quote(name) for name in readable)
     text = f"Other users of this machine may read or write {', '.join(readable)}: password hashes, sessions, secrets."
     return [Warning(text, hint=f"Run `chmod 600 {names}`.", id="gateway.W007")]
+
+
+def _is_open_to_others(file: Path) -> bool:
+    if not file.is_file() or not file.stat().st_mode & OTHERS:
+        return False
+    return bool(file.parent.stat().st_mode & OTHERS_MAY_ENTER)

@@ -65,8 +65,9 @@ class Doorkeeper:
             )
 
     def _end_revoked(self, grants: list[Grant]) -> None:
+        revoked = set(grants)
         for session in self._sessions:
-            if session.identity.grant in grants:
+            if session.identity.grant in revoked:
                 session.end(KEY_REVOKED)
         for grant in grants:
             grant.close_all()

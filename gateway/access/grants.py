@@ -1,7 +1,7 @@
-"""What a key allows, as it is in force now: one `Grant` for each key that is in use.
+"""What a key allows now: one `Grant` for each key that is in use.
 
-A grant is shared by everything its key has opened and is brought up to date in place (`key_watch`), so that what an
-operator changes holds for open sessions too. Not here: the key itself; a grant knows its public part only.
+Everything that a key has opened shares its grant. `key_watch` updates the grant in place, so that changes by operators
+apply to open sessions too. A grant has the digest and the public part of its key, never the text.
 """
 
 import time
@@ -20,7 +20,7 @@ AllowedTools = Mapping[str, frozenset[str] | None]
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """What the rows say of one key at one moment."""
+    """What the row of one key says."""
 
     key_id: int
     public: str
@@ -31,11 +31,14 @@ class KeyFacts:
     """Where it may be used; None for everywhere."""
     expires_at: datetime | None
     is_active: bool
-    """False once it was revoked or its user was disabled."""
+    """False after the key was revoked or its user was disabled."""
 
 
 class Grant:
-    """The permissions of one key. Facts are replaced by the watch's thread and by look-ups, and read from any."""
+    """The permissions of one key.
+
+    Threads: the watch and look-ups replace `facts`, which any thread may read. All else is for the host's loop.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -53,15 +56,15 @@ class Grant:
         self.facts = facts
         self.limits = limits
         self.confirmed_at = confirmed_at
-        """Monotonic seconds: the rows said so at or after this moment."""
+        """When the row was last read (monotonic seconds)."""
         self.last_used = 0.0
         """Seconds since the epoch of the last request."""
         self.written_use = 0.0
-        """What of `last_used` is in the row."""
+        """The value of `last_used` that is in the row."""
         self.sessions = 0
-        """How many sessions it has open in this process, and listeners of the stateless protocol."""
+        """How many sessions and listeners it has open in this process."""
         self.requests = 0
-        """How many requests that came with it are being answered."""
+        """How many requests with this key are being answered."""
         self._closers: set[Callable[[], object]] = set()
 
     @property
@@ -71,7 +74,7 @@ class Grant:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the key may still be used, as far as is known."""
+        """Whether the key may still be used, by what was last read."""
         facts = self.facts
         return facts.is_active and (facts.expires_at is None or facts.expires_at.timestamp() > time.time())
 
@@ -92,7 +95,7 @@ class Grant:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Keep what is known of the key fresh inside the block, however long the request takes."""
+        """Keep the grant up to date inside the block, however long the request takes."""
         self.requests += 1
         try:
             yield
@@ -101,7 +104,7 @@ class Grant:
 
     @contextmanager
     def closing(self, close: Callable[[], object]) -> Iterator[None]:
-        """Have `close` called, on the host's loop, if the key is revoked inside the block."""
+        """Call `close`, on the host's loop, if the key is revoked inside the block."""
         self._closers.add(close)
         try:
             yield
@@ -109,6 +112,6 @@ class Grant:
             self._closers.discard(close)
 
     def close_all(self) -> None:
-        """Call what `closing` left here. On the host's loop."""
+        """Call the functions that `closing` holds. Call it on the host's loop."""
         for close in list(self._closers):
             close()

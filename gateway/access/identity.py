@@ -17,7 +17,7 @@ from gateway.exceptions import InvalidSessionKey
 from gateway.printable import is_printable
 
 MAX_SESSION_KEY_BYTES: Final = 4096
-"""Longest session key as written in the URL. Tokens of a few KB exist; more is no key."""
+"""Longest session key as written in the URL. Tokens of a few KB exist; anything longer is not a key."""
 
 MAX_USER_ID_LENGTH: Final = 255
 """Longest user id, in characters: what the session rows can hold."""
@@ -49,27 +49,27 @@ class Identity:
         return self.grant is not None and not self.grant.is_valid
 
     def answering(self) -> AbstractContextManager[None]:
-        """Keep what is known of its key fresh inside the block, however long the request takes."""
+        """Keep its grant up to date inside the block, however long the request takes."""
         return nullcontext() if self.grant is None else self.grant.answering()
 
     def closing(self, close: Callable[[], object]) -> AbstractContextManager[None]:
-        """Have `close` called, on the host's loop, if the key is revoked inside the block."""
+        """Call `close`, on the host's loop, if the key is revoked inside the block."""
         return nullcontext() if self.grant is None else self.grant.closing(close)
 
 
 current_identity: Final[ContextVar[Identity | None]] = ContextVar("current_identity", default=None)
-"""Whose request is being handled, at the doors and in the handlers."""
+"""Whose request is being handled, in the endpoints and in the servers' handlers."""
 
 
 def parse_session_key(segment: str) -> Identity:
     """Read `{user_id}:{api_key}` or `{user_id}` from one percent-encoded path segment.
 
-    The segment is taken as the client wrote it (ASGI's `raw_path`): `scope["path"]` is decoded with replacement
-    characters, which makes different keys equal. It is split at the first `:` only, since keys may contain more.
+    The segment is what the client wrote (ASGI's `raw_path`): `scope["path"]` is decoded with replacement characters,
+    which makes different keys equal. It is split at the first `:` only, because keys may contain more of them.
 
     Raises:
-        InvalidSessionKey: it is empty, too long, wrongly encoded, has control characters, or its user id could name
-            a path. Servers build file names from user ids, so `/`, `\\` and `..` never reach a factory.
+        InvalidSessionKey: it is empty, too long, wrongly encoded, has control characters, or its user id could be a
+            path. Servers build file names from user ids, so `/`, `\\` and `..` never reach a factory.
     """
     if len(segment) > MAX_SESSION_KEY_BYTES:
         raise InvalidSessionKey("The session key is too long.")

@@ -1,10 +1,10 @@
-"""Keys as text: how they are made, recognised and told from mistyped ones. Not here: whose a key is (`store`).
+"""Keys as text: how they are made and recognised, also if they are mistyped. Not here: whose a key is (`store`).
 
     gumcp_Ab3dE6gH_<43 characters of secret><6 characters of checksum>
     └─ public ───┘
 
-The first part is public: it names the key in logs and in the admin. The prefix and the checksum are for secret
-scanners, and so that a mistyped key is refused without a look-up.
+The first part is public: it names the key in logs and in the admin. Secret scanners find keys by their prefix and
+checksum. The checksum also lets the host refuse a mistyped key without a look-up.
 """
 
 import re
@@ -32,13 +32,13 @@ _KEY: Final = re.compile(KEY_PATTERN, re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made. Nothing keeps it: it is shown once."""
+    """A new key. It is shown once; nothing keeps its text."""
 
     text: str = field(repr=False)
     public: str
     """The part that may be written down."""
     digest: bytes = field(repr=False)
-    """What is stored to recognise it by."""
+    """What is stored, to recognise the key."""
 
 
 def make_key() -> NewKey:
@@ -50,12 +50,12 @@ def make_key() -> NewKey:
 
 
 def is_well_formed(text: str) -> bool:
-    """Whether `text` has the form and the checksum of a key. Says nothing of whether there is such a key."""
+    """Whether `text` has the form and the checksum of a key. The key need not exist."""
     return _KEY.fullmatch(text) is not None and _checksum(text[:-CHECKSUM_LENGTH]) == text[-CHECKSUM_LENGTH:]
 
 
 def with_checksum(body: str) -> str:
-    """A key's text, from all of it but the checksum."""
+    """The text of a key, from the part before the checksum."""
     return body + _checksum(body)
 
 
@@ -65,7 +65,7 @@ def public_part(text: str) -> str:
 
 
 def key_digest(text: str) -> bytes:
-    """What a key is recognised by. No slow hash: nobody tries out 256 random bits."""
+    """The digest by which a key is recognised. A slow hash is not needed: nobody can try out 256 random bits."""
     return sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 

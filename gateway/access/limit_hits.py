@@ -1,4 +1,4 @@
-"""Writes down who ran into a limit, for operators. Not here: counting (`limits`)."""
+"""Writes into rows who was refused by which limit, for operators. Not here: counting (`limits`)."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,13 +17,13 @@ KEPT_DAYS: Final = 30
 """How long a row is kept after the last refusal."""
 
 MAX_ROWS: Final = 10_000
-"""How many rows are kept: anyone may add some by asking from many addresses."""
+"""How many rows are kept: anybody can cause rows by requests from many addresses."""
 
 
 def write_refusals(limits: RateLimits) -> bool:
-    """Add to the rows whom `limits` has refused since the last time. Returns whether it was anybody.
+    """Write whom `limits` has refused since the last call. Returns whether there was anything to write.
 
-    Raises `django.db.DatabaseError`; what an outage kept from being written is for the next time.
+    Raises `django.db.DatabaseError`. What an outage kept from being written is written by a later call.
     """
     refusals = limits.take_refusals()
     if not refusals:

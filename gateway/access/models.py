@@ -1,4 +1,4 @@
-"""Rows of keys, of what operators did, and of who ran into a limit. Never a key: its hash and its public part."""
+"""The rows of keys, of the audit log and of refusals. No row has the text of a key, only its digest and public part."""
 
 import json
 from datetime import UTC
@@ -15,8 +15,7 @@ from gateway.exceptions import InvalidSessionKey
 from gateway.printable import is_printable, printable
 
 RESERVED_USER_ID: Final = "messages"
-"""No user of a key may be called so: `/{server_name}/messages` is where clients with a bearer key post."""
-
+"""No user with a key may have this name: clients with a bearer key post to `/{server_name}/messages`."""
 
 ACTOR_LENGTH: Final = 200
 """Longest name of an operator in the audit log, in characters."""
@@ -32,25 +31,25 @@ class ApiKey(models.Model):
         settings.AUTH_USER_MODEL,
         on_delete=models.CASCADE,
         related_name="api_keys",
-        help_text="Whose key it is. The user's name is the user_id in URLs.",
+        help_text="The owner of the key. The user's name is the user_id in URLs.",
     )
     public = models.CharField("key", max_length=32, unique=True, editable=False)
     digest = models.BinaryField(max_length=32, editable=False)
-    label = models.CharField(max_length=100, blank=True, help_text="What it is for: a device, a client.")
+    label = models.CharField(max_length=100, blank=True, help_text="What the key is for, such as a device or a client.")
     scope = models.JSONField(
         "allowed servers",
         null=True,
         blank=True,
         help_text=(
-            'Empty: every server. Otherwise {"time": null, "notes": ["read-note"]}: '
-            "the servers, each with the tools that may be called there, null for all of them."
+            'Empty: every server. Otherwise such as {"time": null, "notes": ["read-note"]}: '
+            "the allowed servers, each with its allowed tools, or null for all tools."
         ),
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-    expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: it does not expire.")
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: the key does not expire.")
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
     last_used_at = models.DateTimeField(
-        null=True, blank=True, editable=False, help_text="To the minute, and written with some delay."
+        null=True, blank=True, editable=False, help_text="To the minute. Written with a delay of up to a minute."
     )
 
     class Meta:
@@ -63,7 +62,7 @@ class ApiKey(models.Model):
         return printable(f"{self.public}… {self.label}".strip())
 
     def clean(self) -> None:
-        """Check that the user's name can be a user id, that the scope has its form, and that texts can be stored."""
+        """Check that the user's name can be a user id, and that label and scope are well-formed."""
         if not is_printable(self.label):
             raise ValidationError("The label must not contain line breaks or other control or format characters.")
         if self.user_id is not None:
@@ -72,16 +71,16 @@ class ApiKey(models.Model):
 
     @property
     def terms(self) -> str:
-        """What the trail says of where it may be used, and until when."""
+        """Where and until when the key may be used, for the audit log."""
         scope = "every server" if self.scope is None else json.dumps(self.scope)
         if self.expires_at is None:
             return scope
-        # First, since a long scope is cut.
+        # The expiry comes first, because a long scope is cut.
         return f"until {self.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, {scope}"
 
     @property
     def state(self) -> str:
-        """valid, revoked, expired, or what else is in the way."""
+        """Whether the key can be used: valid, revoked, expired, or another reason why not."""
         if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and self.expires_at <= timezone.now():
@@ -91,12 +90,12 @@ class ApiKey(models.Model):
         try:
             self.clean()
         except ValidationError:
-            return "user's name or scope unusable"
+            return "unusable user name or scope"
         return "valid"
 
 
 class AuditEvent(models.Model):
-    """Something an operator did. Written once."""
+    """Something that an operator did. Written once, never changed."""
 
     at = models.DateTimeField(default=timezone.now, db_index=True)
     actor = models.CharField(max_length=ACTOR_LENGTH, help_text="The operator's name, or the command that was run.")
@@ -119,12 +118,12 @@ class AuditEvent(models.Model):
         super().save(*args, **kwargs)
 
     def delete(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse: the trail is kept."""
+        """Refuse: the audit log is kept."""
         raise TypeError("Audit events are not deleted.")
 
 
 class LimitHit(models.Model):
-    """A key or an address that ran into a limit: how often, and when last."""
+    """A key or an address that a limit has refused: how often, and when."""
 
     rule = models.CharField("limit", max_length=50)
     subject = models.CharField("key or address", max_length=MAX_SUBJECT_LENGTH)
@@ -156,14 +155,14 @@ def require_usable_name(username: str) -> None:
 
 
 def read_scope(scope: Any) -> AllowedTools | None:
-    """The servers and tools that a row's scope names.
+    """The servers and tools in the scope of a row.
 
     Raises:
-        ValidationError: it has another form.
+        ValidationError: the scope is malformed.
     """
     if scope is None:
         return None
-    message = 'The scope is an object of server names, each with a list of tools or null: {"time": null}.'
+    message = 'Write the scope as an object of server names, each with a list of tools or null: {"time": null}.'
     if not isinstance(scope, dict) or not scope:
         raise ValidationError(message)
     allowed: dict[str, frozenset[str] | None] = {}

@@ -1,6 +1,6 @@
-"""The rows of keys, as the door needs them. Synchronous: called from threads that may wait, never on an event loop.
+"""Reads and writes the rows of keys. Synchronous: for threads that may wait, never for an event loop.
 
-Not here: what is kept in memory (`authenticator`), when rows are read again (`key_watch`), who may do what (`admin`).
+Not here: the keys in memory (`known_keys`), when rows are read again (`key_watch`), the admin pages (`admin`).
 """
 
 import logging
@@ -22,10 +22,11 @@ from gateway.access.models import ApiKey, read_scope, require_usable_name
 logger = logging.getLogger(__name__)
 
 BATCH: Final = 500
-"""Keys that one query asks for: SQLite takes 999 parameters where it is old."""
+"""How many keys one query asks for: old versions of SQLite accept 999 parameters."""
 
 CONNECTION_SECONDS: Final = 1.0
-"""How old a connection to a file may become. With a round of the watch it stays under what a revocation may take."""
+"""How long a connection to a file is used. Together with a round of the watch this is less than two seconds, the time
+in which a revoked key must be refused."""
 
 _COLUMNS: Final = (
     "id",
@@ -40,11 +41,11 @@ _COLUMNS: Final = (
 
 
 class KeyStore:
-    """Reads and writes keys on behalf of the door."""
+    """The keys in the database. May be used from several threads, each with its own connection."""
 
     def __init__(self) -> None:
         self._unusable: dict[int, str] = {}
-        """Key id -> what is wrong with its row: each is logged once, not twice a second."""
+        """Key id -> what is wrong with its row. Each is logged once, not at every round of the watch."""
         self._of_thread = threading.local()
 
     def look_up(self, public: str) -> KeyFacts | None:
@@ -52,13 +53,13 @@ class KeyStore:
         try:
             row = ApiKey.objects.filter(public=public).values_list(*_COLUMNS).first()
         except OperationalError:
-            # A connection that the database has closed since the last look-up; a second failure is no such thing.
+            # The database may have closed the connection since the last look-up. A second failure has another cause.
             connection.close()
             row = ApiKey.objects.filter(public=public).values_list(*_COLUMNS).first()
         return None if row is None else self._facts(row)
 
     def read(self, key_ids: Iterable[int]) -> dict[int, KeyFacts]:
-        """The keys with these ids, as far as there are any. Raises `django.db.DatabaseError`."""
+        """The keys with these ids, without those that do not exist. Raises `django.db.DatabaseError`."""
         ids = list(key_ids)
         found: dict[int, KeyFacts] = {}
         for start in range(0, len(ids), BATCH):
@@ -67,7 +68,7 @@ class KeyStore:
         return found
 
     def write_uses(self, last_used: Mapping[int, float]) -> None:
-        """Note when keys were last used: key id -> seconds since the epoch, kept to the minute."""
+        """Write when keys were last used (key id -> seconds since the epoch), to the minute."""
         if last_used:
             rows = [
                 ApiKey(id=key_id, last_used_at=datetime.fromtimestamp(seconds // 60 * 60, UTC))
@@ -76,9 +77,9 @@ class KeyStore:
             ApiKey.objects.bulk_update(rows, ["last_used_at"], batch_size=200)
 
     def renew(self) -> None:
-        """Connect anew once this thread's connection is old, if it is to a file.
+        """Close this thread's connection if it leads to a file and is old; the next query opens another.
 
-        A file that was deleted or replaced is read without an error as long as it stays open.
+        While a file is open it can be read without an error, even if it was deleted or replaced.
         """
         if connection.vendor != "sqlite":
             return
@@ -96,7 +97,7 @@ class KeyStore:
         is_active = revoked_at is None and is_user_active
         servers: AllowedTools | None = {}
         try:
-            # A user may have been renamed, a scope written past the admin: what cannot be read allows nothing.
+            # A user may have been renamed, or a scope written without the admin. What cannot be read allows nothing.
             require_usable_name(username)
             servers = read_scope(scope)
         except ValidationError as error:
@@ -127,10 +128,10 @@ def issue_key(
     scope: dict[str, list[str] | None] | None = None,
     expires_at: datetime | None = None,
 ) -> tuple[ApiKey, NewKey]:
-    """Make a key for `user`. The text of the key is in the second value and nowhere else.
+    """Issue a key for `user`. The second value has the text of the key; nothing else keeps it.
 
     Raises:
-        django.core.exceptions.ValidationError: the user's name cannot be a user id, or the scope has no such form.
+        django.core.exceptions.ValidationError: the user's name cannot be a user id, or the scope is malformed.
     """
     new = make_key()
     row = ApiKey(user=user, public=new.public, digest=new.digest, label=label, scope=scope, expires_at=expires_at)
@@ -140,7 +141,7 @@ def issue_key(
 
 
 def revoke_keys(keys: Iterable[ApiKey]) -> list[ApiKey]:
-    """Revoke keys for good; returns those that were not revoked before."""
+    """Revoke keys. This cannot be undone. Returns the keys that were not revoked before."""
     with transaction.atomic():
         revoked = list(ApiKey.objects.filter(id__in=[key.pk for key in keys], revoked_at=None))
         ApiKey.objects.filter(id__in=[key.pk for key in revoked]).update(revoked_at=timezone.now())

@@ -1,6 +1,6 @@
-"""What operators see, servers, instances and sessions, and do: switch, limit and reload servers, end sessions.
+"""Admin pages for servers, instances and sessions: operators enable, limit and reload servers, and end sessions.
 
-Not here: keys, audit events and limit hits (`access.admin`).
+Not here: audit events and limit hits (`access.admin`), keys (`console`).
 """
 
 from typing import Any
@@ -14,8 +14,6 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 
 from gateway.access import audit
-
-# Django looks for admin classes here.
 from gateway.operator_commands import send_end_sessions
 from gateway.read_only_admin import ReadOnlyAdmin
 from gateway.records.models import InstanceRecord, ServerRecord, SessionRecord
@@ -24,7 +22,7 @@ from gateway.records.reload_requests import request_reload
 
 @admin.register(ServerRecord)
 class ServerAdmin(ReadOnlyAdmin):
-    """The server folders that were found, and how they are to be run."""
+    """The servers that were found, and how they are run."""
 
     list_display = ["name", "status", "is_enabled", "condition", "reason", "version", "tool_count", "loaded_at"]
     list_filter = ["status", "is_enabled"]
@@ -44,11 +42,11 @@ class ServerAdmin(ReadOnlyAdmin):
                     "max_threads",
                     "when_blocked",
                 ],
-                "description": "In force within five seconds, without a restart.",
+                "description": "Changes take effect within five seconds, without a restart.",
             },
         ),
         ("What it offers", {"fields": ["tool_names", "resource_names", "prompt_names"]}),
-        ("Why it, or its newest code, is not served", {"fields": ["reason", "traceback_text"]}),
+        ("Why the server, or its newest code, is not served", {"fields": ["reason", "traceback_text"]}),
     ]
     readonly_fields = [
         "name",
@@ -66,23 +64,23 @@ class ServerAdmin(ReadOnlyAdmin):
     ]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Operators with the permission set how servers are run; what was found stays as it is."""
+        """Whether the operator may change how servers are run. All other fields are read-only."""
         return bool(request.user.has_perm("records.change_serverrecord"))
 
     def save_model(
         self, request: HttpRequest, obj: ServerRecord, form: "ModelForm[ServerRecord]", change: bool
     ) -> None:
-        """Write what was changed and nothing else: the recorder writes to the same row."""
+        """Write only the fields that were changed: the recorder writes to the same row."""
         obj.save(update_fields=form.changed_data)
 
     @admin.display(description="Tools")
     def tool_count(self, server: ServerRecord) -> str:
-        """How many tools there are, once a first user made it known."""
+        """How many tools the server has. Known after its first user."""
         return str(len(server.tools)) if server.version or server.tools else "not asked yet"
 
     @admin.display(description="Load time")
     def load_time(self, server: ServerRecord) -> str:
-        """How long its module took to load."""
+        """How long the module took to load."""
         return f"{server.load_seconds * 1000:.0f} ms"
 
     @admin.display(description="Tools")
@@ -102,17 +100,17 @@ class ServerAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Traceback")
     def traceback_text(self, server: ServerRecord) -> str:
-        """The traceback as it was printed."""
+        """The traceback, as Python prints it."""
         return format_html("<pre>{}</pre>", server.traceback) if server.traceback else "-"
 
     @admin.action(description="Switch the selected servers on", permissions=["change"])
     def enable_servers(self, request: HttpRequest, queryset: QuerySet[ServerRecord]) -> None:
-        """Let clients use them again."""
+        """Let clients use the servers again."""
         self._switch(request, queryset, is_enabled=True)
 
     @admin.action(description="Switch the selected servers off", permissions=["change"])
     def disable_servers(self, request: HttpRequest, queryset: QuerySet[ServerRecord]) -> None:
-        """Answer their clients 503 and close their sessions."""
+        """Answer clients of the servers with 503, and close their sessions."""
         self._switch(request, queryset, is_enabled=False)
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[ServerRecord], *, is_enabled: bool) -> None:
@@ -125,11 +123,11 @@ class ServerAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Reload the selected servers", permissions=["change"])
     def reload_servers(self, request: HttpRequest, queryset: QuerySet[ServerRecord]) -> None:
-        """Load their code anew; what is being handled finishes on the old."""
+        """Load the servers' code again. Requests under way finish on the old code."""
         request_reload(queryset)
         for server in queryset:
             self.log_change(request, server, "Reloaded.")
-        text = f"{queryset.count()} servers are being reloaded. A failure is shown on the server's page."
+        text = f"{queryset.count()} servers are being reloaded. If one fails, its page shows why."
         self.message_user(request, text, messages.SUCCESS)
 
     def get_urls(self) -> list[URLPattern]:
@@ -144,7 +142,7 @@ class ServerAdmin(ReadOnlyAdmin):
         )
 
     def look_for_folders(self, request: HttpRequest) -> HttpResponse:
-        """Have the running hosts serve new folders and drop removed ones."""
+        """Let the running hosts serve new folders and drop removed ones."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if not self.has_change_permission(request):
@@ -157,7 +155,7 @@ class ServerAdmin(ReadOnlyAdmin):
 
 @admin.register(InstanceRecord)
 class InstanceAdmin(ReadOnlyAdmin):
-    """The instances, and the traffic that belongs to no session."""
+    """Instances, and the requests that belong to no session."""
 
     list_display = ["user_id", "server_name", "started_at", "ended_at", "last_request_at", "requests", "calls"]
     list_filter = [("ended_at", admin.EmptyFieldListFilter), "server_name"]
@@ -166,7 +164,7 @@ class InstanceAdmin(ReadOnlyAdmin):
 
 @admin.register(SessionRecord)
 class SessionAdmin(ReadOnlyAdmin):
-    """The sessions, open and ended."""
+    """Sessions, open and ended."""
 
     list_display = [
         "user_id",
@@ -205,9 +203,9 @@ class SessionAdmin(ReadOnlyAdmin):
 
     @admin.action(description="End the selected sessions", permissions=["end"])
     def end_sessions(self, request: HttpRequest, queryset: QuerySet[SessionRecord]) -> None:
-        """Close the streams of the selected sessions that are open."""
+        """End the selected sessions that are open."""
         row_ids = list(queryset.filter(state=SessionRecord.State.OPEN).values_list("id", flat=True))
-        # First what lasts, then what is quick: a command that the channel layer loses is found in the row.
+        # The row first: it is read even if the channel layer loses the command.
         SessionRecord.objects.filter(id__in=row_ids).update(is_end_requested=True)
         send_end_sessions(row_ids)
         for session in SessionRecord.objects.filter(id__in=row_ids):

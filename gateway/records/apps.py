@@ -1,10 +1,10 @@
-"""The Django app of the rows that operators see: servers, sessions, instances and processes."""
+"""The Django app for the rows that operators see: servers, sessions, instances and processes."""
 
 from django.apps import AppConfig
 
 
 class RecordsConfig(AppConfig):
-    """Holds the tables and admin pages of what the host has recorded."""
+    """Holds the tables and admin pages of the host's records."""
 
     name = "gateway.records"
     label = "records"

@@ -1,6 +1,6 @@
-"""The rows that operators see. They mirror what is in memory; nothing on the request path reads them.
+"""The rows that operators see. They mirror what is in memory. Nothing on the request path reads them.
 
-Written by `recorder` in batches. Never a key, and never a whole session id.
+`recorder` writes them in batches. They never contain a key or a session id.
 """
 
 import uuid
@@ -14,14 +14,14 @@ FLUSH_SECONDS: Final = 0.5
 """How often rows are brought up to date. Operators see events within two seconds."""
 
 HEARTBEAT_SECONDS: Final = 3.0
-"""How often a process says that it lives."""
+"""How often a process writes that it is alive."""
 
 DEAD_AFTER_SECONDS: Final = 10.0
-"""Silence after which a process counts as dead."""
+"""A process that has written nothing for so long counts as dead."""
 
 
 class HostProcess(models.Model):
-    """A process that serves, or served."""
+    """A process that serves, or has served."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     hostname = models.CharField(max_length=255)
@@ -44,7 +44,7 @@ class HostProcess(models.Model):
 
 
 class ServerRecord(models.Model):
-    """A server folder: what it is called, whether it loaded, what it offers."""
+    """A server: its name, whether it loaded, what it offers, and how operators want it to run."""
 
     class Status(models.TextChoices):
         """Whether the server is being served."""
@@ -57,50 +57,56 @@ class ServerRecord(models.Model):
     name = models.CharField(max_length=255)
     folder = models.CharField(max_length=1024)
     status = models.CharField(max_length=10, choices=Status.choices)
-    reason = models.TextField(blank=True, help_text="Why it cannot be served.")
+    reason = models.TextField(blank=True, help_text="Why the server cannot be served.")
     traceback = models.TextField(blank=True)
-    version = models.CharField(max_length=255, blank=True, help_text="Known once it has had its first user.")
-    tools = models.JSONField(default=list, blank=True, help_text="Known once it has had its first user.")
+    version = models.CharField(max_length=255, blank=True, help_text="Known after its first user.")
+    tools = models.JSONField(default=list, blank=True, help_text="Known after its first user.")
     resources = models.JSONField(default=list, blank=True)
     prompts = models.JSONField(default=list, blank=True)
     load_seconds = models.FloatField(default=0.0)
     loaded_at = models.DateTimeField()
-    condition = models.CharField(max_length=500, blank=True, help_text="What is wrong with it at the moment.")
-    is_enabled = models.BooleanField("enabled", default=True, help_text="Off: clients get 503, sessions are closed.")
+    condition = models.CharField(max_length=500, blank=True, help_text="What is wrong with the server now.")
+    is_enabled = models.BooleanField(
+        "enabled", default=True, help_text="If off, clients get 503 and sessions are closed."
+    )
     call_timeout_seconds = models.FloatField(
         null=True,
         blank=True,
         validators=[MinValueValidator(0)],
-        help_text="Progress renews it, waiting for the user does not count. 0: no limit. Empty: the setting's value.",
+        help_text=(
+            "Each progress notification renews this limit. Waiting for the user does not count. 0: no limit. "
+            "Empty: the setting's value."
+        ),
     )
     max_call_seconds = models.FloatField(
         null=True,
         blank=True,
         validators=[MinValueValidator(0)],
         help_text=(
-            "For calls that report progress or wait for the user. 0: no limit beyond the other one. Empty: the "
+            "The limit in all for calls that report progress or wait for the user. 0: no such limit. Empty: the "
             "setting's value."
         ),
     )
     max_concurrent_calls = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Tool calls at once. 0: no limit. Empty: the setting's value."
+        null=True, blank=True, help_text="Tool calls that may run at once. 0: no limit. Empty: the setting's value."
     )
     max_concurrent_calls_per_user = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Tool calls at once of one user. 0: no limit. Empty: the setting's value."
+        null=True,
+        blank=True,
+        help_text="Tool calls of one user that may run at once. 0: no limit. Empty: the setting's value.",
     )
     max_threads = models.PositiveIntegerField(
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Threads for handlers of version 1 modules. Empty: the setting's value.",
+        help_text="Threads for the handlers of a version 1 server. Empty: the setting's value.",
     )
     when_blocked = models.CharField(
         max_length=10,
         blank=True,
         choices=[("spill", "Run beside it, in threads"), ("wait", "Wait for it")],
         help_text=(
-            "For version 1 modules: what calls do while another one blocks the server's event loop. Empty: the "
-            "setting's value."
+            "For version 1 servers: what calls do while another call blocks the event loop. Empty: the setting's value."
         ),
     )
     reload_requested_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
@@ -121,7 +127,7 @@ class SessionRecord(models.Model):
     """One MCP session, open or ended."""
 
     class State(models.TextChoices):
-        """Where the session is in its life."""
+        """Whether the session is open."""
 
         OPEN = "open", "Open"
         CLOSED = "closed", "Closed"
@@ -144,7 +150,7 @@ class SessionRecord(models.Model):
     calls = models.PositiveBigIntegerField("tool calls", default=0)
     state = models.CharField(max_length=10, choices=State.choices, db_index=True)
     end_reason = models.CharField(max_length=200, blank=True)
-    is_end_requested = models.BooleanField(default=False, help_text="An operator asked for it to end.")
+    is_end_requested = models.BooleanField(default=False, help_text="An operator asked to end the session.")
 
     class Meta:
         verbose_name = "session"
@@ -157,7 +163,7 @@ class SessionRecord(models.Model):
 
 
 class InstanceRecord(models.Model):
-    """One identity's instance of a server, with what has no session: its requests of the stateless protocol."""
+    """One identity's instance of a server. It also counts requests of the stateless protocol, which have no session."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     process = models.ForeignKey(HostProcess, on_delete=models.CASCADE, related_name="instances")

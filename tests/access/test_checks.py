@@ -51,6 +51,7 @@ def test_unsafe_setting_is_found_with_a_way_to_mend_it(
 
 @pytest.mark.parametrize("name", ["secret_key", "gumcp.sqlite3", "gumcp.sqlite3-wal", "gumcp.sqlite3-shm"])
 def test_file_that_others_may_read_is_found(name: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
     for kept in ("secret_key", "gumcp.sqlite3", "gumcp.sqlite3-wal", "gumcp.sqlite3-shm"):
         (tmp_path / kept).touch(0o600)
     database = {**settings.DATABASES["default"], "NAME": str(tmp_path / "gumcp.sqlite3")}
@@ -60,6 +61,9 @@ def test_file_that_others_may_read_is_found(name: str, tmp_path: Path) -> None:
     (tmp_path / name).chmod(0o640)
     with pytest.warns(UserWarning, match="Overriding setting DATABASES"):
         checks = found(**options)
+    tmp_path.chmod(0o700)
+    with pytest.warns(UserWarning, match="Overriding setting DATABASES"):
+        assert found(**options) == {}
     assert checks == {"gateway.W007": f"Run `chmod 600 {tmp_path / name}`."}
 
 

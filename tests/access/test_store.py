@@ -1,4 +1,4 @@
-"""What the door is told of the rows of keys."""
+"""How the rows of keys are read."""
 
 import logging
 
@@ -29,7 +29,7 @@ def test_key_of_a_user_whose_name_is_no_user_id_is_refused_and_the_log_says_so_o
             assert store.read([row.pk]) == {row.pk: looked_up}
     [record] = caplog.records
     assert new.public in record.getMessage()
-    assert ApiKey.objects.get().state == "user's name or scope unusable"
+    assert ApiKey.objects.get().state == "unusable user name or scope"
     User.objects.filter(pk=user.pk).update(username="ada")
     found = store.look_up(new.public)
     assert found is not None

@@ -41,30 +41,38 @@ class Migration(migrations.Migration):
                 ("digest", models.BinaryField(max_length=32)),
                 (
                     "label",
-                    models.CharField(blank=True, help_text="What it is for: a device, a client.", max_length=100),
+                    models.CharField(
+                        blank=True, help_text="What the key is for, such as a device or a client.", max_length=100
+                    ),
                 ),
                 (
                     "scope",
                     models.JSONField(
                         blank=True,
-                        help_text='Empty: every server. Otherwise {"time": null, "notes": ["read-note"]}: the servers, each with the tools that may be called there, null for all of them.',
+                        help_text='Empty: every server. Otherwise such as {"time": null, "notes": ["read-note"]}: the allowed servers, each with its allowed tools, or null for all tools.',
                         null=True,
                         verbose_name="allowed servers",
                     ),
                 ),
                 ("created_at", models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ("expires_at", models.DateTimeField(blank=True, help_text="Empty: it does not expire.", null=True)),
+                (
+                    "expires_at",
+                    models.DateTimeField(blank=True, help_text="Empty: the key does not expire.", null=True),
+                ),
                 ("revoked_at", models.DateTimeField(blank=True, editable=False, null=True)),
                 (
                     "last_used_at",
                     models.DateTimeField(
-                        blank=True, editable=False, help_text="To the minute, and written with some delay.", null=True
+                        blank=True,
+                        editable=False,
+                        help_text="To the minute. Written with a delay of up to a minute.",
+                        null=True,
                     ),
                 ),
                 (
                     "user",
                     models.ForeignKey(
-                        help_text="Whose key it is. The user's name is the user_id in URLs.",
+                        help_text="The owner of the key. The user's name is the user_id in URLs.",
                         on_delete=django.db.models.deletion.CASCADE,
                         related_name="api_keys",
                         to=settings.AUTH_USER_MODEL,
