@@ -16,6 +16,9 @@ os.environ["GUMCP_DATA_DIR"] = _data_dir
 os.environ["GUMCP_METRICS_PORT"] = "0"
 
 from gumcp_site.settings import *  # noqa: E402, F403
+from gumcp_site.settings import DATABASES  # noqa: E402
 
 GUMCP_SERVER_DIRS = [Path(__file__).parent / "servers" / "plain"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# In memory. pytest-django knows only Django's own backend to be in memory unless it is told otherwise.
+DATABASES["default"]["TEST"] = {"NAME": ":memory:"}

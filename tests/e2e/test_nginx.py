@@ -22,7 +22,7 @@ from tests.support.deadlines import WAIT_SECONDS, within
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.issued_keys import IssuedKey, issue
 from tests.support.processes import ROOT, free_port, until
-from tests.support.streamable import ACCEPT_BOTH
+from tests.support.streamable import ACCEPT_BOTH, initialize_message
 from tests.support.wire import JSON, request
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -58,6 +58,12 @@ class Front:
             return response.status, dict(response.getheaders()), response.read()
         finally:
             connection.close()
+
+    def initialize(self, endpoint: bytes, headers: dict[str, str]) -> None:
+        """Post the first message to the endpoint that a stream has named: only established sessions have rows."""
+        path = endpoint.decode().removeprefix("data: ").strip()
+        body = json.dumps(initialize_message()).encode()
+        assert self.request("POST", path, body, {**JSON, **headers})[0] == 202
 
     @contextmanager
     def stream(self, path: str, headers: dict[str, str]) -> Iterator[HTTPResponse]:
@@ -151,16 +157,15 @@ def test_events_and_comments_pass_as_they_come(front: Front) -> None:
     with front.stream("/workshop", front.key.bearer) as stream:
         assert stream.status == 200
         assert stream.readline() == b"event: endpoint\r\n"
-        endpoint = stream.readline().decode().removeprefix("data: ").strip()
+        endpoint = stream.readline()
         assert stream.readline() == b"\r\n"
         started = time.monotonic()
         assert stream.readline().startswith(b":"), "a comment on a silent stream"
         assert time.monotonic() - started < within(3)
-        body = json.dumps(request("ping", None, "p")).encode()
-        assert front.request("POST", endpoint, body, {**JSON, **front.key.bearer})[0] == 202
+        front.initialize(endpoint, front.key.bearer)
         while b'"result"' not in (line := stream.readline()):
             assert line
-    [row] = front.host.rows("SELECT address FROM records_sessionrecord ORDER BY opened_at DESC LIMIT 1")
+    [row] = until(lambda: front.host.rows("SELECT address FROM records_sessionrecord ORDER BY opened_at DESC LIMIT 1"))
     assert row["address"] == CLIENT
 
 
@@ -169,6 +174,7 @@ def test_forwarded_headers_of_a_client_change_nothing(front: Front) -> None:
     with front.stream("/workshop", {**front.key.bearer, **lies}) as stream:
         assert stream.status == 200
         assert stream.readline() == b"event: endpoint\r\n"
+        front.initialize(stream.readline(), {**front.key.bearer, **lies})
         rows = "SELECT address FROM records_sessionrecord WHERE state = 'open' ORDER BY opened_at DESC LIMIT 1"
         assert until(lambda: front.host.rows(rows))[0]["address"] == CLIENT
 

@@ -23,6 +23,7 @@ from tests.support.processes import (
     BUNDLED_SERVERS,
     PLAIN_SERVERS,
     ROOT,
+    START_SECONDS,
     environment,
     free_port,
     is_listening,
@@ -194,7 +195,7 @@ def test_run_stdio_ends_with_its_input(tmp_path: Path, write_server: WriteServer
         input="",
         capture_output=True,
         text=True,
-        timeout=15,
+        timeout=START_SECONDS,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "")
