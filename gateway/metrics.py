@@ -74,7 +74,7 @@ slow_readers = Counter("gumcp_slow_readers_total", "Streams closed because their
 
 
 class _OpenedSession(Protocol):
-    """What is counted of a session that was opened."""
+    """The fields of an opened session that metrics use. `Session` itself is in a layer above this module."""
 
     @property
     def server_name(self) -> str: ...
@@ -83,7 +83,7 @@ class _OpenedSession(Protocol):
 
 
 class _Lane(Protocol):
-    """What is read of a lane: the thread and event loop of one server."""
+    """The fields of a lane that metrics use. A lane is the thread and event loop of one server."""
 
     @property
     def name(self) -> str: ...
@@ -92,7 +92,7 @@ class _Lane(Protocol):
 
 
 class _Calls(Protocol):
-    """What is read of a server's calls."""
+    """The fields of a server's calls that metrics use."""
 
     @property
     def server_name(self) -> str: ...
@@ -101,7 +101,7 @@ class _Calls(Protocol):
 
 
 class _Instances(Protocol):
-    """What is read of the instances."""
+    """The fields of the instances that metrics use."""
 
     def count_by_server(self) -> Mapping[str, int]: ...
     @property
@@ -109,7 +109,7 @@ class _Instances(Protocol):
 
 
 class _Session(_OpenedSession, Protocol):
-    """What is read of an open session."""
+    """The fields of an open session that metrics use."""
 
     @property
     def protocol_version(self) -> str: ...

@@ -1,4 +1,4 @@
-"""What has happened in the gateway, for whoever wants to count or record it: metrics and the recorder.
+"""Signals that announce what has happened in the gateway. Metrics, the recorder and session limits receive them.
 
 Signals are sent with `send_robust`, most of them on the host's loop. A receiver must not block and should not fail.
 """

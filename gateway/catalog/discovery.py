@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 def discover(server_dirs: Sequence[Path], load_timeout_seconds: float = 0) -> Discovery:
     """Load every server folder in `server_dirs`: the directories in order, the folders by name.
 
-    A file among them is an `mcpServers` file; its entries are its folders.
+    One of `server_dirs` may be an `mcpServers` file: each of its entries is treated like a folder.
 
-    Nothing that a module raises stops the others, and side effects of its import are undone. In the main thread each
-    may take `load_timeout_seconds` (0: for ever).
+    Nothing that a module raises stops the others, and side effects of its import are undone. Each load may
+    take `load_timeout_seconds` (0: no limit); the limit works only in the main thread.
     """
     found = Discovery()
     taken: dict[str, Path] = {}

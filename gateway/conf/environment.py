@@ -61,7 +61,7 @@ class _Text:
 def read_settings(settings: Any, environ: MutableMapping[str, str], default_file: Path) -> SimpleNamespace:
     """Return the value of every setting of the class `settings`, by variable name.
 
-    A variable of the environment goes before a line of the file. The file's other variables, which servers read, are
+    Environment variables override lines of the file. The file's other variables, which servers read, are
     put into the environment unless it has them.
 
     Raises:

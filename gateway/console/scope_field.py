@@ -56,7 +56,7 @@ class ScopeChoice:
         )
 
     def scope(self) -> Scope | None:
-        """The scope that is marked; None for every server.
+        """The scope that the ticked boxes describe; None means all servers.
 
         Raises:
             ValidationError: the marks contradict each other.

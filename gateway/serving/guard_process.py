@@ -1,12 +1,12 @@
-"""The program of the guard: it ends a host that does not even take notice of a signal.
+"""The program of the guard: it kills a host that is frozen and cannot react to a signal.
 
 Run with the standard library alone, in a process of its own, by `gateway.serving.guard`:
 
     python -I -S guard_process.py HOST_PID SECONDS
 
 On descriptor 0 it has the socket that holds the numbers of the signals that have come. The host takes them out as soon
-as it can run Python, so while one stays there, the host is frozen. On descriptor 3 the host tells that it has taken
-notice of a signal to stop: the next one is the second, which means "at once".
+as it can run Python, so while one stays there, the host is frozen. The host writes to descriptor 3
+when it has handled a first signal to stop. Any later signal means: stop at once.
 """
 
 import contextlib

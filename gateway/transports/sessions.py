@@ -46,7 +46,7 @@ class Session(Generic[WireT]):
     """What operators see: the primary key of its row."""
     opened_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     last_activity: float = field(default_factory=time.time)
-    """When the last message passed in either direction (seconds since the epoch). For people; clocks may be set."""
+    """When the last message passed in either direction (seconds since the epoch). For display: clocks may be set."""
     last_used: float = field(default_factory=time.monotonic)
     """The same in monotonic seconds, for expiry."""
     client_name: str = ""
@@ -139,7 +139,7 @@ class Sessions:
         self._by_id: dict[str, Session[Any]] = {}
 
     def add(self, session: Session[Any]) -> None:
-        """Make `session` reachable. Whoever adds it removes it."""
+        """Make `session` reachable. The caller must also remove it."""
         self._by_id[session.id] = session
         signals.session_opened.send_robust(Sessions, session=session)
 

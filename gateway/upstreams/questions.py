@@ -91,7 +91,7 @@ class Call:
 
 @dataclass(eq=False)
 class ParkedCall:
-    """A call of a client that cannot be asked: it goes on while its client is told what input is required."""
+    """A call whose client cannot be sent a request. It stays open while the client is told what input is required."""
 
     token: str
     result: "asyncio.Task[dict[str, Any]]"

@@ -141,7 +141,11 @@ class RelayServer(Server[Any]):
     # -- Requests ----------------------------------------------------------------------------------------------------
 
     async def _forward(self, ctx: Context, _: Any) -> dict[str, Any]:
-        """Pass a request on and return its result. Raises `MCPError` with the other side's error or its absence."""
+        """Pass a request on and return its result.
+
+        Raises:
+            MCPError: the other side's own error, or one that says that it has gone.
+        """
         holder = self._holder_of(ctx)
         link = await _linked(holder)
         holder.questions.see(ctx)
