@@ -6,6 +6,7 @@ Spec: 2025-11-25 basic#messages, JSON-RPC 2.0 sections 4 and 5.
 import json
 import logging
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pydantic_core
@@ -26,8 +27,11 @@ from pydantic import ValidationError
 from gateway.exceptions import InvalidMessage
 
 __all__ = [
+    "BATCH_VERSION",
     "INITIALIZE",
+    "Batch",
     "JSONRPCMessage",
+    "batch_from",
     "error_body",
     "is_initialize",
     "is_request_id",
@@ -42,6 +46,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 INITIALIZE: Final = "initialize"
+
+BATCH_VERSION: Final = "2025-03-26"
+"""The only protocol version that has batches. Spec 2025-03-26 basic#batching."""
 
 NOT_JSON: Final = "The body is not valid JSON in UTF-8."
 
@@ -67,7 +74,7 @@ def message_from(raw: Any) -> JSONRPCMessage:
     """
     if isinstance(raw, list):
         # Spec 2025-06-18 changelog: batching was removed.
-        raise InvalidMessage("Batches are not supported. Send one message in each request.", INVALID_REQUEST)
+        raise InvalidMessage(f"Only {BATCH_VERSION} has batches. Send one message in each request.", INVALID_REQUEST)
     if isinstance(raw, dict) and "method" in raw and "id" in raw and not is_request_id(raw["id"]):
         # Spec 2025-11-25 basic#requests: the id MUST be a string or integer, and not null. Without this check the
         # SDK's models would take the request for a notification, and it would never be answered.
@@ -76,6 +83,39 @@ def message_from(raw: Any) -> JSONRPCMessage:
         return jsonrpc_message_adapter.validate_python(raw, by_name=False)
     except ValidationError:
         raise InvalidMessage("The body is not a JSON-RPC 2.0 message.", INVALID_REQUEST) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The messages of one body."""
+
+    messages: list[JSONRPCMessage]
+    refusals: list[bytes]
+    """The errors that answer what is not a message."""
+
+
+def batch_from(raw: list[Any]) -> Batch:
+    """Check the decoded messages of a batch, each by itself. Spec: JSON-RPC 2.0 section 6.
+
+    Raises:
+        InvalidMessage: the batch is empty.
+    """
+    if not raw:
+        raise InvalidMessage("The batch is empty.", INVALID_REQUEST)
+    batch = Batch([], [])
+    for item in raw:
+        try:
+            if is_initialize(item):
+                # Spec 2025-03-26 basic/lifecycle#initialization.
+                raise InvalidMessage("initialize must not be part of a batch.", INVALID_REQUEST, _id_of(item))
+            batch.messages.append(message_from(item))
+        except InvalidMessage as error:
+            batch.refusals.append(error_body(error.code, str(error), error.request_id))
+    return batch
+
+
+def _id_of(raw: dict[str, Any]) -> RequestId | None:
+    return raw["id"] if is_request_id(raw["id"]) else None
 
 
 def require_json(body: bytes) -> Any:

@@ -75,6 +75,17 @@ class Authenticator:
             raise OutOfScope("This key is not for this server.")
         return identity
 
+    async def count_requests(self, identity: Identity, address: str, count: int) -> None:
+        """Count more requests of a caller who is known: the messages of a batch.
+
+        Raises:
+            TooManyRequests: the key or the address has used up a limit.
+        """
+        if identity.grant is not None:
+            for _ in range(count):
+                await self._spend("requests of an address", counted_address(address))
+                await self._spend("requests of a key", identity.grant.public)
+
     async def identify_key(
         self, headers: list[tuple[bytes, bytes]], address: str, session_key: str | None = None
     ) -> Identity:

@@ -312,6 +312,9 @@ class GatewaySettings:
         "100000",
         "JSON values in one message (objects, arrays, texts, numbers …), however short they are; beyond it 413.",
     )
+    max_batch_messages = Setting(
+        Count(at_least=1), "100", "Messages in one batch, which clients of 2025-03-26 may send; beyond it 413."
+    )
     max_initialize_bytes = Setting(
         Size(), "64KiB", "The largest `initialize` message, which is kept as long as its session; beyond it 413."
     )

@@ -6,16 +6,18 @@ Spec: 2024-11-05 basic/transports#http-with-sse. The stream itself: `consumers`.
 from urllib.parse import parse_qs
 
 from gateway.endpoints.base import SESSION_GONE, McpEndpoint, McpRequest, refuse_content_type
+from gateway.endpoints.batches import admit_batch
 from gateway.http.asgi import Scope
 from gateway.http.refusals import refuse, refuse_method
 from gateway.http.requests import is_json
 from gateway.http.responses import respond
 from gateway.jsonrpc import message_from
 from gateway.transports.sessions import Session
+from gateway.transports.wire import SseWire
 
 
 class SseMessagesEndpoint(McpEndpoint):
-    """Takes messages for HTTP+SSE sessions, one in each request."""
+    """Takes messages for HTTP+SSE sessions."""
 
     async def answer(self, request: McpRequest) -> None:
         """Answer 202 once the message is on its way to the server. The server's answer goes to the stream."""
@@ -34,16 +36,19 @@ class SseMessagesEndpoint(McpEndpoint):
             request.scope, request.receive, request.identity, request.address
         )
         with incoming.memory:
-            message = message_from(incoming.json)
             # Look again: the session may have ended while the body arrived.
             session = self._find(session_id, request)
             if session is None:
                 await refuse(send, 404, "unknown_session", SESSION_GONE)
                 return
-            session.wire.deliver(message, request.scope_for_server, incoming.memory)
+            if isinstance(incoming.json, list) and session.takes_batches:
+                batch = await admit_batch(self._host, request, incoming.json)
+                session.wire.deliver_batch(batch, request.scope_for_server, incoming.memory)
+            else:
+                session.wire.deliver(message_from(incoming.json), request.scope_for_server, incoming.memory)
         await respond(send, 202, b"Accepted", b"text/plain; charset=utf-8")
 
-    def _find(self, session_id: str, request: McpRequest) -> Session | None:
+    def _find(self, session_id: str, request: McpRequest) -> Session[SseWire] | None:
         return self._host.sessions.find(session_id, request.definition.name, request.identity, "sse")
 
 

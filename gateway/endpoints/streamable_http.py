@@ -13,6 +13,7 @@ from gateway.access.tool_scope import require_tool
 from gateway.conf import conf
 from gateway.endpoints.answering import new_reply, new_stream, run_reply
 from gateway.endpoints.base import SESSION_GONE, McpRequest
+from gateway.endpoints.batches import admit_batch
 from gateway.endpoints.opening import open_session, require_still_open
 from gateway.host.host import Host
 from gateway.http.asgi import Headers
@@ -22,6 +23,7 @@ from gateway.http.responses import respond
 from gateway.instances.running_server import RunningServer
 from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, message_from
 from gateway.transports.message_budget import MessageMemory
+from gateway.transports.message_reader import Incoming
 from gateway.transports.sessions import Session, WireT
 from gateway.transports.streamable_http import StreamableHttpTransport
 from gateway.transports.wire import StreamableHttpWire
@@ -51,31 +53,36 @@ class StreamableHttpRequests:
             request.scope, request.receive, request.identity, request.address
         )
         with incoming.memory:
-            message = message_from(incoming.json)
             if not has_session:
-                await self.initialize(message, incoming.memory, request)
+                await self.initialize(message_from(incoming.json), incoming.memory, request)
                 return
             # Look again: if the session ended while the body arrived, nobody would ever answer.
             session = await self._find_or_refuse(request)
             if session is None:
                 return
-            require_tool(request.identity, request.definition.name, message)
             with _request_of(session):
-                await self._hand_over(message, incoming.memory, session, request)
+                if isinstance(incoming.json, list) and session.takes_batches:
+                    await self._take_batch(incoming, session, request)
+                else:
+                    await self._take(incoming, session, request)
 
-    async def _hand_over(
-        self,
-        message: JSONRPCMessage,
-        memory: MessageMemory,
-        session: Session[StreamableHttpWire],
-        request: McpRequest,
-    ) -> None:
+    async def _take(self, incoming: Incoming, session: Session[StreamableHttpWire], request: McpRequest) -> None:
+        message = message_from(incoming.json)
+        require_tool(request.identity, request.definition.name, message)
         if isinstance(message, JSONRPCRequest):
             reply = new_reply(request.send, _session_headers(session))
-            session.wire.call(message, request.scope_for_server, memory, reply)
+            session.wire.call(message, request.scope_for_server, incoming.memory, reply)
             await run_reply(self._host, request, reply)
         else:
-            session.wire.deliver(message, request.scope_for_server, memory)
+            session.wire.deliver(message, request.scope_for_server, incoming.memory)
+            await respond(request.send, 202, b"", b"application/json", _session_headers(session))
+
+    async def _take_batch(self, incoming: Incoming, session: Session[StreamableHttpWire], request: McpRequest) -> None:
+        batch = await admit_batch(self._host, request, incoming.json)
+        reply = new_reply(request.send, _session_headers(session))
+        if session.wire.call_batch(batch, request.scope_for_server, incoming.memory, reply):
+            await run_reply(self._host, request, reply)
+        else:
             await respond(request.send, 202, b"", b"application/json", _session_headers(session))
 
     async def initialize(self, message: JSONRPCMessage, memory: MessageMemory, request: McpRequest) -> None:

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Final
 
-from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, RequestId
 
 from gateway import signals
 from gateway.exceptions import (
@@ -79,17 +79,20 @@ async def refuse_error(send: Send, error: GatewayError, *, as_message: bool = Fa
     await respond(send, status, body, b"application/json", headers)
 
 
-def count_refusal(error: GatewayError, *, as_message: bool = False) -> tuple[int, bytes, Headers]:
+def count_refusal(
+    error: GatewayError, *, as_message: bool = False, request_id: RequestId | None = None
+) -> tuple[int, bytes, Headers]:
     """Count a refusal; return the status, body and extra headers of its response.
 
-    With `as_message` the body is a JSON-RPC error, for clients that expect a message.
+    With `as_message` the body is a JSON-RPC error, for clients that expect a message. `request_id` is the message's id
+    where it is known.
     """
     status, reason, headers = next(_ANSWERS[cls] for cls in type(error).__mro__ if cls in _ANSWERS)
     signals.request_refused.send_robust(None, reason=reason)
     if isinstance(error, InvalidMessage):
-        body = error_body(error.code, str(error), error.request_id)
+        body = error_body(error.code, str(error), request_id if error.request_id is None else error.request_id)
     elif as_message:
-        body = error_body(INTERNAL_ERROR if status >= 500 else INVALID_REQUEST, str(error))
+        body = error_body(INTERNAL_ERROR if status >= 500 else INVALID_REQUEST, str(error), request_id)
     else:
         body = json.dumps({"error": str(error)}).encode()
     return status, body, (*headers, *error.headers)

@@ -15,8 +15,9 @@ from typing_extensions import TypeVar
 
 from gateway import signals
 from gateway.access.identity import Identity
+from gateway.jsonrpc import BATCH_VERSION
 from gateway.transports.message_budget import MessageMemory
-from gateway.transports.wire import SessionWire, StreamableHttpWire
+from gateway.transports.wire import SessionWire, SseWire, StreamableHttpWire
 
 Transport = Literal["sse", "streamable-http"]
 
@@ -98,6 +99,11 @@ class Session(Generic[WireT]):
         return not self.in_flight and (self._wire is None or self._wire.is_flushed)
 
     @property
+    def takes_batches(self) -> bool:
+        """Whether the session settled on the protocol version that has batches."""
+        return self.is_established and self.protocol_version == BATCH_VERSION
+
+    @property
     def is_idle(self) -> bool:
         """Whether the session may make room for a new one: no open stream, no request under way."""
         # An HTTP+SSE session is its stream.
@@ -151,7 +157,7 @@ class Sessions:
     @overload
     def find(
         self, session_id: str, server_name: str, identity: Identity, transport: Literal["sse"]
-    ) -> Session[SessionWire] | None: ...
+    ) -> Session[SseWire] | None: ...
 
     @overload
     def find(

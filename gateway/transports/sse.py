@@ -15,12 +15,14 @@ from typing import Any
 
 import anyio
 from mcp.shared.message import SessionMessage
+from mcp_types import JSONRPCRequest
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
-from gateway.exceptions import StreamClosed
+from gateway.exceptions import GatewayError, StreamClosed
 from gateway.http.asgi import Scope
+from gateway.http.refusals import count_refusal
 from gateway.instances.running_server import RunningServer
-from gateway.jsonrpc import JSONRPCMessage, message_body
+from gateway.jsonrpc import Batch, JSONRPCMessage, message_body
 from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.link import Link
@@ -59,6 +61,18 @@ class SseTransport:
     def deliver(self, message: JSONRPCMessage, scope: Scope, memory: MessageMemory) -> None:
         """Hand a message to the server; an answer goes to the stream. Raises what `Link.admit` raises."""
         self._link.admit(message, scope, memory)
+
+    def deliver_batch(self, batch: Batch, scope: Scope, memory: MessageMemory) -> None:
+        """Hand the messages of a batch to the server. Every answer is an event of its own, an error too."""
+        for refusal in batch.refusals:
+            self._stream.write(frame(b"message", refusal))
+        for message in batch.messages:
+            try:
+                self._link.admit(message, scope, memory)
+            except GatewayError as error:
+                if isinstance(message, JSONRPCRequest):
+                    _, body, _ = count_refusal(error, as_message=True, request_id=message.id)
+                    self._stream.write(frame(b"message", body))
 
     def announce(self) -> None:
         """Tell the client that the server's lists may have changed."""

@@ -20,10 +20,11 @@ from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
 from mcp_types.version import is_version_at_least
 
-from gateway.exceptions import StreamClosed
+from gateway.exceptions import GatewayError, StreamClosed
 from gateway.http.asgi import Scope
+from gateway.http.refusals import count_refusal
 from gateway.instances.running_server import RunningServer
-from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, error_body, message_body, request_key
+from gateway.jsonrpc import INITIALIZE, Batch, JSONRPCMessage, error_body, message_body, request_key
 from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_buffer import STANDALONE, EventBuffer
 from gateway.transports.event_stream import EventStream, frame
@@ -96,23 +97,36 @@ class _ResumableStream:
             await self.stream.wait_for_room()
 
 
-class _Call(_ResumableStream):
-    """One request in flight: the reply to it, and the stream that the reply may become."""
+class _Post(_ResumableStream):
+    """One POST with requests in flight: its reply, and the stream that the reply may become.
+
+    It has one request, or several if it is a batch.
+    """
 
     def __init__(
         self,
         number: int,
         buffer: EventBuffer,
         note_sent: Callable[[int], None],
-        request_id: RequestId,
         reply: Reply,
         *,
+        is_batch: bool,
         is_resumable: bool,
     ) -> None:
         super().__init__(number, buffer, note_sent)
-        self.request_id = request_id
         self._reply = reply
+        self._is_batch = is_batch
         self._is_resumable = is_resumable
+        self._unanswered: dict[RequestId, RequestId] = {}
+        """Requests in flight: their key -> their id. Filled on the host's loop, before the lane can see the request."""
+        self._answers: list[bytes] = []
+        """Answers that wait for the others of a batch, while the reply is undecided."""
+        self._is_whole = not is_batch
+        """Whether all messages of the POST have been handed to the server."""
+
+    def expect(self, request_id: RequestId) -> None:
+        """Note that a request of this POST is to be answered."""
+        self._unanswered[request_key(request_id)] = request_id
 
     def open_stream(self) -> None:
         """Answer with a stream, unless the reply is decided already."""
@@ -121,44 +135,81 @@ class _Call(_ResumableStream):
             self._reply.open_stream()
             if self._is_resumable:
                 self.prime()
+            for answer in self._answers:
+                super().send(answer)
+            self._answers.clear()
 
     def send(self, data: bytes) -> None:
         self.open_stream()
         super().send(data)
 
-    def finish(self, data: bytes) -> None:
-        """Send the result: as JSON, or as the last event if the reply is a stream."""
-        if self.stream is not None or not self._reply.answer(Answer(data)):
-            self.send(data)
-            assert self.stream is not None
+    def answer(self, key: RequestId, data: bytes) -> bool:
+        """Answer one request. Returns whether the reply is complete."""
+        del self._unanswered[key]
+        self._add(data)
+        return self._complete()
+
+    def finish_batch(self, refusals: list[bytes]) -> bool:
+        """Add the errors that answer refused messages; there are no more messages. Returns what `answer` returns."""
+        for refusal in refusals:
+            self._add(refusal)
+        self._is_whole = True
+        return self._complete()
+
+    def _add(self, data: bytes) -> None:
+        if self.stream is None:
+            self._answers.append(data)
+        else:
+            super().send(data)
+
+    def _complete(self) -> bool:
+        if self._unanswered or not self._is_whole:
+            return False
+        # As JSON if that is still possible; otherwise the answers are the last events of the stream.
+        if self.stream is None and not self._reply.answer(Answer(self._body(self._answers))):
+            self.open_stream()
+        if self.stream is not None:
             self.stream.close()
+        return True
+
+    def _body(self, answers: list[bytes]) -> bytes:
+        return b"[%b]" % b",".join(answers) if self._is_batch else answers[0]
 
     # -- On any thread -----------------------------------------------------------------------------------------------
 
-    def answer_at_once(self, data: bytes) -> bool:
-        """Answer with JSON. False if the reply is a stream already."""
-        return self._reply.answer(Answer(data))
+    @property
+    def keys(self) -> list[RequestId]:
+        """The keys of the requests in flight."""
+        return list(self._unanswered)
+
+    def request_id(self, key: RequestId) -> RequestId | None:
+        """The id of a request in flight as its client wrote it."""
+        return self._unanswered.get(key)
+
+    def ended_body(self, key: RequestId) -> bytes:
+        """The answer to a request whose session has ended."""
+        return error_body(CONNECTION_CLOSED, "The session ended before the request completed.", self.request_id(key))
+
+    def end_at_once(self) -> bool:
+        """Answer all requests as JSON, because the session has ended. False if the reply is a stream already."""
+        return self._reply.answer(Answer(self._body([*self._answers, *map(self.ended_body, self.keys)])))
 
     def close_streams(self) -> None:
-        """End the responses that carry the answer."""
+        """End the responses that carry the reply."""
         self._reply.stream.close()
         if self.stream is not None:
             self.stream.close()
 
 
-def _ended_body(call: _Call) -> bytes:
-    return error_body(CONNECTION_CLOSED, "The session ended before the request completed.", call.request_id)
-
-
-def _close_streams(calls: Iterable[_Call]) -> None:
-    for call in calls:
-        call.close_streams()
+def _close_streams(posts: Iterable[_Post]) -> None:
+    for post in posts:
+        post.close_streams()
 
 
 class StreamableHttpTransport:
     """The wire of one handshake-era session.
 
-    Threads: the public methods are called on the host's loop. What is below "In the lane" runs there. `_calls` and
+    Threads: the public methods are called on the host's loop. What is below "In the lane" runs there. `_posts` and
     `_streams` are filled on the host's loop, before the lane can see the request, and emptied in the lane; each step is
     one operation of a dictionary, so no lock is needed.
     """
@@ -177,7 +228,8 @@ class StreamableHttpTransport:
         self._link = Link(session, running.lane, max_backlog)
         self._buffer = EventBuffer(max_events, max_event_bytes)
         self._standalone = _ResumableStream(STANDALONE, self._buffer, self._note_sent)
-        self._calls: dict[RequestId, _Call] = {}
+        self._posts: dict[RequestId, _Post] = {}
+        """Key of a request in flight -> its POST."""
         self._streams: dict[int, _ResumableStream] = {STANDALONE: self._standalone}
         self._last_number = STANDALONE
         self._loop = MessageLoop(
@@ -201,8 +253,8 @@ class StreamableHttpTransport:
         # What needs no lane is done here: the lane may be blocked for long.
         if self._standalone.stream is not None:
             self._standalone.stream.cut()
-        calls = list(self._calls.values())
-        streamed = [call for call in calls if not call.answer_at_once(_ended_body(call))]
+        posts = set(self._posts.copy().values())
+        streamed = [post for post in posts if not post.end_at_once()]
         if streamed:
             asyncio.get_running_loop().call_later(STOP_SECONDS, _close_streams, streamed)
 
@@ -226,32 +278,59 @@ class StreamableHttpTransport:
 
     def call(self, message: JSONRPCRequest, scope: Scope, memory: MessageMemory, reply: Reply) -> None:
         """Hand a request to the server; the answer goes to `reply`. Raises what `Link.admit` raises."""
-        self._last_number += 1
-        call = _Call(
-            self._last_number,
-            self._buffer,
-            self._note_sent,
-            message.id,
-            reply,
-            is_resumable=message.method != INITIALIZE and self._is_resumable,
-        )
-        # A client must be able to resume the stream of a request that is silent for long, too.
-        reply.on_silence = lambda: self._lane.post(call.open_stream)
+        post = self._new_post(reply, is_batch=False, is_resumable=message.method != INITIALIZE and self._is_resumable)
+        self._admit(message, scope, memory, post)
+
+    def call_batch(self, batch: Batch, scope: Scope, memory: MessageMemory, reply: Reply) -> bool:
+        """Hand the messages of a batch to the server; the answers go to `reply`. False if there will be none."""
+        post = self._new_post(reply, is_batch=True, is_resumable=self._is_resumable)
+        refusals = list(batch.refusals)
+        for message in batch.messages:
+            try:
+                self._admit(message, scope, memory, post)
+            except GatewayError as error:
+                if isinstance(message, JSONRPCRequest):
+                    refusals.append(count_refusal(error, as_message=True, request_id=message.id)[1])
+        if not refusals and not any(isinstance(message, JSONRPCRequest) for message in batch.messages):
+            return False
+        self._streams[post.number] = post
+        self._lane.post(self._finish_batch, post, refusals)
+        return True
+
+    def _admit(self, message: JSONRPCMessage, scope: Scope, memory: MessageMemory, post: _Post) -> None:
+        if not isinstance(message, JSONRPCRequest):
+            self._link.admit(message, scope, memory)
+            return
         key = request_key(message.id)
 
         def register() -> None:
-            self._calls[key] = call
-            self._streams[call.number] = call
+            post.expect(message.id)
+            self._posts[key] = post
+            self._streams[post.number] = post
 
-        self._link.admit(message, scope, memory, self._metadata(key, call), register)
+        self._link.admit(message, scope, memory, self._metadata(key, post), register)
 
-    def _metadata(self, key: RequestId, call: _Call) -> ServerMessageMetadata:
+    def _new_post(self, reply: Reply, *, is_batch: bool, is_resumable: bool) -> _Post:
+        self._last_number += 1
+        post = _Post(
+            self._last_number,
+            self._buffer,
+            self._note_sent,
+            reply,
+            is_batch=is_batch,
+            is_resumable=is_resumable,
+        )
+        # A client must be able to resume the stream of a request that is silent for long, too.
+        reply.on_silence = lambda: self._lane.post(post.open_stream)
+        return post
+
+    def _metadata(self, key: RequestId, post: _Post) -> ServerMessageMetadata:
         """What the handler of a request may ask of this transport. The functions in it are called in the lane."""
 
         async def close_sse_stream() -> None:
-            call.open_stream()
-            if call.stream is not None:
-                call.stream.close()
+            post.open_stream()
+            if post.stream is not None:
+                post.stream.close()
 
         async def close_standalone_sse_stream() -> None:
             if self._standalone.stream is not None:
@@ -259,7 +338,7 @@ class StreamableHttpTransport:
 
         async def end_unanswered() -> None:
             # In this era only a response ends the stream of a request.
-            self._finish(key, error_body(REQUEST_CANCELLED, "Request cancelled", call.request_id))
+            self._finish(key, error_body(REQUEST_CANCELLED, "Request cancelled", post.request_id(key)))
 
         metadata = ServerMessageMetadata(on_request_unanswered=end_unanswered)
         if self._is_resumable:
@@ -323,15 +402,21 @@ class StreamableHttpTransport:
         return True
 
     def _finish(self, key: RequestId, data: bytes) -> None:
-        call = self._calls.pop(key, None)
-        if call is not None:
-            call.finish(data)
-            self._buffer.end(call.number)
-            del self._streams[call.number]
+        post = self._posts.pop(key, None)
+        if post is not None and post.answer(key, data):
+            self._forget(post)
+
+    def _finish_batch(self, post: _Post, refusals: list[bytes]) -> None:
+        if post.finish_batch(refusals):
+            self._forget(post)
+
+    def _forget(self, post: _Post) -> None:
+        self._buffer.end(post.number)
+        self._streams.pop(post.number, None)
 
     def _end_in_lane(self) -> None:
-        for key, call in list(self._calls.items()):
-            self._finish(key, _ended_body(call))
+        for key, post in list(self._posts.items()):
+            self._finish(key, post.ended_body(key))
         if self._standalone.stream is not None:
             self._standalone.stream.close()
         self._on_end()
@@ -345,7 +430,7 @@ class StreamableHttpTransport:
             return
         target: _ResumableStream = self._standalone
         if isinstance(item.metadata, ServerMessageMetadata) and item.metadata.related_request_id is not None:
-            target = self._calls.get(request_key(item.metadata.related_request_id), self._standalone)
+            target = self._posts.get(request_key(item.metadata.related_request_id), self._standalone)
         target.send(data)
         try:
             await target.wait_for_room()

@@ -9,7 +9,7 @@ from typing import Protocol
 from mcp_types import JSONRPCRequest
 
 from gateway.http.asgi import Scope
-from gateway.jsonrpc import JSONRPCMessage
+from gateway.jsonrpc import Batch, JSONRPCMessage
 from gateway.transports.event_stream import EventStream
 from gateway.transports.message_budget import MessageMemory
 from gateway.transports.reply import Reply
@@ -40,6 +40,14 @@ class SessionWire(Protocol):
         ...
 
 
+class SseWire(SessionWire, Protocol):
+    """Carries the messages of an HTTP+SSE session."""
+
+    def deliver_batch(self, batch: Batch, scope: Scope, memory: MessageMemory) -> None:
+        """Hand the messages of a batch to the server. Answers go to the stream, errors too."""
+        ...
+
+
 class StreamableHttpWire(SessionWire, Protocol):
     """Carries the messages of a Streamable HTTP session."""
 
@@ -50,6 +58,10 @@ class StreamableHttpWire(SessionWire, Protocol):
 
     def call(self, message: JSONRPCRequest, scope: Scope, memory: MessageMemory, reply: Reply) -> None:
         """Hand a request to the server; the answer goes to `reply`. Raises what `deliver` raises."""
+        ...
+
+    def call_batch(self, batch: Batch, scope: Scope, memory: MessageMemory, reply: Reply) -> bool:
+        """Hand the messages of a batch to the server; the answers go to `reply`. False if there will be none."""
         ...
 
     async def attach_standalone(self, stream: EventStream) -> bool:
