@@ -28,7 +28,7 @@ _FOREIGN_FOLDERS: Final = (
     str(Path(gateway.__file__).parent) + os.sep,
     *(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib")),
 )
-_SDK_WRAPPERS: Final = ("mcp.", "fastmcp.")
+_SDK_WRAPPERS: Final = ("mcp.", "fastmcp.", "gateway.")
 """Modules whose exceptions only say that an author's code raised one, where they were raised from another."""
 
 

@@ -464,3 +464,29 @@ def test_no_call_fails_while_a_server_is_reloaded_under_load(host: HostProcess, 
                 thread.join(10)
     assert not failures
     assert set(seen) == {*words, "steady"}
+
+
+FAILING = """
+    from mcp.server import MCPServer
+
+    server = MCPServer("failing", version="1")
+
+    @server.tool()
+    def send(parcel: str) -> str:
+        raise KeyError(f"no street for {parcel}")
+"""
+
+
+def test_error_of_a_tool_is_logged_with_its_text_and_the_authors_lines_only(
+    host: HostProcess, server_dir: Path
+) -> None:
+    folder = server_dir / "failing"
+    folder.mkdir()
+    (folder / "main.py").write_text(textwrap.dedent(FAILING))
+    until(lambda: "failing" in host.request("GET", "/health_check").json["servers"])
+    with host.session("failing", "ada:key") as session:
+        session.request("tools/call", {"name": "send", "arguments": {"parcel": "books"}})
+    _, _, logged = host.log().partition("KeyError: 'no street for books'\n")
+    assert logged.splitlines()[0].endswith('failing/main.py", line 8, in send')
+    assert "site-packages" not in logged.partition("left out")[0]
+    shutil.rmtree(folder)

@@ -5,7 +5,9 @@ import logging
 from collections.abc import Callable
 
 import pytest
+from mcp.server.mcpserver.exceptions import ToolError
 
+from gateway.access.error_redaction import KeyInError
 from gateway.management.error_display import AuthorHandler, describe_error, fold_traceback
 
 
@@ -51,10 +53,8 @@ def test_errors_in_a_group_of_groups_are_shown_each() -> None:
     assert "ExceptionGroup" not in text
 
 
-def test_wrapper_of_the_sdk_is_left_out() -> None:
-    from mcp.server.mcpserver.exceptions import ToolError
-
-    wrapper = ToolError("Error executing tool x")
+@pytest.mark.parametrize("wrapper", [ToolError("Error executing tool x"), KeyInError("x")])
+def test_wrapper_of_the_sdk_or_the_host_is_left_out(wrapper: BaseException) -> None:
     wrapper.__cause__ = raised_by(fail)
     assert describe_error(wrapper).startswith("json.decoder.JSONDecodeError")
 

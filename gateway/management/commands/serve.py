@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import TextIOWrapper
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
@@ -28,6 +28,9 @@ from gateway.http.listening import require_keys_or_loopback
 from gateway.management.error_display import AuthorHandler
 from gateway.management.next_steps import next_steps
 from gateway.management.ports import require_free_port
+
+if TYPE_CHECKING:
+    from gateway.host.host import Host
 
 T = TypeVar("T")
 
@@ -100,18 +103,23 @@ class Command(BaseCommand):
             hooks=serving_hooks(asgi.host),
             ready_callable=lambda: self.stdout.write(next_steps(host, port, GatewayConfig.current().registry)),
         )
-        if not (options["reload"] and is_loopback(host) and not conf.is_production):
+        with self._logging_for_author(asgi.host, host, is_whole=options["traceback"]):
             server.run()
+
+    @contextmanager
+    def _logging_for_author(self, host: "Host", address: str, *, is_whole: bool = False) -> Iterator[None]:
+        """Log the errors of servers whole inside the block, on their author's own machine and with --reload only."""
+        if not (host.watches_files and is_loopback(address) and not conf.is_production):
+            yield
             return
 
-        # The author of the servers is the only one who sees the log, so it may hold the texts of their errors.
         def clean(text: str) -> str:
             identity = current_identity.get()
-            return asgi.host.redactor(redact(text, None if identity is None else identity.api_key))
+            return host.redactor(redact(text, None if identity is None else identity.api_key))
 
         line = "{asctime} {levelname} {name}: {message}"
-        with AuthorHandler(clean, is_whole=options["traceback"], line=line).in_use():
-            server.run()
+        with AuthorHandler(clean, is_whole=is_whole, line=line).in_use():
+            yield
 
     def _supervise(self, host: str, port: int, workers: int, *, watches_files: bool) -> int:
         """Run workers until this process is told to stop. Returns the exit status."""
@@ -185,8 +193,8 @@ class Command(BaseCommand):
         from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 
         with socket.socket(fileno=os.dup(assignment.listener)) as listener:
-            family = listener.family
-        HttpServer(
+            family, address = listener.family, str(listener.getsockname()[0])
+        server = HttpServer(
             application=RelayingApplication(asgi.application, ownership.find),
             endpoints=[
                 AdoptedStreamServerEndpoint(reactor, assignment.listener, family),
@@ -197,7 +205,9 @@ class Command(BaseCommand):
             hooks=replace(hooks, on_start=start, on_drain=drain),
             # The supervisor ends a worker that is frozen.
             has_guard=False,
-        ).run()
+        )
+        with self._logging_for_author(asgi.host, address):
+            server.run()
 
     def _make_operator(self) -> None:
         users = get_user_model()
