@@ -273,7 +273,7 @@ def test_key_may_contain_colons_and_slashes(host: HostProcess) -> None:
 def test_foreign_host_name_is_refused(host: HostProcess, host_header: str) -> None:
     answer = host.request("GET", "/workshop/ada", headers={"Host": host_header})
     assert 400 <= answer.status < 500
-    assert host.request("GET", "/", headers={"Host": host_header}).status == 421
+    assert host.request("GET", "/", headers={"Host": host_header}).status in (400, 421)
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1.evil.example"])

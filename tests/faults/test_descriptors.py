@@ -53,15 +53,20 @@ def test_low_hard_limit_means_fewer_connections_and_the_log_says_so(start_host: 
 
 def test_low_limit_for_an_address_holds_although_there_are_fewer_connections(start_host: StartHost) -> None:
     limited = start_host(wrapper=("prlimit", "--nofile=400:400"), GUMCP_MAX_CONNECTIONS_PER_ADDRESS="3")
-    with limited as host, ExitStack() as stack:
+    with limited as host:
         assert "so it serves 200 connections at once" in host.log()
-        # The host's own check whether it is up may still be counted.
-        until(lambda: _is_healthy(host))
-        *within, surplus = connect(host, 4, stack)
-        for connection in within:
-            connection.sendall(request_bytes("GET", "/health_check"))
-            assert connection.recv(12) == b"HTTP/1.1 200"
-        assert _is_told(surplus)
+
+        def three_are_served_and_the_fourth_is_refused() -> bool:
+            with ExitStack() as stack:
+                *allowed, surplus = connect(host, 4, stack)
+                for connection in allowed:
+                    connection.sendall(request_bytes("GET", "/health_check"))
+                answers = [connection.recv(12) for connection in allowed]
+                assert _is_told(surplus)
+            return answers == [b"HTTP/1.1 200"] * 3
+
+        # A connection that has just ended, as that of the check whether the host is up, may still be counted.
+        until(three_are_served_and_the_fourth_is_refused)
 
 
 def _is_told(connection: socket.socket) -> bool:

@@ -226,9 +226,10 @@ def test_4_body_that_comes_fast_enough_but_too_long_is_cut(host: Host) -> None:
 
 def test_4_five_hundred_dripping_clients_do_not_slow_the_others(host: Host) -> None:
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(host.connect()) for _ in range(500)]
-        for client in clients:
-            client.send(b"GET / HT")
+        clients = []
+        for _ in range(500):
+            clients.append(stack.enter_context(host.connect()))
+            clients[-1].send(b"GET / HT")
         begun = time.monotonic()
         assert host.get("/echo")[0] == 200
         assert time.monotonic() - begun < within(0.5)
