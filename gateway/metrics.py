@@ -18,8 +18,8 @@ from gateway import signals
 
 REFUSAL_REASONS: Final = (
     "authentication_unavailable",
-    "bad_origin",
     "bad_host",
+    "bad_origin",
     "bad_session_key",
     "body_too_large",
     "duplicate_request_id",
@@ -34,17 +34,17 @@ REFUSAL_REASONS: Final = (
     "not_open_to_network",
     "out_of_scope",
     "rate_limit",
-    "stream_conflict",
-    "unknown_event",
     "server_disabled",
     "session_backlog",
     "session_limit",
+    "stream_conflict",
     "unauthenticated",
+    "unknown_event",
     "unknown_server",
     "unknown_session",
     "unsupported_media_type",
 )
-"""Why the host itself refused a request."""
+"""The values of the label `reason` of `gumcp_refused_requests_total`."""
 
 OTHER_TOOL: Final = "(other)"
 """The label of a tool that was called and is not in its server's listing."""

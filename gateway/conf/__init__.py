@@ -332,7 +332,12 @@ class GatewaySettings:
         "All bodies together that are being read (Daphne). Beyond it the oldest large one is answered 503, first of an "
         "address that holds more than a quarter.",
     )
-    ping_seconds = Setting(Duration(at_least=0.1), "15s", "A stream gets a comment after so long a silence.")
+    ping_seconds = Setting(
+        Duration(at_least=0.1),
+        "15s",
+        "How long an event stream may be silent before the host sends a comment, which keeps the connection open "
+        "(checked once a second; not the MCP `ping`). A POST that is not answered by then becomes a stream.",
+    )
     stream_buffer_bytes = Setting(
         Size(), "1MiB", "How much may wait for a slow reader of one stream before its server has to wait too."
     )

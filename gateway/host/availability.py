@@ -12,7 +12,7 @@ from gateway.transports.sessions import Sessions
 from gateway.transports.stateless_calls import StatelessCalls
 
 REMOVED: Final = "the server was removed"
-"""Why a session ended whose server's folder is gone."""
+"""The reason given for ending a session when its server's folder is gone."""
 
 DISABLED: Final = "the server was switched off"
 """Why a session ended whose server an operator disabled."""

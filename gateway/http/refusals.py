@@ -32,7 +32,7 @@ from gateway.http.responses import respond
 from gateway.jsonrpc import error_body
 
 RETRY_AFTER_SECONDS: Final = 10
-"""When a client that was answered 503 should try again."""
+"""How many seconds a client that got a 503 should wait before it tries again."""
 
 _RETRY: Final = ((b"retry-after", str(RETRY_AFTER_SECONDS).encode()),)
 

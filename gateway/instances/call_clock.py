@@ -23,7 +23,7 @@ SHORTEST_LOOK_SECONDS: Final = 0.5
 """The shortest pause between two looks at a call that waits for its client."""
 
 can_ask_client: Final[ContextVar[Callable[[], bool]]] = ContextVar("can_ask_client", default=lambda: True)
-"""Whether a request that belongs to none of the client's requests reaches the client now.
+"""Whether a request of the server, outside any request of the client, can reach the client now.
 
 A Streamable HTTP client without a standalone stream does not see it: waiting for its answer is not waiting for a user.
 """

@@ -23,7 +23,7 @@ ADDRESS_SHARE: Final = 0.25
 
 
 class Reader(Protocol):
-    """Reads a body: a connection."""
+    """A connection, as far as it reads a body."""
 
     address: str | None
     """What it is counted under."""

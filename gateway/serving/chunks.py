@@ -102,7 +102,7 @@ class ChunkedBody:
         return False
 
     def _read_part(self, data: bytes, missing: int) -> None:
-        """Take the beginning of a chunk, or its first half of the line break."""
+        """Take part of a chunk's content, perhaps with the first byte of the line break after it."""
         content_bytes = min(len(data), missing - 2)
         self.content += data[:content_bytes]
         self._missing_bytes = missing - content_bytes

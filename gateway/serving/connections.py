@@ -33,7 +33,7 @@ class ConnectionFactory(Factory):  # type: ignore[misc]
         self._surplus = 0
 
     def buildProtocol(self, addr: Any) -> Protocol:
-        """Make the connection of a new connection."""
+        """Make the connection object for a socket that was accepted."""
         limits = self._server.limits
         address = None
         if not self._server.proxy_forwarded_address_header and getattr(addr, "host", None):

@@ -17,7 +17,7 @@ SPARE: Final = 512
 connections while they are refused."""
 
 SILENT_SECONDS: Final = 60.0
-"""How long after one line in the log there is no other about the same."""
+"""How long a failure that was logged is not logged again."""
 
 
 def fit_connections(limits: ServingLimits) -> ServingLimits:

@@ -45,7 +45,7 @@ class FreezeWatch:
             self._beat()
 
     def end_process_in(self, seconds: float) -> None:
-        """End the process then, with all stacks and status 1, whatever it is doing. It cannot be taken back."""
+        """End the process after `seconds`, with all stacks in the log and status 1. This cannot be undone."""
         self._ends_at = time.monotonic() + seconds
         self._set_alarm()
 

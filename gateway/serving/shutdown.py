@@ -75,7 +75,7 @@ class ShutdownWatch(threading.Thread):
         signal.set_wakeup_fd(self._previous_wakeup)
 
     def end_within(self, seconds: float) -> None:
-        """Let what is left of the process, its `atexit` functions and threads, take so long at most."""
+        """End the process after `seconds` if `atexit` functions or threads still run."""
         self._limit_rest(seconds)
         self._writer.send(b"\0")
 

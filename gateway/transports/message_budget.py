@@ -130,7 +130,7 @@ class MessageMemory:
         self.size_bytes = 0
         self.holders = 1
         self.refusal: GatewayError | None = None
-        """Why it is refused if it turns out to be a request: what is left is for answers."""
+        """The error to raise if this message is a request. The memory that is left is reserved for answers."""
 
     def resize(self, size_bytes: int) -> None:
         """Count `size_bytes` from now on, which may be more than before. Raises what `MessageBudget.hold` raises."""

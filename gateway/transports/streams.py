@@ -30,7 +30,7 @@ class Streams:
     def keep_up(self, silence_seconds: float) -> None:
         """Send comments where nothing was sent for so long, and end streams whose clients are too slow.
 
-        One clock for all: no timer a stream.
+        One clock serves all streams; a stream has no timer of its own.
         """
         now = time.monotonic()
         for stream in list(self._open):

@@ -24,7 +24,9 @@ class SessionWire(Protocol):
         ...
 
     def deliver(self, message: JSONRPCMessage, scope: Scope, memory: MessageMemory) -> None:
-        """Hand `message` to the server and hold `memory` until it is answered. An answer does not go to this request.
+        """Hand `message` to the server and hold `memory` until it is answered.
+
+        The answer is not sent in the response to the request that carried the message.
 
         Raises:
             GatewayError: the server did not get the message.
