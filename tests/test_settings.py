@@ -4,21 +4,24 @@ import importlib.util
 import re
 import runpy
 import stat
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.core.checks import run_checks
+from django.db.utils import ConnectionHandler
+from django.test import override_settings
 
 from gateway.conf import GatewaySettings, SettingsError, read_settings
 from gateway.conf.reference import example, page
 from gateway.host.serving import serving_limits
 from gateway.serving import ServingLimits
-from tests.support.processes import ROOT, environment, manage, run
+from tests.support.processes import ROOT, manage, run
 
 PAGE = ROOT / "docs" / "settings.md"
 PRODUCTION = {"GUMCP_PUBLIC_URL": "https://mcp.example.com"}
@@ -274,15 +277,11 @@ def test_data_folder_that_cannot_be_made_stops_the_start(tmp_path: Path, django_
         django_settings(GUMCP_DATA_DIR=str(tmp_path / "file" / "var"))
 
 
-@pytest.mark.usefixtures("processes")
-def test_database_is_sqlite_in_wal_mode(tmp_path: Path) -> None:
-    assert manage("migrate", "--verbosity", "0", data_dir=tmp_path).returncode == 0
-    code = (
-        "import django; django.setup(); from django.db import connection as c; k = c.cursor();"
-        "k.execute('PRAGMA journal_mode'); print(k.fetchone()[0])"
-    )
-    env = {**environment(tmp_path), "DJANGO_SETTINGS_MODULE": "gumcp_site.settings", "GUMCP_LOG_LEVEL": "ERROR"}
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, env=env, text=True).strip() == "wal"
+def test_database_is_sqlite_in_wal_mode(django_settings: Any, django_db_blocker: Any) -> None:
+    connection = ConnectionHandler(django_settings().DATABASES)["default"]
+    with django_db_blocker.unblock(), closing(connection), connection.cursor() as cursor:
+        cursor.execute("PRAGMA journal_mode")
+        assert cursor.fetchone() == ("wal",)
 
 
 def test_https_is_for_the_hosts_own_name_unless_more_is_asked_for(django_settings: Any) -> None:
@@ -328,17 +327,12 @@ def test_check_deploy_is_clean_with_the_production_settings(tmp_path: Path, extr
     assert "no issues" in done.stdout
 
 
-@pytest.mark.usefixtures("processes")
-def test_check_is_clean_with_the_defaults(tmp_path: Path) -> None:
-    done = manage("check", "--fail-level", "INFO", data_dir=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.usefixtures("processes")
 def test_missing_server_directory_is_a_warning_of_the_check(tmp_path: Path) -> None:
-    done = manage("check", data_dir=tmp_path, GUMCP_SERVER_DIRS=str(tmp_path / "nowhere"))
-    assert "gateway.W001" in done.stderr
-    assert "GUMCP_SERVER_DIRS" in done.stderr
+    with override_settings(GUMCP_SERVER_DIRS=[tmp_path / "nowhere"]):
+        (warning,) = run_checks()
+    assert warning.id == "gateway.W001"
+    assert "nowhere" in warning.msg
+    assert "GUMCP_SERVER_DIRS" in str(warning.hint)
 
 
 def test_our_daphne_has_the_same_limits_with_default_settings_as_without_any() -> None:
