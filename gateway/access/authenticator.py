@@ -65,12 +65,16 @@ class Authenticator:
         """
         if self.mode == "open":
             return parse_session_key(session_key or "")
-        identity = await self.identify_key(headers, address, session_key)
+        authorization = authorization_header(headers)
+        presented = _digest(session_key, authorization)
+        identity = self._callers.get(presented)
+        if identity is None or not _holds(identity):
+            identity = await self._check(session_key, authorization, address, presented)
         grant = identity.grant
         assert grant is not None
+        grant.last_used = time.time()
         # Only requests with a good key are counted here: bad ones of a neighbour use up nothing of theirs.
-        await self._spend("requests of an address", counted_address(address))
-        await self._spend("requests of a key", grant.public)
+        await self._spend_request(grant, address)
         if not grant.allows_server(server_name):
             raise OutOfScope("This key is not for this server.")
         return identity
@@ -83,26 +87,16 @@ class Authenticator:
         """
         if identity.grant is not None:
             for _ in range(count):
-                await self._spend("requests of an address", counted_address(address))
-                await self._spend("requests of a key", identity.grant.public)
+                await self._spend_request(identity.grant, address)
 
-    async def identify_key(
-        self, headers: list[tuple[bytes, bytes]], address: str, session_key: str | None = None
-    ) -> Identity:
-        """Find out whose key a request has, whatever server it is for, where keys are checked.
+    async def identify_key(self, headers: list[tuple[bytes, bytes]], address: str) -> Identity:
+        """Find out whose key is in the Authorization header, whatever server it is for, where keys are checked.
 
         Raises:
             Unauthenticated, TooManyRequests, AuthenticationUnavailable
         """
         authorization = authorization_header(headers)
-        presented = _digest(session_key, authorization)
-        identity = self._callers.get(presented)
-        if identity is None or not _holds(identity):
-            identity = await self._check(session_key, authorization, address)
-            with self._lock:
-                if len(self._callers) >= MAX_KNOWN_CALLERS and presented not in self._callers:
-                    del self._callers[next(iter(self._callers))]
-                self._callers[presented] = identity
+        identity = await self._check(None, authorization, address, _digest(None, authorization))
         if identity.grant is not None:
             identity.grant.last_used = time.time()
         return identity
@@ -124,7 +118,10 @@ class Authenticator:
         self._keys.close()
         self.limits.close()
 
-    async def _check(self, session_key: str | None, authorization: bytes | None, address: str) -> Identity:
+    async def _check(
+        self, session_key: str | None, authorization: bytes | None, address: str, presented: bytes
+    ) -> Identity:
+        """Check what is presented, and remember its digest if it is good."""
         try:
             credentials = read_credentials(session_key, authorization)
         except NoKey:
@@ -141,7 +138,12 @@ class Authenticator:
         if not (is_owner & grant.is_valid):
             raise await self._refusal(address)
         api_key = None if self._hides_keys else credentials.key
-        return Identity(user_id, api_key, grant, key_digest(credentials.key))
+        identity = Identity(user_id, api_key, grant, key_digest(credentials.key))
+        with self._lock:
+            if len(self._callers) >= MAX_KNOWN_CALLERS and presented not in self._callers:
+                del self._callers[next(iter(self._callers))]
+            self._callers[presented] = identity
+        return identity
 
     async def _find(self, key: str, address: str) -> Grant | None:
         if not is_well_formed(key):
@@ -165,6 +167,13 @@ class Authenticator:
         await self._pacing.wait(counted_site(address) or counted_address(address))
         return TooManyRequests("Too many requests with keys that are not valid.", seconds)
 
+    async def _spend_request(self, grant: Grant, address: str) -> None:
+        subject = counted_address(address)
+        if not self.limits.spend_at_once("requests of an address", subject):
+            await self._spend("requests of an address", subject)
+        if not self.limits.spend_at_once("requests of a key", grant.public):
+            await self._spend("requests of a key", grant.public)
+
     async def _spend(self, rule: Literal["requests of a key", "requests of an address"], subject: str) -> None:
         seconds = await self.limits.spend(rule, subject)
         if seconds is not None:
@@ -172,9 +181,9 @@ class Authenticator:
 
 
 def _digest(session_key: str | None, authorization: bytes | None) -> bytes:
-    """What a request presents, as a digest. The length keeps path and header apart."""
-    path = b"" if session_key is None else session_key.encode("utf-8", "surrogatepass")
-    return sha256(b"%d %b%b" % (-1 if session_key is None else len(path), path, authorization or b"")).digest()
+    """What a request presents, as a digest. Neither part can contain the byte that stands between them."""
+    path = b"\n" if session_key is None else session_key.encode("utf-8", "surrogatepass")
+    return sha256(path if authorization is None else path + b"\n" + authorization).digest()
 
 
 def _holds(identity: Identity) -> bool:

@@ -8,6 +8,7 @@ percent-encoded. Not here: log records (`log_redaction`), Django's error pages a
 import re
 import traceback
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Final
 from urllib.parse import quote
 
@@ -49,6 +50,10 @@ _CREDENTIALS: Final = (
 _PATH_OF_SCOPE: Final = re.compile(r"""('(?:raw_)?path': b?')([^']*)""")
 """In an ASGI scope that an ASGI server prints."""
 
+MAX_KEPT_PATHS: Final = 1000
+MAX_KEPT_LENGTH: Final = 500
+"""How many redacted paths are kept, and up to which length."""
+
 _MIN_SECRET_LENGTH: Final = 4
 """Shorter keys are not replaced: that would blank out ordinary words, and they are not secrets."""
 
@@ -76,6 +81,8 @@ class PathRedactor:
 
     def learn(self, server_names: Iterable[str]) -> None:
         """Take these for the servers' names from now on."""
+        self._shown: dict[bytes, str] = {}
+        """Digest of a path -> what is shown of it."""
         names = "|".join(re.escape(name) for name in sorted(server_names, key=len, reverse=True))
         # Not the files of a server's folder, which tracebacks name.
         self._known = re.compile(rf"(/(?:{names})/)(?![\w.-]+\.py\b)([^/?\s\"'<>]+)") if names else None
@@ -88,7 +95,21 @@ class PathRedactor:
         return _TOKEN.sub(self._blank_encoded, text) if "%" in text else text
 
     def path(self, path: str) -> str:
-        """A request's path and query. The second segment of the path is a key, whatever it looks like."""
+        """A request's path and query. The second segment of the path is a key, whatever it looks like.
+
+        Clients repeat their paths, and this is done for every line of the access log, so the last results are kept.
+        """
+        digest = sha256(path.encode("utf-8", "surrogatepass")).digest()  # the text has secrets
+        shown = self._shown.get(digest)
+        if shown is None:
+            shown = self._redacted_path(path)
+            if len(self._shown) >= MAX_KEPT_PATHS:
+                self._shown.clear()
+            if len(shown) <= MAX_KEPT_LENGTH:
+                self._shown[digest] = shown
+        return shown
+
+    def _redacted_path(self, path: str) -> str:
         if "%" not in path:
             return printable(self._blank(self._blank_second(path)))
         path, mark, query = path.partition("?")

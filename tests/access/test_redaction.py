@@ -10,7 +10,7 @@ import pytest
 
 from gateway.access.identity import Identity, current_identity
 from gateway.access.log_redaction import install_record_redaction
-from gateway.access.redaction import REDACTED, PathRedactor, redact
+from gateway.access.redaction import MAX_KEPT_LENGTH, MAX_KEPT_PATHS, REDACTED, PathRedactor, redact
 from gateway.printable import Lines
 
 REDACTOR = PathRedactor(["workshop", "simple-tools-server"])
@@ -286,6 +286,20 @@ def test_encoded_key_is_taken_out_wherever_it_stands(key: str, around: str) -> N
 def test_encoded_path_is_read_as_a_reader_of_the_log_might(path: str, shown: str) -> None:
     assert REDACTOR.path(path) == shown
     assert REDACTOR.path(shown) == shown
+
+
+def test_paths_that_are_kept_are_bounded_hold_no_secret_and_follow_new_servers() -> None:
+    redactor = PathRedactor([])
+    path = "/workshop/read.py"
+    for number in range(2 * MAX_KEPT_PATHS):
+        assert "canary" not in redactor.path(f"/workshop/ada:canary-{number}/messages/?session_id=canary")
+    redactor.path("/x/" + "y" * 10_000 + "?" + "z" * 10_000)
+    assert redactor.path(path) == redactor.path(path) == f"/workshop/{REDACTED}"
+    assert 0 < len(redactor._shown) <= MAX_KEPT_PATHS
+    assert "canary" not in str(redactor._shown)
+    assert max(map(len, redactor._shown.values())) <= MAX_KEPT_LENGTH
+    redactor.learn(["workshop"])
+    assert not redactor._shown
 
 
 def test_decoding_forges_no_line(output: io.StringIO) -> None:
