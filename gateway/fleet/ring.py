@@ -8,7 +8,6 @@ import struct
 import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final
 
 POINTS_OF_A_MEMBER: Final = 160
@@ -27,10 +26,10 @@ class Ring:
         self._hashes = sorted(points)
         self._members = [points[point] for point in self._hashes]
         self.members = tuple(members)
-        self.owner = lru_cache(maxsize=10_000)(self._find)
 
-    def _find(self, key: bytes) -> str:
+    def owner(self, key: bytes) -> str:
         """The member that owns `key`. Raises `IndexError` if there are no members."""
+        # Not cached: that would keep callers' keys, and one key can be written in many, long ways.
         position = bisect_left(self._hashes, zlib.crc32(key))
         return self._members[position % len(self._members)]
 
