@@ -36,14 +36,16 @@ def limited_load(folder: Path, limit_seconds: float) -> Iterator[None]:
         LoadTimeout
     """
     thread = threading.get_ident()
-    is_over = is_closed = False
+    is_over = is_closed = is_due = False
     closing, end = threading.Lock(), threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if not is_over:
+        # A module may have set an alarm of its own.
+        if is_due and not is_over:
             raise LoadTimeout
 
     def watch(can_interrupt: bool) -> None:
+        nonlocal is_due
         started = monotonic()
         report_at, interrupt_at = SLOW_LOAD_SECONDS, limit_seconds if can_interrupt else float("inf")
         while not end.wait(max(0.0, started + min(report_at, interrupt_at) - monotonic())):
@@ -54,11 +56,13 @@ def limited_load(folder: Path, limit_seconds: float) -> Iterator[None]:
                 where = f", in {place}" if place else ""
                 logger.warning("Server %s is still being loaded after %.0f s%s", folder.name, seconds, where)
             if seconds >= interrupt_at:
-                # Again later, in case the module catches everything.
-                interrupt_at += max(limit_seconds, SLOW_LOAD_SECONDS)
+                was_due, is_due = is_due, True
                 with closing:
                     if not is_closed:
                         signal.pthread_kill(thread, signal.SIGALRM)
+                        if was_due:  # the module catches everything, or handles the signal itself
+                            _raise_in(thread)
+                interrupt_at += max(limit_seconds, SLOW_LOAD_SECONDS)
 
     previous = _claim_alarm(interrupt) if limit_seconds else None
     threading.Thread(target=watch, args=(previous is not None,), name=f"watch-{folder.name}", daemon=True).start()
@@ -82,7 +86,11 @@ def give_up_load(thread: threading.Thread) -> None:
 
     A thread that waits goes on waiting.
     """
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(LoadTimeout))
+    _raise_in(thread.ident or 0)
+
+
+def _raise_in(thread: int) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(LoadTimeout))
 
 
 _Handler = Callable[[int, FrameType | None], object] | int

@@ -32,6 +32,7 @@ import pytest
 
 from gateway.catalog.definitions import Discovery
 from gateway.catalog.discovery import discover
+from tests.support.processes import ROOT, environment
 from tests.support.server_folders import SOUND_SERVER, WriteServer
 
 
@@ -251,6 +252,38 @@ def test_signal_that_a_module_has_blocked_reaches_the_handler_that_there_was(
     finally:
         signal.signal(getattr(signal, number), before)
     assert seen
+
+
+TIMER = "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0.1)\ntime.sleep(0.4)\n"
+BLOCKED = f"import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\n{TIMER}"
+CPU_TIME = (
+    "import resource as r, time\nr.setrlimit(r.RLIMIT_CPU, (1, r.getrlimit(r.RLIMIT_CPU)[1]))\n"
+    "end = time.process_time() + 1.5\nwhile time.process_time() < end:\n    pass\n"
+)
+
+
+@pytest.mark.usefixtures("processes")
+@pytest.mark.parametrize(("source", "limit_seconds"), [(TIMER, 0), (TIMER, 30), (BLOCKED, 0), (CPU_TIME, 30)])
+def test_signal_that_is_due_while_a_module_is_loaded_does_not_end_the_process(
+    write_server: WriteServer, source: str, limit_seconds: int
+) -> None:
+    directory = write_server("vandal", source + SOUND_SERVER.replace("\n    ", "\n"))
+    program = (
+        "import time, django; django.setup()\n"
+        "from pathlib import Path; from gateway.catalog.discovery import discover\n"
+        f"found = discover([Path({str(directory)!r})], {limit_seconds}); time.sleep(0.2)\n"
+        "print([failure.reason for failure in found.failures] or 'loaded')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**environment(directory.parent / "data"), "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "loaded\n"), done.stderr
 
 
 def test_random_numbers_are_not_those_that_a_module_has_seeded(write_server: WriteServer) -> None:

@@ -90,3 +90,24 @@ def test_module_that_loads_slowly_is_named_in_the_log_meanwhile_and_served(
     # After 0.1, 0.2 and 0.4 seconds.
     assert 1 <= len(reports) <= 3
     assert reports[0].startswith("Server slow is still being loaded after 0 s, in main.py, line 3")
+
+
+# It sets an alarm of its own, and handles it: the interruption of the host as well.
+BLOCKING_WITH_ALARM = """
+    import signal, time
+
+    signal.signal(signal.SIGALRM, lambda *args: None)
+    while True:
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.timeout(60, method="thread")
+def test_module_that_handles_the_alarm_itself_is_given_up_as_well(
+    write_server: WriteServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_limits, "SLOW_LOAD_SECONDS", 0.2)
+    before = signal.getsignal(signal.SIGALRM)
+    found = discover([write_server("blocking", BLOCKING_WITH_ALARM)], load_timeout_seconds=0.2)
+    assert load_failure(found, "blocking").reason.startswith("main.py was not loaded after 0.2 seconds")
+    assert signal.getsignal(signal.SIGALRM) is before

@@ -39,8 +39,9 @@ _PARTS: Final[dict[str, Callable[[], _Restore]]] = {
     "resource limits": system.keep_resource_limits,
     "the scheduling of the process": system.keep_scheduling,
     "loggers": loggers.keep_loggers,
-    "signal handlers": signals.keep_handlers,
+    # Before the handlers: no timer may go off when its signal is not ignored any more.
     "timers": signals.keep_timers,
+    "signal handlers": signals.keep_handlers,
     # Last, so that signals which were blocked meanwhile find the handlers that there were.
     "blocked signals": signals.keep_mask,
 }
