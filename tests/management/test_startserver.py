@@ -101,6 +101,7 @@ def test_it_says_nothing_of_directories_that_are_served(
     said = capsys.readouterr().out
     assert "GUMCP_SERVER_DIRS" not in said
     assert f"{this_python()} -m pytest servers/weather\n" in said
+    assert f"{this_python()} manage.py reload" in said
     assert (tmp_path / "servers" / "weather" / "main.py").is_file()
 
 

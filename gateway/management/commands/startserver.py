@@ -62,6 +62,8 @@ class Command(BaseCommand):
             f"\n  {python} -m pytest {shown / name}"
             f"\n  {served_with}{python} manage.py serve --prepare --reload\n"
         )
+        if is_served:
+            self.stdout.write(f"A host that is running already serves it after `{python} manage.py reload`.")
         if importlib.util.find_spec("pytest") is None:
             self.stdout.write("pytest is not installed here: `make dev` installs it.")
         if not is_served:
