@@ -10,53 +10,12 @@ import pytest
 from gateway.exceptions import StreamClosed
 from gateway.transports import event_stream
 from gateway.transports.event_stream import BATCH_BYTES, COMMENT, EventStream, frame
-from tests.support.processes import until
+from tests.support.asgi_client import AsgiClient, HesitantClient
 from tests.support.threads import InThreads
 
 
-class Client:
-    """The client's end of one ASGI exchange."""
-
-    def __init__(self) -> None:
-        self.sent: list[Any] = []
-        self.reads = asyncio.Event()
-        self.reads.set()
-        self.left = asyncio.Event()
-
-    async def send(self, message: Any) -> None:
-        await self.reads.wait()
-        self.sent.append(message)
-
-    async def receive(self) -> Any:
-        await self.left.wait()
-        return {"type": "http.disconnect"}
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(message.get("body", b"") for message in self.sent)
-
-    @property
-    def is_ended(self) -> bool:
-        return bool(self.sent) and self.sent[-1]["type"] == "http.response.body" and not self.sent[-1].get("more_body")
-
-    async def has(self, body: bytes) -> None:
-        await asyncio.to_thread(until, lambda: self.body == body)
-
-
-class HesitantClient(Client):
-    """Takes one message each time that it has a turn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.turns = asyncio.Semaphore(1)  # for the response's head
-
-    async def send(self, message: Any) -> None:
-        await self.turns.acquire()
-        await super().send(message)
-
-
 @asynccontextmanager
-async def running(client: Client, **options: Any) -> AsyncIterator[EventStream]:
+async def running(client: AsgiClient, **options: Any) -> AsyncIterator[EventStream]:
     stream = EventStream(client.send, **{"buffer_bytes": 1000, "slow_reader_seconds": 5.0, **options})
     await stream.start()
     task = asyncio.create_task(stream.run(client.receive))
@@ -76,7 +35,7 @@ def test_frame_is_one_event() -> None:
 
 
 async def test_what_is_written_is_sent_in_order_and_the_stream_ended() -> None:
-    client = Client()
+    client = AsgiClient()
     async with running(client) as stream:
         for number in range(100):
             stream.write(b"%d," % number)
@@ -86,7 +45,7 @@ async def test_what_is_written_is_sent_in_order_and_the_stream_ended() -> None:
 
 
 async def test_what_another_thread_writes_is_sent_whole() -> None:
-    client = Client()
+    client = AsgiClient()
     async with running(client, buffer_bytes=10**9) as stream:
         writers = [threading.Thread(target=lambda: [stream.write(b"0123456789") for _ in range(500)]) for _ in range(4)]
         for writer in writers:
@@ -97,7 +56,7 @@ async def test_what_another_thread_writes_is_sent_whole() -> None:
 
 
 async def test_what_is_written_after_the_end_is_dropped() -> None:
-    client = Client()
+    client = AsgiClient()
     async with running(client) as stream:
         stream.write(b"before")
         stream.close()
@@ -107,7 +66,7 @@ async def test_what_is_written_after_the_end_is_dropped() -> None:
 
 
 async def test_client_that_leaves_ends_the_stream_at_once() -> None:
-    client = Client()
+    client = AsgiClient()
     stream = EventStream(client.send, buffer_bytes=1000, slow_reader_seconds=5)
     await stream.start()
     client.left.set()
@@ -118,7 +77,7 @@ async def test_client_that_leaves_ends_the_stream_at_once() -> None:
 
 
 async def test_silent_stream_gets_a_comment_and_a_busy_one_does_not() -> None:
-    client = Client()
+    client = AsgiClient()
     async with running(client) as stream:
         stream.comment_if_silent(time.monotonic(), 60)
         assert client.body == b""
@@ -127,7 +86,7 @@ async def test_silent_stream_gets_a_comment_and_a_busy_one_does_not() -> None:
 
 
 async def test_writer_waits_for_a_client_that_is_behind_and_goes_on_when_it_reads() -> None:
-    client = Client()
+    client = AsgiClient()
     async with running(client) as stream:
         client.reads.clear()
         stream.write(b"x" * 2000)
@@ -143,7 +102,7 @@ async def test_writer_waits_for_a_client_that_is_behind_and_goes_on_when_it_read
 
 
 async def test_client_that_never_reads_is_given_up_and_the_writer_told() -> None:
-    client = Client()
+    client = AsgiClient()
     stream = EventStream(client.send, buffer_bytes=10, slow_reader_seconds=5)
     await stream.start()
     client.reads.clear()
@@ -182,7 +141,7 @@ async def test_client_that_takes_as_much_as_may_wait_in_the_time_is_not_slow(is_
 
 
 async def test_closed_stream_whose_client_does_not_even_take_the_end_is_given_up() -> None:
-    client = Client()
+    client = AsgiClient()
     async with running(client) as stream:
         client.reads.clear()
         stream.close()
@@ -196,7 +155,7 @@ async def test_closed_stream_whose_client_does_not_even_take_the_end_is_given_up
 
 async def test_client_that_takes_its_time_gets_what_was_written_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "CUT_SECONDS", 0.01)
-    client = Client()
+    client = AsgiClient()
     async with running(client) as stream:
         client.reads.clear()
         stream.write(b"x" * 2000)
@@ -214,7 +173,7 @@ async def test_client_that_takes_its_time_gets_what_was_written_before_the_end(m
 @pytest.mark.parametrize("is_closed", [False, True])
 async def test_stream_that_is_cut_waits_for_no_client(monkeypatch: pytest.MonkeyPatch, is_closed: bool) -> None:
     monkeypatch.setattr(event_stream, "CUT_SECONDS", 0.01)
-    client = Client()
+    client = AsgiClient()
     async with running(client, slow_reader_seconds=60) as stream:
         client.reads.clear()
         stream.write(b"x" * 2000)
@@ -226,7 +185,7 @@ async def test_stream_that_is_cut_waits_for_no_client(monkeypatch: pytest.Monkey
 
 
 async def test_writer_that_waits_is_told_when_the_client_leaves() -> None:
-    client = Client()
+    client = AsgiClient()
     async with running(client) as stream:
         client.reads.clear()
         stream.write(b"x" * 2000)
@@ -242,7 +201,7 @@ async def test_writers_that_wait_can_be_woken_by_several_threads_at_once(in_thre
     stopped_lane = asyncio.new_event_loop()
     stopped_lane.close()
     waiter = stopped_lane, asyncio.Event()
-    stream = EventStream(Client().send, buffer_bytes=1000, slow_reader_seconds=5)
+    stream = EventStream(AsgiClient().send, buffer_bytes=1000, slow_reader_seconds=5)
 
     def wait_and_wake() -> None:
         stream._room_waiters.extend([waiter] * 3)
@@ -252,7 +211,7 @@ async def test_writers_that_wait_can_be_woken_by_several_threads_at_once(in_thre
 
 
 async def test_failing_send_ends_the_stream_and_leaves_no_task() -> None:
-    client = Client()
+    client = AsgiClient()
     stream = EventStream(client.send, buffer_bytes=10, slow_reader_seconds=5)
     await stream.start()
 
