@@ -67,7 +67,7 @@ class LaneServer:
         name = str(arguments.get("name", params.name))
         self.called.append(name)
         try:
-            if params.name == "wait":
+            if params.name in ("wait", "tidy"):
                 await self._gate.wait()
             elif params.name == "block":
                 self._block.wait(10)
@@ -85,6 +85,8 @@ class LaneServer:
                 assert ctx.close_sse_stream is not None
                 await ctx.close_sse_stream()
         except anyio.get_cancelled_exc_class():
+            if params.name == "tidy":
+                await asyncio.sleep(0.05)
             self.cancelled.append(name)
             raise
         return types.CallToolResult(content=[types.TextContent(text=str(arguments.get("text", "done")))])

@@ -112,12 +112,17 @@ async def test_request_holds_its_memory_until_the_answer_and_a_notification_unti
 
 async def test_closed_link_holds_nothing_and_takes_nothing(lane: Lane) -> None:
     link, budget = new_link(lane), new_budget()
-    for when in ("before", "after"):
-        for message in (call(when), NOTIFICATION):
+
+    def admit() -> None:
+        for message in (call(1), NOTIFICATION):
             with new_memory(budget) as memory:
                 link.admit(message, SCOPE, memory)
-        await in_lane(lane, link.close)
-        assert (budget.held_bytes, len(link.inbound), link.session.in_flight) == (0, 0, {})
+
+    admit()
+    await in_lane(lane, link.close)
+    assert (budget.held_bytes, len(link.inbound), link.session.in_flight) == (0, 0, {})
+    admit()
+    assert (budget.held_bytes, len(link.inbound), link.session.in_flight) == (0, 0, {})
 
 
 async def test_cancelled_request_is_settled_and_its_transport_told(lane: Lane) -> None:

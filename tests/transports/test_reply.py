@@ -109,6 +109,7 @@ async def test_second_answer_changes_nothing() -> None:
     reply = new_reply(client)
     assert [reply.answer(Answer(b"1")), reply.answer(Answer(b"2"))] == [True, True]
     reply.open_stream()
+    assert not reply.is_stream
     assert await done(start(reply, client, Streams())) is True
     assert client.body == b"1"
 

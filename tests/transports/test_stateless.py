@@ -139,11 +139,12 @@ async def test_result_that_is_not_json_is_an_error(workshop: LaneServer) -> None
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_cancel_reaches_the_handler_once(workshop: LaneServer, times: int) -> None:
-    exchange = Exchange(workshop, call_message("wait", name="one"))
+async def test_cancel_reaches_the_handler_once_and_lets_it_clean_up(workshop: LaneServer, times: int) -> None:
+    exchange = Exchange(workshop, call_message("tidy", name="one"))
     await wait(lambda: "one" in workshop.called)
     for _ in range(times):
         exchange.call.cancel()
+        await asyncio.sleep(0.005)
     await wait(lambda: workshop.cancelled == ["one"])
     exchange.client.left.set()
     exchange.running.cancel()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from mcp_types import JSONRPCNotification, JSONRPCRequest
 
+from gateway.jsonrpc import batch_from
 from gateway.transports.event_stream import EventStream
 from gateway.transports.reply import Reply
 from gateway.transports.streamable_http import StreamableHttpTransport
@@ -232,7 +233,12 @@ async def test_large_event_is_not_kept_once_it_was_sent(session: Session) -> Non
     await standalone.end()
 
 
-async def test_large_event_that_was_not_sent_is_kept_for_the_client_that_comes(session: Session) -> None:
+@pytest.mark.parametrize("version", ["2025-06-18", "2025-11-25"])
+async def test_large_event_that_was_not_sent_is_kept_for_the_client_that_comes(
+    workshop: LaneServer, version: str
+) -> None:
+    session = Session(workshop)
+    await session.initialize(version)
     buffer = session.transport._buffer
     await session.call(1, "tell aside", text="x" * 5 * KEPT_BYTES).json()
     assert buffer._bytes > 5 * KEPT_BYTES
@@ -240,7 +246,7 @@ async def test_large_event_that_was_not_sent_is_kept_for_the_client_that_comes(s
     assert standalone is not None
     assert len(told((await standalone.messages(1))[0])) == 5 * KEPT_BYTES
     await wait(lambda: buffer._bytes == 0)
-    standalone.leave()
+    await session.end()
     await standalone.end()
 
 
@@ -292,3 +298,24 @@ async def test_end_does_not_wait_for_a_lane_that_is_blocked(workshop: LaneServer
     workshop.open()
     await wait(lambda: session.ends == 2)
     assert session.budget.held_bytes == 0
+
+
+async def test_batch_is_answered_when_all_of_it_is_even_if_its_first_answer_comes_early(workshop: LaneServer) -> None:
+    session = Session(workshop)
+    await session.initialize("2025-03-26")
+    admit = session.transport._link.admit
+
+    def admit_slowly(*arguments: Any) -> None:
+        admit(*arguments)
+        until(lambda: not session.facts.in_flight)
+
+    session.transport._link.admit = admit_slowly  # type: ignore[method-assign]
+    client = AsgiClient()
+    reply = Reply(EventStream(client.send, buffer_bytes=1000, slow_reader_seconds=5), client.send)
+    batch = batch_from([{"jsonrpc": "2.0", "id": number, "method": "ping"} for number in range(3)])
+    with new_memory(session.budget) as memory:
+        assert session.transport.call_batch(batch, SCOPE, memory, reply)
+    running = asyncio.create_task(reply.run(client.receive, silence_seconds=60, counted=nullcontext))
+    answers = await Exchange(reply.stream, client, running).json()
+    assert [answer["id"] for answer in answers] == [0, 1, 2]
+    await session.end()
