@@ -92,6 +92,10 @@ def write_server(tmp_path: Path) -> WriteServer:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # pytest-xdist starts processes by `python -c`. Code that looks for a file takes that for an interactive session.
+    main = sys.modules["__main__"]
+    if not hasattr(main, "__file__"):
+        main.__file__ = pytest.__file__
     guard = config.stash[GUARD] = ProcessGuard()
     sys.addaudithook(guard)
 
