@@ -707,13 +707,20 @@ async def test_spill_thread_whose_call_left_a_task_behind_goes_on_running_it(
 async def test_job_of_to_thread_that_was_given_up_counts_as_stuck(
     threads: HandlerThreads, gate: threading.Event
 ) -> None:
-    async def handler() -> None:
-        await asyncio.to_thread(gate.wait, 20)
+    begun: list[None] = []
 
-    for _ in range(4):
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await threads.run(handler)
+    def wait() -> None:
+        begun.append(None)
+        gate.wait(20)
+
+    async def handler() -> None:
+        await asyncio.to_thread(wait)
+
+    for number in range(1, 5):
+        caller = asyncio.create_task(threads.run(handler))
+        # A job that has not begun is cancelled, and counts as nothing.
+        await until(lambda number=number: len(begun) == number)
+        caller.cancel()
     await until(lambda: threads.busy == 0 and threads.stuck == 4)
     with pytest.raises(NoFreeThreadError):
         await threads.run(thread_and_loop)

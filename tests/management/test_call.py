@@ -305,7 +305,7 @@ def test_server_that_did_not_load_is_told_with_its_reason_and_line(call: Call, w
     folder = write_server("broken", "import json\n\nraise ValueError('half written')") / "broken"
     done = call("broken", "anything")
     assert done.returncode == 1
-    assert "broken did not load. main.py raised ValueError when it was loaded: half written" in done.stderr
+    assert "broken did not load. In main.py, line 3: ValueError: half written" in done.stderr
     assert f'File "{folder / "main.py"}", line 3, in <module>' in done.stderr
     assert "importlib" not in done.stderr
 
