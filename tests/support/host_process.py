@@ -27,6 +27,7 @@ from tests.support.processes import (
     is_listening,
     migrate,
     running,
+    until,
 )
 from tests.support.wire import Answer, SseStream, exchange
 
@@ -119,6 +120,14 @@ class HostProcess:
         self.process.wait(STOP_SECONDS)
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process runs no more. One that its new parent has not collected yet (a zombie) has ended."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @contextmanager
 def running_host(
     data_dir: Path,
@@ -158,7 +167,7 @@ def running_host(
         was_killed = process.poll() is not None
         children = [] if was_killed else psutil.Process(process.pid).children(recursive=True)
         host.terminate()
-        assert not psutil.wait_procs(children, ORPHAN_SECONDS)[1], "child processes outlived their host"
+        until(lambda: all(has_ended(child) for child in children), ORPHAN_SECONDS)
         assert not is_listening(port), "something still listens on the host's port"
         assert not (signs := [line.group() for line in SIGNS_OF_NEGLECT.finditer(host.log())]), signs
 
