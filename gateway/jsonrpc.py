@@ -153,6 +153,15 @@ def is_initialize(raw: Any) -> bool:
     return isinstance(raw, dict) and raw.get("method") == INITIALIZE and "id" in raw
 
 
+def opens_handshake(raw: Any) -> bool:
+    """Whether a decoded message is an `initialize` request that proposes a protocol version, as the handshake does.
+
+    A client of 2026-07-28 that calls the removed method `initialize` proposes none: its version stands in `_meta`.
+    """
+    params = raw.get("params") if is_initialize(raw) else None
+    return isinstance(params, dict) and "protocolVersion" in params
+
+
 def is_request_id(value: Any) -> bool:
     """Whether `value` may be a request's id: an integer, or a text that the answer can repeat."""
     if isinstance(value, str):

@@ -336,10 +336,12 @@ class HandlerThreads:
             home = self._home
             if home is None or not any(call.thread is home for call in self._given_up):
                 return
-            if home.asked_at is None:
+            asked_at = home.asked_at  # read once: the home's own thread takes it back as it answers
+            if asked_at is None:
                 home.asked_at = now
                 home.loop.call_soon_threadsafe(home.answer)
-            seconds = now - home.asked_at
+                return
+            seconds = now - asked_at
             if seconds < self.lost_seconds:
                 return
             self._former_homes.append(home)

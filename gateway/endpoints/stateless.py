@@ -15,7 +15,7 @@ from gateway.endpoints.streamable_http import StreamableHttpRequests
 from gateway.exceptions import Unauthenticated
 from gateway.host.host import Host
 from gateway.http.requests import header
-from gateway.jsonrpc import is_initialize, message_from
+from gateway.jsonrpc import message_from, opens_handshake
 from gateway.transports.stateless import LISTEN, VERSION, StatelessCall
 
 
@@ -33,7 +33,7 @@ class StatelessRequests:
             request.scope, request.receive, request.identity, request.address
         )
         with incoming.memory:
-            if is_initialize(incoming.json):
+            if opens_handshake(incoming.json):
                 # Spec 2026-07-28 basic/versioning#backward-compatibility-with-initialization-based-versions:
                 # `initialize` selects the handshake era. Some clients name a newer version in the header with it.
                 await self._handshake.initialize(message_from(incoming.json), incoming.memory, request)

@@ -481,9 +481,12 @@ async def test_instance_that_starts_in_the_moment_in_which_its_time_is_over_leav
                     await use_once(instances, definition, Identity(str(turns)))
                 await instances._lanes.get("lagging").run(asyncio.sleep(0))
             # Here it has ended, and the host's loop hears of it too late.
+            gate = threading.Event()
+            instances._lanes.get("lagging").post(gate.wait, 10)
             using = asyncio.create_task(use_once(instances, definition, Identity("host")))
             for _ in range(3):
                 await asyncio.sleep(0)
+            gate.set()
             time.sleep(0.2)
             with pytest.raises(InstanceUnavailable, match="too long"):
                 await using
