@@ -7,6 +7,7 @@ Needs only the standard library. The two kinds of hosts stand on it: `host_proce
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import socket
@@ -41,18 +42,26 @@ class ProcessFailed(Exception):
     """A process ended before it was ready, or was not ready in time; the message ends with the end of its log."""
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nothing listens.
+def _ports_of_this_process() -> Iterator[int]:
+    """The ports that this process may give to hosts, again and again: a share of 20000 to 31999.
 
-    It is taken from below the range from which the kernel takes ports for outgoing connections: until the host
-    listens, no client can get it. The choice must not repeat itself, as that of `random` does, which pytest-randomly
-    seeds anew for each test.
+    That is below the range from which the kernel takes ports for outgoing connections: until the host listens, no
+    client can get its port. Processes of pytest-xdist have shares of their own, since a port is free until its host
+    listens, and two of them could choose it at once.
     """
+    name = os.environ.get("PYTEST_XDIST_WORKER", "gw15")
+    share = range(20_000, 32_000)[int(name.removeprefix("gw")) % 16 :: 16]
+    start = secrets.randbelow(len(share))
+    return itertools.cycle([*share[start:], *share[:start]])
+
+
+_ports = _ports_of_this_process()
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nothing listens, and which this process has not given out lately."""
     while True:
-        with (
-            contextlib.suppress(OSError),
-            socket.create_server(("127.0.0.1", 20_000 + secrets.randbelow(12_000))) as it,
-        ):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", next(_ports))) as it:
             return int(it.getsockname()[1])
 
 
