@@ -22,7 +22,7 @@ from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
 from gateway.catalog.server_modules import ServerModules
 from gateway.catalog.styles import Style, UnusableServer, describe
 from gateway.conf import conf
-from gateway.upstreams.slots import Slots
+from gateway.upstreams.slots import slots_of_this_process
 
 
 class Project:
@@ -36,7 +36,7 @@ class Project:
         self._server_dir = server_dir
         self._is_reload = is_reload
         self._load_timeout_seconds = load_timeout_seconds
-        self._slots = Slots()
+        self._slots = slots_of_this_process()
 
     @cached_property
     def _modules(self) -> ServerModules:

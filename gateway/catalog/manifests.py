@@ -93,9 +93,7 @@ def _folder_manifest(folder: Path, entry: Any) -> Manifest | None:
     source = isolated_source(
         folder, options.limits, options.env, environments, uses_own_environment=options.uses_own_environment
     )
-    return Manifest(
-        source, options.per, options.idle_seconds, options.call_timeout_seconds, options.start_timeout_seconds
-    )
+    return Manifest(source, options.per, options.idle_seconds, options.start_timeout_seconds)
 
 
 def _definition(name: str, folder: Path, manifest: Manifest, slots: Slots, started: float) -> ServerDefinition:

@@ -62,7 +62,6 @@ class _Options(BaseModel):
     open_files: _Count | None = Field(None, alias="openFiles")
     processes: _Count | None = None
     idle_seconds: _Seconds | None = Field(None, alias="idleSeconds")
-    call_timeout_seconds: _Seconds | None = Field(None, alias="callTimeoutSeconds")
     start_timeout_seconds: _Seconds | None = Field(None, alias="startTimeoutSeconds")
     user: str | None = None
     allow_private_addresses: bool = Field(True, alias="allowPrivateAddresses")
@@ -149,8 +148,6 @@ class Manifest:
     per: Per = "identity"
     idle_seconds: float | None = None
     """How long an unused child is kept; None for as long as its instance."""
-    call_timeout_seconds: float | None = None
-    """How long a call may take; None for the host's setting."""
     start_timeout_seconds: float | None = None
     """How long the other side may take to answer `initialize`; None for the host's setting."""
 
@@ -206,9 +203,7 @@ def parse_manifest(entry: Any, folder: Path, environment: Mapping[str, str] | No
         source = _command(written, folder, environment) if kind == "stdio" else _remote(written, kind, environment)
     except PlaceholderError as error:
         raise ManifestError(str(error)) from None
-    return Manifest(
-        source, options.per, options.idle_seconds, options.call_timeout_seconds, options.start_timeout_seconds
-    )
+    return Manifest(source, options.per, options.idle_seconds, options.start_timeout_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +219,6 @@ class FolderOptions:
     per: Per
     limits: Limits
     idle_seconds: float | None
-    call_timeout_seconds: float | None
     start_timeout_seconds: float | None
 
 
@@ -245,7 +239,6 @@ def parse_folder_options(entry: Any, environment: Mapping[str, str] | None = Non
         options.per,
         _limits(options),
         options.idle_seconds,
-        options.call_timeout_seconds,
         options.start_timeout_seconds,
     )
 

@@ -123,12 +123,18 @@ class ParkedCall:
             if future is not None and not future.done() and isinstance(response, dict):
                 future.set_result(response)
 
+    def _give_up(self, parked_at: float) -> None:
+        """End the call if it still waits for the input that it asked for at `parked_at`."""
+        if self.parked_at == parked_at:
+            self.result.cancel()
+
     async def next_answer(self) -> dict[str, Any]:
         """The result, or what input is required. Raises what the call raised."""
         while True:
             asked = [key for key, future in self.open.items() if not future.done()]
             if asked and not self.result.done():
                 self.parked_at = time.monotonic()
+                asyncio.get_running_loop().call_later(PARKED_SECONDS, self._give_up, self.parked_at)
                 return {
                     "resultType": "input_required",
                     "inputRequests": {key: self.requests[key] for key in asked},
@@ -249,7 +255,6 @@ class Questions:
         Raises:
             MCPError: too many are parked.
         """
-        self._drop_old()
         if len(self._parked) >= MAX_PARKED:
             raise MCPError(code=types.INTERNAL_ERROR, message="Too many calls are waiting for input. Try again later.")
         parked = ParkedCall(secrets.token_urlsafe(16), result, call)
@@ -264,7 +269,6 @@ class Questions:
         Raises:
             MCPError: it is not waiting any more.
         """
-        self._drop_old()
         parked = self._parked.get(token) if isinstance(token, str) else None
         if parked is None:
             raise MCPError(
@@ -275,20 +279,10 @@ class Questions:
         parked.call.ctx = ctx
         return parked
 
-    def _drop_old(self) -> None:
-        oldest = time.monotonic() - PARKED_SECONDS
-        for parked in list(self._parked.values()):
-            if parked.parked_at and parked.parked_at < oldest:
-                parked.result.cancel()
-
     def drop_parked(self) -> None:
         """End all parked calls."""
         for parked in list(self._parked.values()):
             parked.result.cancel()
-
-    def keep_up(self) -> None:
-        """End parked calls whose clients took too long."""
-        self._drop_old()
 
     # -- What the other side tells -----------------------------------------------------------------------------------
 

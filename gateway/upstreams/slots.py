@@ -1,6 +1,7 @@
 """How many child processes and remote connections there may be at once."""
 
 import threading
+from functools import cache
 
 from gateway.conf import conf
 from gateway.exceptions import InstanceUnavailable
@@ -28,3 +29,9 @@ class Slots:
         """Give a place back."""
         with self._lock:
             self.used -= 1
+
+
+@cache
+def slots_of_this_process() -> Slots:
+    """The places that all servers of this process share, those that are loaded later included."""
+    return Slots()
