@@ -29,6 +29,17 @@ class OutOfScope(GatewayError):
     """The key is valid, but not for this server."""
 
 
+class NotPermitted(GatewayError):
+    """An operator's page asked for something that the operator may not do. The error is the same for every reason."""
+
+    def __init__(self) -> None:
+        super().__init__("Not permitted.")
+
+
+class UnknownKey(GatewayError):
+    """No valid key has the public part that an operator named."""
+
+
 class AuthenticationUnavailable(GatewayError):
     """The host could not find out whether the key is valid: the database cannot be read."""
 

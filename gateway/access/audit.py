@@ -18,6 +18,7 @@ KEY_ISSUED: Final = "key issued"
 KEY_CHANGED: Final = "key changed"
 KEY_REVOKED: Final = "key revoked"
 SESSION_ENDED: Final = "session ended"
+RUN_AS: Final = "run as"
 LOGGED_IN: Final = "logged in"
 LOGIN_FAILED: Final = "login failed"
 

@@ -18,7 +18,7 @@ from gateway.access.keys import is_well_formed, key_digest
 from gateway.access.known_keys import KnownKeys, Store, is_confirmed
 from gateway.access.limits import RateLimits
 from gateway.access.refusal_pacing import RefusalPacing
-from gateway.exceptions import OutOfScope, TooManyRequests, Unauthenticated
+from gateway.exceptions import OutOfScope, TooManyRequests, Unauthenticated, UnknownKey
 from gateway.http.addresses import counted_address, counted_site
 
 Mode = Literal["open", "keys"]
@@ -100,6 +100,23 @@ class Authenticator:
         if identity.grant is not None:
             identity.grant.last_used = time.time()
         return identity
+
+    async def identify_for_operator(self, public: str, server_name: str) -> Identity:
+        """The owner of a key, for an operator who acts as that user on `server_name`. The key's permissions apply.
+
+        The host does not have the key itself, so servers get none. Check first that the operator may do this.
+
+        Raises:
+            UnknownKey: there is no valid key with this public part.
+            OutOfScope: the key is not for this server.
+            AuthenticationUnavailable: the key's row cannot be read.
+        """
+        grant = await self._keys.find(public)
+        if grant is None:
+            raise UnknownKey("This key does not exist, or is no longer valid.")
+        if not grant.allows_server(server_name):
+            raise OutOfScope("This key is not for this server.")
+        return Identity(grant.facts.user_id, None, grant, grant.facts.digest)
 
     def grants_in_use(self, seconds: float) -> list[Grant]:
         """The grants that were used in the last `seconds` or have something open. May be called from any thread."""

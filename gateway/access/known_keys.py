@@ -88,6 +88,19 @@ class KnownKeys:
         # Shielded: others may be waiting for the same key when this caller leaves.
         return await asyncio.shield(looking_up)
 
+    async def find(self, public: str) -> Grant | None:
+        """The grant of a valid key, by its public part; None if there is no such key.
+
+        This proves nothing about who asks: it is for operators, who are known already.
+
+        Raises:
+            AuthenticationUnavailable: the row cannot be read.
+        """
+        started = time.monotonic()
+        facts = await self._read_in_thread(public)
+        grant = None if facts is None else self._adopt(facts, started)
+        return grant if grant is not None and grant.is_valid else None
+
     def grants_in_use(self, seconds: float) -> list[Grant]:
         """The grants that were used in the last `seconds` or have something open. May be called from any thread."""
         oldest = time.time() - seconds
@@ -115,11 +128,7 @@ class KnownKeys:
     async def _look_up(self, public: str, digest: bytes) -> Grant | None:
         started = time.monotonic()
         try:
-            async with asyncio.timeout(LOOK_UP_SECONDS):
-                facts = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, public)
-        # Fails closed, whatever the cause: the database, its absence, a thread that cannot be started.
-        except Exception as error:
-            raise AuthenticationUnavailable(_UNAVAILABLE) from error
+            facts = await self._read_in_thread(public)
         finally:
             del self._looking_up[digest]
         known = facts.digest if facts is not None else bytes(len(digest))
@@ -132,6 +141,14 @@ class KnownKeys:
                     del self._by_digest[next(iter(self._by_digest))]
                 self._by_digest[digest] = grant
         return grant
+
+    async def _read_in_thread(self, public: str) -> KeyFacts | None:
+        try:
+            async with asyncio.timeout(LOOK_UP_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, public)
+        # Fails closed, whatever the cause: the database, its absence, a thread that cannot be started.
+        except Exception as error:
+            raise AuthenticationUnavailable(_UNAVAILABLE) from error
 
     def _read(self, public: str) -> KeyFacts | None:
         self._store.renew()

@@ -54,7 +54,10 @@ class ApiKey(models.Model):
 
     class Meta:
         default_permissions = ("add", "change", "view")
-        permissions = [("revoke_apikey", "Can revoke a key")]
+        permissions = [
+            ("revoke_apikey", "Can revoke a key"),
+            ("run_as", "Can use servers as any user, in the playground"),
+        ]
         verbose_name = "API key"
         ordering = ["-created_at"]
 

@@ -283,6 +283,16 @@ class GatewaySettings:
         Count(is_limit=True), "100000", "How many of them are kept in all; the oldest are deleted."
     )
 
+    max_playground_sessions = Setting(
+        Count(at_least=1), "50", "Playground sessions that all operators together may have open in this process."
+    )
+    max_playground_sessions_per_operator = Setting(
+        Count(at_least=1), "5", "Playground sessions that one operator may have open in this process."
+    )
+    playground_idle_seconds = Setting(
+        Duration(at_least=0.1), "15m", "How long a playground session without a message is kept."
+    )
+
     _calls = Section("Calls", "The admin can set each for one server.")
     call_timeout_seconds = Setting(
         Duration(has_limit=False),

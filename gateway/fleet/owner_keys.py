@@ -4,19 +4,26 @@ All requests of one caller on one server have the same key, whatever the protoco
 instance and sessions. Nothing is checked here: a request with a wrong key is refused by whoever owns that.
 """
 
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gateway.catalog.names import DJANGO_SEGMENTS
+from gateway.endpoints.playground import PREFIX as PLAYGROUND_PREFIX
 from gateway.http.asgi import Scope
+
+_PLAYGROUND: Final = PLAYGROUND_PREFIX.encode()
 
 
 def owner_key(scope: Scope) -> bytes | None:
     """The key of an HTTP request; None for requests that every process answers itself.
 
     It is `{server}/{key}`, the key being the bearer token, else what follows the first `:` of the session key, else the
-    user id.
+    user id. The playground's requests name both behind `PLAYGROUND_PREFIX`: the user by a user id where keys are not
+    checked, so that they reach the user's instance; otherwise by the public part of a key.
     """
     path: bytes = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
+    if path.startswith(_PLAYGROUND):
+        return b"/".join(unquote_to_bytes(segment) for segment in path.removeprefix(_PLAYGROUND).split(b"/")[:2])
     segments = path.split(b"/")
     if len(segments) < 2 or not segments[1] or segments[1].decode("latin-1") in DJANGO_SEGMENTS:
         return None

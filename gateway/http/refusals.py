@@ -18,6 +18,7 @@ from gateway.exceptions import (
     MessageBudgetFull,
     MessageTooLarge,
     NotOpenToNetwork,
+    NotPermitted,
     OutOfScope,
     ServerDisabled,
     SessionBacklogFull,
@@ -25,6 +26,7 @@ from gateway.exceptions import (
     ToolOutOfScope,
     TooManyRequests,
     Unauthenticated,
+    UnknownKey,
     UnknownServer,
 )
 from gateway.http.asgi import Headers, Send
@@ -41,6 +43,8 @@ _ANSWERS: Final[dict[type[GatewayError], tuple[int, str, Headers]]] = {
     OutOfScope: (403, "out_of_scope", ()),
     ToolOutOfScope: (403, "out_of_scope", ()),
     NotOpenToNetwork: (403, "not_open_to_network", ()),
+    NotPermitted: (403, "not_permitted", ()),
+    UnknownKey: (404, "unknown_key", ()),
     TooManyRequests: (429, "rate_limit", ()),
     AuthenticationUnavailable: (503, "authentication_unavailable", _RETRY),
     InvalidSessionKey: (400, "bad_session_key", ()),

@@ -19,7 +19,8 @@ from gateway.jsonrpc import BATCH_VERSION
 from gateway.transports.message_budget import MessageMemory
 from gateway.transports.wire import SessionWire, SseWire, StreamableHttpWire
 
-Transport = Literal["sse", "streamable-http"]
+Transport = Literal["sse", "streamable-http", "console"]
+"""How the session's messages travel. `console`: an operator's page in the admin is the client."""
 
 WireT = TypeVar("WireT", bound=SessionWire, default=SessionWire)
 

@@ -82,7 +82,10 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name": "API key",
                 "ordering": ["-created_at"],
-                "permissions": [("revoke_apikey", "Can revoke a key")],
+                "permissions": [
+                    ("revoke_apikey", "Can revoke a key"),
+                    ("run_as", "Can use servers as any user, in the playground"),
+                ],
                 "default_permissions": ("add", "change", "view"),
             },
         ),
