@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix bench faults promises soak hostile clean
+.PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix wheel bench faults promises soak hostile clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -71,6 +71,12 @@ conformance: $(BIN)/.dev ## the MCP conformance tool, both revisions, against a 
 
 matrix: $(BIN)/.dev ## official clients of every era, each in an environment of its own (needs npm)
 	$(BIN)/python tests/matrix/run.py
+
+wheel: $(BIN)/.dev ## build dist/gumcp-….whl, install it into an empty environment, and serve with it
+	rm -rf build dist
+	$(BIN)/uv build --quiet --wheel --out-dir dist
+	rm -rf build *.egg-info
+	$(BIN)/python .ci/check_wheel.py dist/*.whl
 
 bench: $(BIN)/.dev ## the host beside what one would use instead
 	$(BIN)/python -m tests.benchmarks

@@ -31,3 +31,5 @@ The ground, imported by many and importing little: `conf` (settings), `exception
 `operator_commands`, `database_thread`, `private_sqlite`, `tool_results`, `storable` (texts that databases take),
 `printable` (texts that people read), `read_only_admin`.
 """
+
+__version__ = "2.0.0"

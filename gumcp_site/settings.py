@@ -14,7 +14,9 @@ from django.core.management.utils import get_random_secret_key
 from gateway.conf import GatewaySettings, SettingsError, read_settings
 from gateway.conf.kinds import split_url
 
-BASE_DIR = Path(__file__).resolve().parent.parent
+_code = Path(__file__).resolve().parent.parent
+# Relative paths and `.env` belong to the checkout. An installed host has none: there they belong to the current folder.
+BASE_DIR = _code if (_code / "manage.py").exists() else Path.cwd()
 
 _values = read_settings(GatewaySettings, os.environ, BASE_DIR / ".env")
 _env = GatewaySettings(_values)

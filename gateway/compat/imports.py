@@ -1,10 +1,10 @@
-"""Version 1's import names for one module at a time.
+"""Version 1's names in the SDK's modules, for the modules that need them.
 
-`import_sdk` returns views of the SDK's modules, in which version 1's names are found first and version 2's otherwise.
-Servers' modules call it through an `__import__` of their own (`catalog.server_modules`). Nothing is patched, and what
-anybody else imports does not change.
+`import_sdk` returns views of the SDK's modules. A view looks for version 1's name first, then for version 2's. Modules
+of version 1 servers get an `__import__` that calls it (see `catalog.server_modules`). The SDK itself is not patched:
+other modules import what they always did.
 
-Version 1's `mcp.server.fastmcp` does not exist in version 2. `fastmcp.modules` has it.
+Version 2 has no `mcp.server.fastmcp`. `fastmcp.modules` provides it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _STREAMS: Final = {
     "MemoryObjectSendStream": MemoryObjectSendStream,
 }
 
-# What version 1 imported for itself in `mcp.types`, and modules in the field import from there.
+# Version 1 imported these names into `mcp.types` for its own use, and published modules import them from there.
 _LEAKED_BY_TYPES: Final = {
     "Annotated": typing.Annotated,
     "Any": typing.Any,
@@ -90,7 +90,7 @@ _NAMES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "mcp.shared.exceptions": {"McpError": McpError},
     }
 )
-"""Version 1's names that version 2 lacks or means otherwise, by module."""
+"""Names that version 2 lacks, or uses for something else. By module."""
 
 Import = Callable[..., ModuleType]
 
@@ -102,7 +102,7 @@ def import_sdk(name: str, fromlist: Sequence[str]) -> ModuleType:
         return module if fromlist else _view("mcp")
     importlib.import_module(name)
     if not fromlist:
-        return _view("mcp")  # `import mcp.types` binds `mcp`, and reaches the rest by attributes
+        return _view("mcp")  # `import mcp.types` binds `mcp`; its attributes lead to the rest
     view = _view(name)
     for attribute in fromlist:
         if attribute != "*" and not hasattr(view, attribute):
@@ -122,7 +122,10 @@ def _view(name: str) -> ModuleView:
 
 
 class ModuleView(ModuleType):
-    """A module of the SDK as version 1's code expects it. Reading falls back to the module; writing stays here."""
+    """A module of the SDK with version 1's names.
+
+    Attributes that are not found here are read from the SDK's module. Attributes that are set stay here.
+    """
 
     def __init__(self, module: ModuleType, names: Mapping[str, Any]) -> None:
         super().__init__(module.__name__, module.__doc__)
@@ -133,7 +136,7 @@ class ModuleView(ModuleType):
             self.__path__ = module.__path__
         public = getattr(module, "__all__", None) or [key for key in vars(module) if not key.startswith("_")]
         self.__all__ = [*public, *(key for key in names if key not in public)]
-        # Written last: these are found without __getattr__.
+        # Last, because these must win over what is set above.
         self.__dict__.update(names)
 
     def __getattr__(self, name: str) -> Any:
@@ -144,7 +147,7 @@ class ModuleView(ModuleType):
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}", name=name, obj=self) from exc
         converted = _as_version_1(name, value)
         if converted is not value:
-            self.__dict__[name] = converted  # a view is made once; everything else is read afresh
+            self.__dict__[name] = converted  # views are kept; all else is read from the module each time
         return converted
 
     def __dir__(self) -> list[str]:

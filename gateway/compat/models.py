@@ -1,12 +1,14 @@
-"""Protocol models as version 1's code knows them.
+"""Protocol models with the interface that version 1 gave them.
 
-A view of a version 2 model is a subclass of it that accepts and shows more: keyword arguments nobody declared are kept
-(version 1 allowed extra fields everywhere), fields can be read by their wire names (`tool.inputSchema`), a `uri` may be
-a pydantic URL. Version 2's spelling works on a view unchanged, and `isinstance(x, View)` holds for the SDK's own
-instances too, because a module asks that of objects which the SDK made.
+A view of a version 2 model is a subclass of it that accepts and shows more:
 
-What a view does not give back: `uri` reads as `str` (version 1: `AnyUrl`), and `model_dump()` without `by_alias` has
-version 2's snake_case keys.
+* It keeps keyword arguments that are not declared, because version 1 allowed extra fields everywhere.
+* Its fields can be read by their wire names (`tool.inputSchema`) as well as by version 2's names.
+* Its `uri` may be a pydantic URL.
+* `isinstance(x, View)` is also true for instances that the SDK made, because modules test those.
+
+Two differences from version 1 remain: `uri` reads as `str` (version 1: `AnyUrl`), and `model_dump()` without
+`by_alias` has version 2's snake_case keys.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from pydantic import AnyUrl, BaseModel, BeforeValidator, ConfigDict, RootModel, 
 
 
 class ResourceUrl(AnyUrl):
-    """The `AnyUrl` that handlers receive, which also equals the text that a view's `uri` reads as.
+    """The `AnyUrl` that handlers receive. It is also equal to the same URL as text.
 
-    `if resource.uri == uri` was true in version 1, where both were `AnyUrl`. Its hash stays `AnyUrl`'s.
+    Handlers of version 1 compare `resource.uri == uri`. Both were `AnyUrl` then; today a view's `uri` is text. The
+    hash is that of `AnyUrl`.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -37,7 +40,7 @@ class ResourceUrl(AnyUrl):
 
 
 def as_url(text: str) -> ResourceUrl | str:
-    """Return `text` as a URL, or as it is where it is none (`hunter_io://…` has a scheme that URLs do not allow)."""
+    """Return `text` as a URL, or unchanged if it is not a URL (`hunter_io://…`: URLs do not allow this scheme)."""
     try:
         return ResourceUrl(text)
     except ValidationError:
@@ -57,7 +60,7 @@ class McpError(MCPError):
 
 
 class RequestMeta(BaseModel):
-    """Version 1's `RequestParams.Meta`: attributes, where version 2 has a dictionary with snake_case keys."""
+    """Version 1's `RequestParams.Meta`, an object with attributes. Version 2 has a dictionary with snake_case keys."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -75,7 +78,7 @@ def request_meta(meta: Any) -> RequestMeta | None:
 
 class _ViewMeta(type(BaseModel)):  # type: ignore[misc]  # pydantic's metaclass has no public name
     def __instancecheck__(cls, instance: object) -> bool:
-        # Only in the views themselves: a class that a module derives from a view is an ordinary class.
+        # Only views have this attribute in their own `__dict__`. A class that a module derives from a view is ordinary.
         base = cls.__dict__.get("__viewed_model__")
         return isinstance(instance, base) if base is not None else bool(super().__instancecheck__(instance))
 
@@ -92,7 +95,7 @@ class _View(BaseModel, metaclass=_ViewMeta):
 
 
 def _field_of_wire_name(model: type[BaseModel], name: str) -> str | None:
-    if name.islower():  # all names that two versions share, and pydantic's own
+    if name.islower():  # names that both versions share, and pydantic's own
         return None
     for field, info in model.model_fields.items():
         if info.alias == name:
@@ -100,13 +103,13 @@ def _field_of_wire_name(model: type[BaseModel], name: str) -> str | None:
     return None
 
 
-# Version 1 declared `outputSchema` only late; before that it was an extra field and could be anything.
+# Early releases of version 1 did not declare `outputSchema`: it was an extra field and could have any type.
 _OTHER_FIELDS: Final = MappingProxyType({"Tool": {"output_schema": (Any, None)}})
 
 
 @cache
 def view_of(model: type[BaseModel]) -> type[BaseModel]:
-    """Return the view of a version 2 model, the same one each time."""
+    """Return the view of a version 2 model. The same model always gets the same view."""
     if model.__pydantic_generic_metadata__["parameters"] or issubclass(model, (RootModel, _View)):
         return model
     annotations: dict[str, Any] = {}
@@ -128,7 +131,7 @@ def view_of(model: type[BaseModel]) -> type[BaseModel]:
 
 
 def view_instance(instance: BaseModel) -> Any:
-    """Return the same object as an instance of the view of its class; not a copy of what is inside."""
+    """Return a shallow copy of `instance` that is an instance of the view of its class."""
     return view_of(type(instance)).model_construct(instance.model_fields_set, **instance.__dict__)
 
 
@@ -139,7 +142,7 @@ class _EnvelopeMeta(type(BaseModel)):  # type: ignore[misc]
 
 
 class Envelope(RootModel[Any], metaclass=_EnvelopeMeta):
-    """Version 1 wrapped results and notifications in root models (`ServerResult(EmptyResult())`)."""
+    """A root model around a result or a notification, as version 1 had them (`ServerResult(EmptyResult())`)."""
 
 
 @cache
@@ -164,5 +167,5 @@ ENVELOPES: Final = frozenset(
 
 
 def unwrap(value: Any) -> Any:
-    """Return what an envelope holds, and anything else as it is."""
+    """Return the value inside an envelope. Return any other value unchanged."""
     return value.root if type(value).__dict__.get("__viewed_union__") is not None else value

@@ -1,13 +1,17 @@
-"""Runs `manage.py`: errors of the settings and of the database end in one line, not in a traceback."""
+"""Runs `manage.py` and `gumcp`: errors of the settings and of the database end in one line, not in a traceback."""
 
 import sys
 
+from gateway import __version__
 from gateway.conf import ending_with_settings_errors
 from gateway.conf.environment import REFERENCE
 
 
 def run(argv: list[str]) -> None:
-    """Run one management command."""
+    """Run one management command. `--version` alone prints the version of guMCP, not of Django."""
+    if argv[1:] in (["--version"], ["version"]):
+        print(f"gumcp {__version__}")
+        return
     with ending_with_settings_errors():
         from django.conf import settings
         from django.core.management import execute_from_command_line

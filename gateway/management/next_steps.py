@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.conf import conf
 from gateway.conf.kinds import url_host
-from gateway.management.shell import this_python
+from gateway.management.shell import this_command
 
 if TYPE_CHECKING:  # a supervisor does not import the SDK
     from gateway.catalog.registry import Registry
@@ -31,7 +31,7 @@ def next_steps(host: str, port: int, registry: "Registry | None", workers: int =
     heading = "For your MCP client"
     if checks_keys:
         lines += ["", "Every call needs a key. Make one for a user:", ""]
-        lines.append(f"    {this_python()} manage.py create_key USER")
+        lines.append(f"    {this_command()} create_key USER")
         heading += ", with the key in the place of KEY"
     entry = {"url": url, **({"headers": {"Authorization": "Bearer KEY"}} if checks_keys else {})}
     client = json.dumps({"mcpServers": {name: entry}}, indent=2).replace("\n", "\n    ")

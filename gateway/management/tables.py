@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from django.core.management.base import CommandError
 from django.db import DatabaseError
 
-from gateway.management.shell import this_python
+from gateway.management.shell import this_command
 from gateway.records.migrations_check import is_migrated
 
 
@@ -23,7 +23,7 @@ def needing_tables() -> Iterator[None]:
     except DatabaseError:
         if is_migrated():
             raise
-        migrate = f"{this_python()} manage.py migrate"
+        migrate = f"{this_command()} migrate"
         raise CommandError(
             f"The database lacks tables. Make them with `{migrate}`; `make run` does so when it starts."
         ) from None

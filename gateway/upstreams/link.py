@@ -27,9 +27,11 @@ from mcp_types import (
 )
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 
+from gateway import __version__
+
 logger = logging.getLogger(__name__)
 
-CLIENT_INFO: Final = {"name": "gumcp", "version": "2.0.0"}
+CLIENT_INFO: Final = {"name": "gumcp", "version": __version__}
 
 CAPABILITIES: Final[dict[str, Any]] = {
     "sampling": {},

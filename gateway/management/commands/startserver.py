@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 import gateway
 from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
 from gateway.conf import conf
-from gateway.management.shell import this_python
+from gateway.management.shell import this_command, this_python
 
 TEMPLATE: Final = Path(gateway.__file__).parent / "server_template"
 """A server folder that works as it is. Its name is in its files wherever the new server's name belongs."""
@@ -52,18 +52,18 @@ class Command(BaseCommand):
 
     def _say_what_is_next(self, name: str, directory: Path, test_name: str) -> None:
         is_served = directory.resolve() in [path.resolve() for path in conf.server_dirs]
-        shown, python = _short(directory), this_python()
+        shown, command = _short(directory), this_command()
         served_with = "" if is_served else f"GUMCP_SERVER_DIRS={directory.resolve()} "
         self.stdout.write(
             f"Made the server {name}:\n"
             f"\n  {shown / name / 'main.py'}  one tool, greet\n  {shown / name / test_name}  its tests\n"
             "\nCall its tool, test it, and serve it, reloading it at every change:\n"
-            f"\n  {served_with}{python} manage.py call {name} greet name=Ada"
-            f"\n  {python} -m pytest {shown / name}"
-            f"\n  {served_with}{python} manage.py serve --prepare --reload\n"
+            f"\n  {served_with}{command} call {name} greet name=Ada"
+            f"\n  {this_python()} -m pytest {shown / name}"
+            f"\n  {served_with}{command} serve --prepare --reload\n"
         )
         if is_served:
-            self.stdout.write(f"A host that is running already serves it after `{python} manage.py reload`.")
+            self.stdout.write(f"A host that is running already serves it after `{command} reload`.")
         if importlib.util.find_spec("pytest") is None:
             self.stdout.write("pytest is not installed here: `make dev` installs it.")
         if not is_served:
