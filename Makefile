@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix wheel bench faults promises soak hostile clean
+.PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix wheel screenshots bench faults promises soak hostile clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,7 +35,7 @@ smoke: $(BIN)/.dev ## a few tests of real hosts: do they start, serve, and end
 	$(BIN)/python -m pytest -n 2 $(PARALLEL) tests/e2e/test_official_client.py tests/e2e/test_pages.py tests/e2e/test_metrics.py tests/serving/test_shutdown.py
 
 coverage: $(BIN)/.dev ## run the whole suite and show which lines it reaches, in host processes too
-	$(BIN)/python -m pytest -n 4 $(PARALLEL) --cov --cov-report=term --cov-report=html:htmlcov
+	$(BIN)/python -m pytest -n 4 $(PARALLEL) --cov --cov-report=term --cov-report=html:htmlcov screenshots
 
 dev env: $(BIN)/.dev
 dev: ## make the developers' environment, with pytest and the linters
@@ -77,6 +77,9 @@ wheel: $(BIN)/.dev ## build dist/gumcp-….whl, install it into an empty environ
 	$(BIN)/uv build --quiet --wheel --out-dir dist
 	rm -rf build *.egg-info
 	$(BIN)/python .ci/check_wheel.py dist/*.whl
+
+screenshots: $(BIN)/.dev ## pictures of every page in the folder screenshots (needs Chromium)
+	$(BIN)/python -m tests.browser.screenshots
 
 bench: $(BIN)/.dev ## the host beside what one would use instead
 	$(BIN)/python -m tests.benchmarks

@@ -64,6 +64,10 @@ class KeyForm(_KeyForm):
         self._had_expiry = self.instance.expires_at
         if "scope" not in self.fields:  # the page of somebody who may only look
             return
+        expires_on = self.fields["expires_on"].widget
+        assert isinstance(expires_on, AdminSplitDateTime)
+        for widget, label in zip(expires_on.widgets, ("Expires at: date", "Expires at: time"), strict=True):
+            widget.attrs["aria-label"] = label
         if self.instance.pk is not None:
             expires_in = self.fields["expires_in"]
             assert isinstance(expires_in, forms.ChoiceField)

@@ -101,7 +101,7 @@ class ServerAdmin(ReadOnlyAdmin):
     @admin.display(description="Traceback")
     def traceback_text(self, server: ServerRecord) -> str:
         """The traceback, as Python prints it."""
-        return format_html("<pre>{}</pre>", server.traceback) if server.traceback else "-"
+        return format_html('<pre tabindex="0">{}</pre>', server.traceback) if server.traceback else "-"
 
     @admin.action(description="Switch the selected servers on", permissions=["change"])
     def enable_servers(self, request: HttpRequest, queryset: QuerySet[ServerRecord]) -> None:

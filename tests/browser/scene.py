@@ -1,0 +1,79 @@
+"""A host with something to see, and the pages to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.support.admin_site import MAKE_USERS
+from tests.support.host_process import HostProcess, StartHost
+from tests.support.issued_keys import IssuedKey, expire, issue, revoke
+from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, manage, until
+from tests.support.streamable import StatelessClient
+from tests.support.wire import SseStream
+
+HOSTILE_NAME: Final = "<b onmouseover=alert(1)>bold</b>\x1b[31m\u202egnirts\u202c " + "long " * 40
+"""What a client calls itself that wants to be noticed."""
+
+
+@dataclass
+class Scene:
+    """The host, and what the tests need to know of it."""
+
+    host: HostProcess
+    ada: IssuedKey
+    session: SseStream
+
+
+@contextmanager
+def shown_host(start_host: StartHost, folder: Path, **settings: str) -> Iterator[Scene]:
+    """Run a host that checks keys, with users, keys, sessions, and a server that does not load."""
+    broken = folder / "servers" / "broken-server"
+    broken.mkdir(parents=True)
+    (broken / "main.py").write_text("raise RuntimeError('broken <on> purpose')\n")
+    servers = f"{PLAIN_SERVERS}:{BUNDLED_SERVERS}:{broken.parent}"
+    with (
+        start_host(folder / "data", server_dirs=servers, GUMCP_AUTH="keys", **settings) as host,
+        ExitStack() as streams,
+    ):
+        made = manage("shell", "--no-imports", "-c", MAKE_USERS, data_dir=host.data_dir)
+        assert made.returncode == 0, made.stderr
+        ada, bob, eve = (issue(host.data_dir, name) for name in ("ada", "bob", "eve"))
+        revoke(host.data_dir, issue(host.data_dir, "ada", {"time": None, "workshop": ["echo", "slow"]}))
+        expire(host.data_dir, issue(host.data_dir, "bob"))
+        session = streams.enter_context(host.session("workshop", ada.session_key, name="a-client"))
+        session.call("echo", text="x")
+        streams.enter_context(host.session("time", bob.session_key, name="another-client"))
+        streams.enter_context(host.session("workshop", eve.session_key, name=HOSTILE_NAME))
+        host.session("workshop", bob.session_key, name="one-that-left").close()
+        StatelessClient(host, "workshop", bob.session_key).call("echo", text="y")
+        query = "SELECT 1 FROM records_sessionrecord WHERE state = 'closed' AND messages_in > 1"
+        until(lambda: host.rows(query))
+        yield Scene(host, ada, session)
+
+
+def pages(scene: Scene) -> list[str]:
+    """The addresses of all pages, each once, of rows that have something to show."""
+
+    def first(table: str, condition: str) -> str:
+        (row,) = scene.host.rows(f"SELECT id FROM {table} WHERE {condition} LIMIT 1")  # noqa: S608
+        return str(row["id"])
+
+    workshop = first("records_serverrecord", "name = 'workshop'")
+    failed = first("records_serverrecord", "status = 'failed'")
+    return [
+        "/-/connect/",
+        "/admin/",
+        "/admin/records/serverrecord/",
+        f"/admin/records/serverrecord/{workshop}/change/",
+        f"/admin/records/serverrecord/{failed}/change/",
+        "/admin/records/sessionrecord/",
+        "/admin/access/apikey/",
+        "/admin/access/apikey/add/",
+        "/admin/access/auditevent/",
+        "/admin/access/limithit/",
+        "/admin/auth/user/",
+    ]
