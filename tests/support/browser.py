@@ -89,6 +89,8 @@ class Visitor:
         """Look at the page in a window of another size, in light or dark colours."""
         self.page.emulate_media(color_scheme="dark" if is_dark else "light")
         self.page.set_viewport_size({"width": size[0], "height": size[1]})
+        # Colours change slowly, and are to be measured when they have changed.
+        self.page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")
 
     def overflow(self) -> int:
         """How many pixels of the page are beyond the right edge of the window."""
