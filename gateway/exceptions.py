@@ -10,6 +10,12 @@ class GatewayError(Exception):
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
     """Extra response headers."""
+    note_for_operators = ""
+    """What the caller is not told: why it happened, for the recent calls in the admin."""
+    user_id = ""
+    """Whose key was presented, where the caller is not known otherwise."""
+    key = ""
+    """The public part of that key."""
 
 
 class InvalidSessionKey(GatewayError):
@@ -21,12 +27,19 @@ class Unauthenticated(GatewayError):
 
     headers = ((b"www-authenticate", b"Bearer"),)
 
-    def __init__(self) -> None:
+    def __init__(self, note_for_operators: str = "", *, user_id: str = "", key: str = "") -> None:
+        self.note_for_operators, self.user_id, self.key = note_for_operators, user_id, key
         super().__init__("A valid key is required: as Authorization: Bearer KEY, or in the URL as {user_id}:{api_key}.")
 
 
 class OutOfScope(GatewayError):
     """The key is valid, but not for this server."""
+
+    note_for_operators = "the key is not for this server"
+
+    def __init__(self, message: str, *, user_id: str = "", key: str = "") -> None:
+        self.user_id, self.key = user_id, key
+        super().__init__(message)
 
 
 class NotPermitted(GatewayError):
@@ -47,7 +60,8 @@ class AuthenticationUnavailable(GatewayError):
 class TooManyRequests(GatewayError):
     """A key or an address has reached a rate limit."""
 
-    def __init__(self, message: str, retry_after_seconds: int) -> None:
+    def __init__(self, message: str, retry_after_seconds: int, note_for_operators: str = "") -> None:
+        self.note_for_operators = note_for_operators
         super().__init__(f"{message} Try again in {retry_after_seconds} seconds.")
         self.headers = ((b"retry-after", str(retry_after_seconds).encode()),)
 
@@ -86,6 +100,10 @@ class InvalidMessage(GatewayError):
 
 class ToolOutOfScope(InvalidMessage):
     """The key is valid, but not for this tool."""
+
+    note_for_operators = "the key is not for this tool"
+    tool = ""
+    """The tool's name, as the client sent it."""
 
 
 class DuplicateRequestId(InvalidMessage):

@@ -18,7 +18,8 @@ stream_closed = Signal()
 """An event stream was closed. `server_name`: str."""
 
 request_refused = Signal()
-"""The host itself answered a request with an error. `reason`: one of `metrics.REFUSAL_REASONS`."""
+"""The host itself answered a request with an error. Sent in the context of the request, where it has one. `reason`: one
+of `metrics.REFUSAL_REASONS`. `error`: the `gateway.exceptions.GatewayError`, where there is one."""
 
 listing_learned = Signal()
 """A server has listed its tools, resources and prompts. Sent in the server's lane. `server_name`: str, `listing`: the

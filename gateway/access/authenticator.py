@@ -26,6 +26,8 @@ Mode = Literal["open", "keys"]
 MAX_KNOWN_CALLERS: Final = 10_000
 """How many ways of presenting a good key are remembered; beyond it the one that was added first is forgotten."""
 
+_NOT_A_KEY: Final = "what was presented is not a key of this host, or is mistyped"
+
 
 class Authenticator:
     """Knows who is calling.
@@ -76,7 +78,7 @@ class Authenticator:
         # Only requests with a good key are counted here: bad ones of a neighbour use up nothing of theirs.
         await self._spend_request(grant, address)
         if not grant.allows_server(server_name):
-            raise OutOfScope("This key is not for this server.")
+            raise OutOfScope("This key is not for this server.", user_id=identity.user_id, key=grant.public)
         return identity
 
     async def count_requests(self, identity: Identity, address: str, count: int) -> None:
@@ -143,17 +145,19 @@ class Authenticator:
             credentials = read_credentials(session_key, authorization)
         except NoKey:
             # Not a failure: clients send such requests, also to other paths, before they know that they need a key.
-            raise Unauthenticated from None
+            raise Unauthenticated("no key was presented") from None
         except UnusableKey:
-            raise await self._refusal(address) from None
+            raise await self._refusal(address, Unauthenticated(_NOT_A_KEY)) from None
         grant = await self._find(credentials.key, address)
         if grant is None:
-            raise await self._refusal(address)
+            note = "there is no such key" if is_well_formed(credentials.key) else _NOT_A_KEY
+            raise await self._refusal(address, Unauthenticated(note))
         user_id = grant.facts.user_id
         is_owner = credentials.user_id is None or hmac.compare_digest(credentials.user_id.encode(), user_id.encode())
         # `&` instead of `and`: the same work whatever was wrong.
         if not (is_owner & grant.is_valid):
-            raise await self._refusal(address)
+            note = grant.why_invalid or "the user in the URL is not the owner of the key"
+            raise await self._refusal(address, Unauthenticated(note, user_id=user_id, key=grant.public))
         api_key = None if self._hides_keys else credentials.key
         identity = Identity(user_id, api_key, grant, key_digest(credentials.key))
         with self._lock:
@@ -174,27 +178,37 @@ class Authenticator:
             raise await self._paced(address, seconds)
         return await self._keys.look_up(key, digest)
 
-    async def _refusal(self, address: str) -> Unauthenticated | TooManyRequests:
-        """Count a key that was presented and is not good."""
+    async def _refusal(self, address: str, refusal: Unauthenticated) -> Unauthenticated | TooManyRequests:
+        """Count a key that was presented and is not good. Returns `refusal`, or another one after too many of them."""
         seconds = await self.limits.spend_for_address("failed keys", address)
-        return Unauthenticated() if seconds is None else await self._paced(address, seconds)
+        if seconds is None:
+            return refusal
+        paced = await self._paced(address, seconds)
+        paced.user_id, paced.key = refusal.user_id, refusal.key
+        paced.note_for_operators += f"; {refusal.note_for_operators}"
+        return paced
 
     async def _paced(self, address: str, seconds: int) -> TooManyRequests:
         # A site shares its pace: it may call from any of its networks.
         await self._pacing.wait(counted_site(address) or counted_address(address))
-        return TooManyRequests("Too many requests with keys that are not valid.", seconds)
+        note = "too many wrong keys from this address"
+        return TooManyRequests("Too many requests with keys that are not valid.", seconds, note)
 
     async def _spend_request(self, grant: Grant, address: str) -> None:
         subject = counted_address(address)
         if not self.limits.spend_at_once("requests of an address", subject):
-            await self._spend("requests of an address", subject)
+            await self._spend("requests of an address", subject, grant)
         if not self.limits.spend_at_once("requests of a key", grant.public):
-            await self._spend("requests of a key", grant.public)
+            await self._spend("requests of a key", grant.public, grant)
 
-    async def _spend(self, rule: Literal["requests of a key", "requests of an address"], subject: str) -> None:
+    async def _spend(
+        self, rule: Literal["requests of a key", "requests of an address"], subject: str, grant: Grant
+    ) -> None:
         seconds = await self.limits.spend(rule, subject)
         if seconds is not None:
-            raise TooManyRequests("Too many requests.", seconds)
+            refusal = TooManyRequests("Too many requests.", seconds, f"the limit of {rule} is used up")
+            refusal.user_id, refusal.key = grant.facts.user_id, grant.public
+            raise refusal
 
 
 def _digest(session_key: str | None, authorization: bytes | None) -> bytes:

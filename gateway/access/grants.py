@@ -78,6 +78,13 @@ class Grant:
         facts = self.facts
         return facts.is_active and (facts.expires_at is None or facts.expires_at.timestamp() > time.time())
 
+    @property
+    def why_invalid(self) -> str:
+        """Why the key may not be used, for operators; empty if it may."""
+        if not self.facts.is_active:
+            return "the key was revoked, or its user was disabled"
+        return "" if self.is_valid else "the key has expired"
+
     def allows_server(self, server_name: str) -> bool:
         """Whether the key may be used on `server_name`."""
         servers = self.facts.servers

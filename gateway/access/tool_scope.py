@@ -4,6 +4,7 @@ Not here: which servers a key is for (`authenticator`), time limits and counts o
 (`gateway.instances.calls`).
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -22,22 +23,28 @@ NOT_THIS_TOOL: Final = "This key may not call that tool."
 class ToolScope:
     """Middleware: holds the requests of one server to what their caller's key allows."""
 
-    def __init__(self, server_name: str) -> None:
+    def __init__(
+        self, server_name: str, note_refusal: Callable[[Identity, object, str], object] = lambda *arguments: None
+    ) -> None:
+        """`note_refusal` is called with the caller, the name of the tool and the reason for operators."""
         self._server_name = server_name
+        self._note_refusal = note_refusal
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Handle one message. Raises `MCPError` for a tool that the key may not call."""
         # The identity of this request: several identities may share one server.
         identity = current_identity.get()
         grant = None if identity is None else identity.grant
-        if grant is None:
+        if identity is None or grant is None:
             return await call_next(ctx)
         if ctx.method == "tools/call":
-            tools = grant.allowed_tools(self._server_name)
-            if not _is_within(tools, (ctx.params or {}).get("name")):
+            tools, name = grant.allowed_tools(self._server_name), (ctx.params or {}).get("name")
+            if not _is_within(tools, name):
+                self._note_refusal(identity, name, f"out_of_scope: {ToolOutOfScope.note_for_operators}")
                 raise MCPError(code=INVALID_PARAMS, message=NOT_THIS_TOOL)
             seconds = await grant.limits.spend("calls of a key", grant.public)
             if seconds is not None:
+                self._note_refusal(identity, name, "rate_limit: the limit of calls of a key is used up")
                 return error_result(ctx, f"Too many calls with this key. Try again in {seconds} seconds.")
         result = await call_next(ctx)
         if ctx.method == "tools/list" and isinstance(result, dict):
@@ -55,9 +62,9 @@ def require_tool(identity: Identity, server_name: str, message: object) -> None:
     """
     if identity.grant is None or not isinstance(message, JSONRPCRequest) or message.method != "tools/call":
         return
-    tools = identity.grant.allowed_tools(server_name)
-    if not _is_within(tools, (message.params or {}).get("name")):
-        raise ToolOutOfScope(NOT_THIS_TOOL, INVALID_PARAMS, message.id)
+    tools, name = identity.grant.allowed_tools(server_name), (message.params or {}).get("name")
+    if not _is_within(tools, name):
+        raise _out_of_scope(name, message.id)
 
 
 def require_named_tool(
@@ -72,10 +79,16 @@ def require_named_tool(
     """
     if identity.grant is None or method != "tools/call":
         return
-    tools = identity.grant.allowed_tools(server_name)
-    if not _is_within(tools, _decoded(name)):
+    tools, tool = identity.grant.allowed_tools(server_name), _decoded(name)
+    if not _is_within(tools, tool):
         request_id = message.get("id") if isinstance(message, dict) else None
-        raise ToolOutOfScope(NOT_THIS_TOOL, INVALID_PARAMS, request_id if is_request_id(request_id) else None)
+        raise _out_of_scope(tool, request_id if is_request_id(request_id) else None)
+
+
+def _out_of_scope(tool: object, request_id: str | int | None) -> ToolOutOfScope:
+    error = ToolOutOfScope(NOT_THIS_TOOL, INVALID_PARAMS, request_id)
+    error.tool = tool if isinstance(tool, str) else ""
+    return error
 
 
 def _decoded(name: str | None) -> str | None:

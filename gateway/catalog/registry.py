@@ -35,6 +35,10 @@ class Registry:
         except KeyError:
             raise UnknownServer(NOT_SERVED) from None
 
+    def serves(self, name: str) -> bool:
+        """Whether a server of this name is being served."""
+        return name in self._definitions
+
     def put(self, definition: ServerDefinition) -> None:
         """Serve `definition`. It replaces an older one of the same name."""
         self._definitions = {**self._definitions, definition.name: definition}

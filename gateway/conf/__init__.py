@@ -282,6 +282,14 @@ class GatewaySettings:
     max_session_rows = Setting(
         Count(is_limit=True), "100000", "How many of them are kept in all; the oldest are deleted."
     )
+    records_calls = Setting(
+        Flag(),
+        "true",
+        "Keeps a row of every tool call and refusal for the admin: who, what, when, how it ended. Never what was said.",
+        name="GUMCP_RECORD_CALLS",
+    )
+    call_retention_days = Setting(Duration(unit="d"), "7d", "How long these rows are kept.")
+    max_call_rows = Setting(Count(at_least=1000), "200000", "How many of them are kept; the oldest are deleted.")
 
     max_playground_sessions = Setting(
         Count(at_least=1), "50", "Playground sessions that all operators together may have open in this process."

@@ -15,6 +15,7 @@ from gateway.catalog.definitions import ServerDefinition
 from gateway.exceptions import ClientDisconnected, GatewayError
 from gateway.host.host import Host
 from gateway.http.asgi import Receive, Scope, Send
+from gateway.http.current_request import CurrentRequest, current_request
 from gateway.http.refusals import refuse_error, refuse_message
 from gateway.http.requests import client_address
 
@@ -61,6 +62,7 @@ class McpEndpoint:
             host.doorkeeper.require_reachable(scope)
             captured = scope["url_route"]["kwargs"]
             server_name = captured["server_name"]
+            current_request.set(CurrentRequest(server_name, scope))
             # Authenticate first: strangers learn nothing, not even which servers exist.
             identity = await host.doorkeeper.authenticator.identify(
                 scope["headers"], client_address(scope), server_name, captured.get("session_key")

@@ -29,6 +29,7 @@ from gateway.host.serving_loop import ServingLoop
 from gateway.host.steering import Steering
 from gateway.http.origins import OriginPolicy
 from gateway.instances import instances, lanes
+from gateway.instances.call_log import CallLog
 from gateway.instances.instances import Instances
 from gateway.instances.lanes import Lanes
 from gateway.instances.listings import Listings
@@ -67,7 +68,8 @@ class Host:
         self.lanes = Lanes()
         self.policies = Policies()
         listings = Listings()
-        self.instances = Instances(self.lanes, listings, self.policies)
+        self.call_log = CallLog(keeps_calls=conf.records_calls, is_server=registry.serves)
+        self.instances = Instances(self.lanes, listings, self.policies, self.call_log)
         self.sessions = Sessions()
         self.streams = Streams()
         self.stateless_calls = StatelessCalls()
@@ -78,7 +80,7 @@ class Host:
         )
         self.message_reader = MessageReader(self.message_budget)
         self.doorkeeper = Doorkeeper(self.sessions, self.loop.call_soon)
-        self.recorder = Recorder(registry, self.sessions, self.instances, listings)
+        self.recorder = Recorder(registry, self.sessions, self.instances, listings, self.call_log)
         self.availability = Availability(
             registry, self.policies, self.instances, self.sessions, self.stateless_calls, self.redactor
         )
@@ -141,6 +143,7 @@ class Host:
         while True:
             await asyncio.sleep(UPKEEP_SECONDS)
             try:
+                self.recorder.history.keep_up()
                 self.streams.keep_up(conf.ping_seconds)
                 self.sessions.expire(conf.session_idle_seconds)
                 self.instances.keep_up()

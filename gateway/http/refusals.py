@@ -92,7 +92,7 @@ def count_refusal(
     where it is known.
     """
     status, reason, headers = next(_ANSWERS[cls] for cls in type(error).__mro__ if cls in _ANSWERS)
-    signals.request_refused.send_robust(None, reason=reason)
+    signals.request_refused.send_robust(None, reason=reason, error=error)
     if isinstance(error, InvalidMessage):
         body = error_body(error.code, str(error), request_id if error.request_id is None else error.request_id)
     elif as_message:

@@ -21,6 +21,7 @@ from mcp_types.methods import SPEC_CLIENT_METHODS
 
 from gateway import metrics
 from gateway.instances.call_clock import CallClock, ClockedSession
+from gateway.instances.call_log import Call, CallLog, current_call
 from gateway.instances.handler_threads import ServerThreads
 from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies, Policy
@@ -68,10 +69,13 @@ class ServerCalls:
     Threads: calls are counted in the server's lane only. Any thread may use `policy`, `stuck`, `blocking`, `threads`.
     """
 
-    def __init__(self, server_name: str, listings: Listings, policies: Policies) -> None:
+    def __init__(self, server_name: str, listings: Listings, policies: Policies, log: CallLog | None = None) -> None:
         self.server_name = server_name
         self._listings = listings
         self._policies = policies
+        self.log = log or CallLog(keeps_calls=False)
+        """Where calls are noted when they have ended."""
+        self.traffic = self.log.traffic(server_name)
         self.by_user: Counter[str] = Counter()
         self.running: dict[asyncio.Task[Any], RunningCall] = {}
         self.given_up: set[asyncio.Task[Any]] = set()
@@ -147,9 +151,13 @@ class CallMiddleware:
         calls, policy = self._calls, self._calls.policy
         name = (ctx.params or {}).get("name")
         label, shown = calls.tool_label(name), _shown(name)
+        call = Call.begin(calls.server_name, shown, self._user_id)
         if (refusal := self._refusal(policy)) is not None:
             metrics.tool_calls.labels(calls.server_name, label, "refused").inc()
+            call.reason = f"busy: {refusal}"
+            calls.log.note_refusal(call)
             return error_result(ctx, refusal)
+        current_call.set(call)
         started = time.perf_counter()
         outcome = "cancelled"
         calls.by_user[self._user_id] += 1
@@ -158,18 +166,22 @@ class CallMiddleware:
             outcome = "error" if isinstance(result, dict) and result.get("isError") else "ok"
             return result
         except CallTimedOut as error:
-            outcome = "timeout"
+            outcome, call.reason = "timeout", f"It {error}"
             return error_result(ctx, f"The call of {shown} {error}")
-        except Exception:
-            outcome = "exception"
+        except Exception as error:
+            # Only the type: the text may have what a caller sent.
+            outcome, call.reason = "exception", type(error).__name__
             raise
         finally:
             calls.by_user[self._user_id] -= 1
             if not calls.by_user[self._user_id]:
                 del calls.by_user[self._user_id]
             label = calls.tool_label(name)  # the listing may not have been known yet when the call began
+            seconds = time.perf_counter() - started
             metrics.tool_calls.labels(calls.server_name, label, outcome).inc()
-            metrics.tool_call_seconds.labels(calls.server_name, label).observe(time.perf_counter() - started)
+            metrics.tool_call_seconds.labels(calls.server_name, label).observe(seconds)
+            call.outcome, call.seconds, call.ended_at = outcome, seconds, time.time()
+            calls.log.note(calls.traffic, call, label)
 
     def _refusal(self, policy: Policy) -> str | None:
         limit = policy.max_concurrent_calls

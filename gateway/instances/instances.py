@@ -19,6 +19,7 @@ from gateway.access.redaction import traceback_text
 from gateway.catalog.definitions import ServerDefinition
 from gateway.conf import conf
 from gateway.exceptions import InstanceLimitReached, InstanceUnavailable
+from gateway.instances.call_log import CallLog
 from gateway.instances.caller_context import caller_context
 from gateway.instances.calls import ServerCalls
 from gateway.instances.dependencies import ServerDependencies, request_state_security
@@ -53,7 +54,9 @@ class Instances:
     use: the recorder's thread and those of the metrics port do.
     """
 
-    def __init__(self, lanes: Lanes, listings: Listings, policies: Policies) -> None:
+    def __init__(self, lanes: Lanes, listings: Listings, policies: Policies, call_log: CallLog | None = None) -> None:
+        """`call_log`: where the servers' calls are noted."""
+        self._call_log = call_log or CallLog(keeps_calls=False)
         self._lanes = lanes
         self._listings = listings
         self._policies = policies
@@ -184,7 +187,7 @@ class Instances:
         """What the instances of one server share."""
         found = self._dependencies.get(server_name)
         if found is None:
-            calls = ServerCalls(server_name, self._listings, self._policies)
+            calls = ServerCalls(server_name, self._listings, self._policies, self._call_log)
             found = self._dependencies[server_name] = ServerDependencies(calls, self._request_state)
         return found
 

@@ -26,8 +26,9 @@ from gateway.access.tool_scope import ToolScope
 from gateway.catalog.definitions import ServerDefinition
 from gateway.conf import conf
 from gateway.exceptions import InstanceUnavailable
+from gateway.instances.call_log import refused_call
 from gateway.instances.caller_context import caller_context
-from gateway.instances.calls import CallMiddleware
+from gateway.instances.calls import CallMiddleware, ServerCalls
 from gateway.instances.dependencies import ServerDependencies
 from gateway.instances.generation import Generation, current_generation
 from gateway.instances.lanes import Lane
@@ -206,7 +207,7 @@ class RunningServer:
         own = [added for added in generation.server.middleware if _is_tracing() or not _is_for_tracing(added)]
         hosts: list[ServerMiddleware[Any]] = [
             redact_errors,
-            ToolScope(name),
+            ToolScope(name, partial(_note_refusal, dependencies.calls)),
             partial(self._handle, generation),
             CallMiddleware(dependencies.calls, self._identity.user_id, generation.schemas),
         ]
@@ -262,6 +263,10 @@ class ServerProxy:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._running.generation.server, name)
+
+
+def _note_refusal(calls: ServerCalls, identity: Identity, tool: object, reason: str) -> None:
+    calls.log.note_refusal(refused_call(calls.server_name, tool, identity, reason))
 
 
 def _is_tracing() -> bool:

@@ -1,6 +1,6 @@
 """Admin pages for servers, instances and sessions: operators enable, limit and reload servers, and end sessions.
 
-Not here: audit events and limit hits (`access.admin`), keys (`console`).
+Not here: recent calls (`call_admin`), audit events and limit hits (`access.admin`), keys (`console`).
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from django.utils.html import format_html, format_html_join
 from gateway.access import audit
 from gateway.operator_commands import send_end_sessions
 from gateway.read_only_admin import ReadOnlyAdmin
+from gateway.records import call_admin  # noqa: F401  (imported for its registration)
 from gateway.records.models import InstanceRecord, ServerRecord, SessionRecord
 from gateway.records.reload_requests import request_reload
 

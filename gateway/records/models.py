@@ -34,9 +34,15 @@ class HostProcess(models.Model):
     looked_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="The request that it has carried out last."
     )
+    # What it does, as of `last_seen_at`: for the overview of the other processes.
+    open_sessions = models.PositiveIntegerField(default=0, editable=False)
+    calls_per_second = models.FloatField(default=0.0, editable=False)
+    p95_ms: "models.FloatField[float | None, float | None]" = models.FloatField(null=True, editable=False)
+    memory_bytes = models.PositiveBigIntegerField(default=0, editable=False)
 
     class Meta:
         default_permissions = ("view",)
+        permissions = [("view_overview", "Can see the overview")]
         verbose_name_plural = "host processes"
 
     def __str__(self) -> str:
@@ -184,3 +190,69 @@ class InstanceRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.server_name} · {self.user_id}"
+
+
+class CallRecord(models.Model):
+    """One call of a tool, or a refusal; of refusals that are alike, one row a minute says how many there were.
+
+    Its rows are written in batches, without model objects (`calls`). There are few indexes: each costs a written row as
+    much as the row itself, and a look through a million rows takes a fifth of a second.
+    """
+
+    class Outcome(models.TextChoices):
+        """How it ended."""
+
+        OK = "ok", "OK"
+        ERROR = "error", "Error result"
+        EXCEPTION = "exception", "Exception"
+        TIMEOUT = "timeout", "Timed out"
+        CANCELLED = "cancelled", "Cancelled"
+        REFUSED = "refused", "Refused"
+
+    at = models.DateTimeField("time")
+    server_name = models.CharField("server", max_length=100, blank=True)
+    tool = models.CharField(max_length=100, blank=True)
+    user_id = models.CharField("user", max_length=255, blank=True)
+    key = models.CharField(max_length=32, blank=True, help_text="The public part of the key.")
+    session: "models.UUIDField[uuid.UUID | None, uuid.UUID | None]" = models.UUIDField(null=True, blank=True)
+    client = models.CharField(max_length=120, blank=True, help_text="What the client says of itself.")
+    protocol_version = models.CharField("era", max_length=20, blank=True)
+    transport = models.CharField(max_length=20, blank=True)
+    outcome = models.CharField(max_length=10, choices=Outcome.choices)
+    milliseconds = models.FloatField("duration (ms)", default=0.0)
+    size_bytes = models.PositiveBigIntegerField("size", default=0, help_text="How long the answer was, in bytes.")
+    reason = models.CharField(max_length=200, blank=True)
+    times = models.PositiveIntegerField(default=1, help_text="How many refusals of this kind the row stands for.")
+
+    class Meta:
+        verbose_name = "call"
+        verbose_name_plural = "recent calls"
+        default_permissions = ("view",)
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["outcome", "id"], name="calls_that_failed", condition=~models.Q(outcome="ok")),
+            models.Index(fields=["key", "id"], name="refusals_of_a_key", condition=models.Q(outcome="refused")),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.server_name} · {self.tool or self.reason} · {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class MinuteRecord(models.Model):
+    """What one process did in one minute: the past of the overview's plots."""
+
+    at = models.DateTimeField(db_index=True)
+    process_id = models.UUIDField()
+    calls = models.PositiveIntegerField()
+    errors = models.PositiveIntegerField()
+    sessions = models.PositiveIntegerField()
+    p50_ms: "models.FloatField[float | None, float | None]" = models.FloatField(null=True)
+    p95_ms: "models.FloatField[float | None, float | None]" = models.FloatField(null=True)
+    p99_ms: "models.FloatField[float | None, float | None]" = models.FloatField(null=True)
+    memory_bytes = models.PositiveBigIntegerField()
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M}"

@@ -25,9 +25,12 @@ from gateway import metrics, signals
 from gateway.catalog.registry import Registry
 from gateway.conf import conf
 from gateway.database_thread import DatabaseThread, Outage
+from gateway.instances.call_log import CallLog
 from gateway.instances.instance import Instance
 from gateway.instances.listings import Listing, Listings
 from gateway.printable import Lines
+from gateway.records.calls import CHUNKS_OF_UPKEEP, CallRows
+from gateway.records.history import History, resident_bytes
 from gateway.records.migrations_check import UnappliedMigrations, is_migrated
 from gateway.records.models import (
     FLUSH_SECONDS,
@@ -45,6 +48,7 @@ from gateway.records.upkeep import (
     delete_surplus_rows,
     delete_surplus_rows_of,
     hostname,
+    processes_alive,
 )
 from gateway.storable import storable
 from gateway.transports.sessions import Session, Sessions
@@ -88,8 +92,19 @@ class Recorder:
     """
 
     def __init__(
-        self, registry: Registry, sessions: Sessions, instances: Iterable[Instance], listings: Listings
+        self,
+        registry: Registry,
+        sessions: Sessions,
+        instances: Iterable[Instance],
+        listings: Listings,
+        call_log: CallLog | None = None,
     ) -> None:
+        """`call_log`: the calls to write."""
+        self._call_log = call_log or CallLog(keeps_calls=False)
+        self.history = History(self._call_log, sessions)
+        """What this process did lately."""
+        self.processes: list[HostProcess] = []
+        """The rows of the processes that are alive, as last read, this one included."""
         self._registry = registry
         self._sessions = sessions
         self._instances = instances
@@ -113,6 +128,7 @@ class Recorder:
         self._carried_out_look: datetime | None = None
         # From here on: used in the thread only.
         self._writer = RowWriter()
+        self._call_rows = CallRows(self._call_log)
         self._written_activity: dict[UUID, float] = {}
         self._written_conditions: dict[str, str] | None = None
         self._written_revision = -1
@@ -133,6 +149,7 @@ class Recorder:
         """Start to listen and to write."""
         signals.session_closed.connect(self._on_session_closed)
         signals.listing_learned.connect(self._on_listing_learned)
+        self._call_log.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -140,6 +157,7 @@ class Recorder:
         self._thread.stop()
         signals.session_closed.disconnect(self._on_session_closed)
         signals.listing_learned.disconnect(self._on_listing_learned)
+        self._call_log.stop()
 
     def note_conditions(self, conditions: dict[str, str]) -> None:
         """Show operators what is wrong with which server at the moment: server name -> text."""
@@ -185,6 +203,7 @@ class Recorder:
         if is_heartbeat_due:
             self._write_process()
             close_rows_of_dead_processes(self._process_id)
+            self.processes = processes_alive()
             self._last_heartbeat = now
         with self._lock:
             # Read before the servers: who waits for it is to find their new rows.
@@ -200,10 +219,14 @@ class Recorder:
         self._write_conditions()
         self._write_sessions()
         self._write_instances(is_last)
+        self._call_rows.write(is_last=is_last)
+        self.history.write_minutes(self._process_id)
         self._delete_surplus_rows()
         if now - self._last_upkeep >= UPKEEP_SECONDS:
             delete_old_rows()
             delete_surplus_rows()
+            self.history.delete_old_minutes()
+            self._call_rows.delete_surplus(CHUNKS_OF_UPKEEP)
             self._writer.retry_refused()
             self._last_upkeep = now
         self.last_flush, self.last_error = time.monotonic(), ""
@@ -241,18 +264,24 @@ class Recorder:
             self._unwritten_listings = self._listings.all()
 
     def _write_process(self) -> None:
+        seen: dict[str, Any] = {"last_seen_at": timezone.now(), **self._figures()}
         _, is_new = HostProcess.objects.update_or_create(
             id=self._process_id,
-            defaults={"last_seen_at": timezone.now()},
-            create_defaults={
-                "hostname": hostname(),
-                "pid": os.getpid(),
-                "started_at": self._started_at,
-                "last_seen_at": timezone.now(),
-            },
+            defaults=seen,
+            create_defaults={"hostname": hostname(), "pid": os.getpid(), "started_at": self._started_at, **seen},
         )
         if is_new:
             self._write_everything_again()
+
+    def _figures(self) -> dict[str, Any]:
+        """What this process does, for the overview of the others."""
+        samples = self.history.samples()
+        return {
+            "open_sessions": len(self._sessions),
+            "calls_per_second": samples[-1].calls_per_second if samples else 0.0,
+            "p95_ms": samples[-1].p95_ms if samples else None,
+            "memory_bytes": resident_bytes(),
+        }
 
     def _write_servers(self) -> None:
         now = timezone.now()

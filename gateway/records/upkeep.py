@@ -37,6 +37,12 @@ def close_rows_of_dead_processes(own_process_id: UUID) -> None:
             process.instances.filter(is_alive).update(ended_at=process.last_seen_at)
 
 
+def processes_alive() -> list[HostProcess]:
+    """The processes that wrote lately."""
+    silent_since = timezone.now() - timedelta(seconds=DEAD_AFTER_SECONDS)
+    return list(HostProcess.objects.filter(last_seen_at__gte=silent_since).order_by("started_at"))
+
+
 def delete_old_rows() -> None:
     """Delete the rows of sessions, instances and processes that ended before the retention time."""
     oldest = timezone.now() - timedelta(days=min(conf.session_retention_days, LONGEST_RETENTION_DAYS))

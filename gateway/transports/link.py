@@ -21,6 +21,7 @@ from starlette.requests import Request
 from gateway import metrics
 from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull, StreamClosed
 from gateway.http.asgi import Scope
+from gateway.instances.call_log import note_answer_size
 from gateway.instances.lanes import Lane
 from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, request_key
 from gateway.transports.message_budget import MessageMemory
@@ -230,11 +231,15 @@ class Link:
             return False
         return isinstance(opening, JSONRPCRequest) and opening.method == INITIALIZE
 
-    def note_sent(self, message: JSONRPCMessage) -> None:
-        """Count a message to the client, and settle the request that it answers. Call it before it is sent."""
+    def note_sent(self, message: JSONRPCMessage, size_bytes: int = 0) -> None:
+        """Count a message to the client, and settle the request that it answers. Call it before it is sent.
+
+        `size_bytes`: how long it is, for what is noted of a call that it answers.
+        """
         self.session.note_outgoing()
         self._count_out.inc()
         if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+            note_answer_size(size_bytes)
             key = request_key(message.id)
             self._settle(key)
             if isinstance(message, JSONRPCResponse):

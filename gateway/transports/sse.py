@@ -87,7 +87,7 @@ class SseTransport:
     async def _write(self, item: SessionMessage) -> None:
         message = item.message
         data = message_body(message)
-        self._link.note_sent(message)
+        self._link.note_sent(message, len(data))
         self._stream.write(frame(b"message", data))
         if self._stream.must_wait:
             try:

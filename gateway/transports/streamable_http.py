@@ -424,7 +424,7 @@ class StreamableHttpTransport:
     async def _write(self, item: SessionMessage) -> None:
         message = item.message
         data = message_body(message)
-        self._link.note_sent(message)
+        self._link.note_sent(message, len(data))
         if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
             self._finish(request_key(message.id), data)
             return

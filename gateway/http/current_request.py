@@ -1,0 +1,20 @@
+"""Which MCP request is being answered: what a refusal is recorded with."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.http.asgi import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentRequest:
+    """An MCP request, from its arrival on."""
+
+    server_name: str
+    """As the client wrote it."""
+    scope: Scope
+
+
+current_request: Final[ContextVar[CurrentRequest | None]] = ContextVar("current_request", default=None)
+"""The request that is being answered, on the host's loop."""
