@@ -9,14 +9,15 @@ import asyncio
 import json
 import os
 import sys
-from io import TextIOWrapper
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
-import anyio
 from django.conf import settings
-from mcp.server.stdio import stdio_server
+from mcp.server.runner import serve_loop
 
 from gateway.conf import GatewaySettings, read_settings
+from gateway.upstreams.pipes import MAX_LINE_BYTES, MessageReader, MessageWriter, open_reader, open_writer
 
 IDENTITY_DESCRIPTOR = 3
 
@@ -28,12 +29,15 @@ def main(folder: Path) -> None:
     with os.fdopen(IDENTITY_DESCRIPTOR, encoding="utf-8") as file:
         caller = json.load(file)
     # Only the protocol may be written to standard output. What the folder's code prints goes to standard error.
-    protocol_out = TextIOWrapper(os.fdopen(os.dup(1), "wb"), encoding="utf-8")
+    protocol_in, protocol_out = os.fdopen(os.dup(0), "rb", 0), os.fdopen(os.dup(1), "wb", 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    asyncio.run(_serve(folder, caller["user_id"], caller["api_key"], protocol_out))
+    asyncio.run(_serve(folder, caller["user_id"], caller["api_key"], protocol_in, protocol_out))
 
 
-async def _serve(folder: Path, user_id: str, api_key: str | None, protocol_out: TextIOWrapper) -> None:
+async def _serve(
+    folder: Path, user_id: str, api_key: str | None, protocol_in: BinaryIO, protocol_out: BinaryIO
+) -> None:
     from gateway.catalog.definitions import LoadFailure
     from gateway.catalog.factories import make
     from gateway.catalog.loading import Project
@@ -43,8 +47,19 @@ async def _serve(folder: Path, user_id: str, api_key: str | None, protocol_out: 
         print(outcome.traceback or outcome.reason, file=sys.stderr)
         sys.exit(outcome.reason)
     server, options = await make(outcome.style, user_id, api_key)
-    async with stdio_server(stdout=anyio.wrap_file(protocol_out)) as (reader, writer):
-        await server.run(reader, writer, options)
+    lines, transport = await open_reader(protocol_in, MAX_LINE_BYTES)
+    reader = MessageReader(lines, _complain, partial(_complain, "The host sent a line that is too long."))
+    writer = MessageWriter(await open_writer(protocol_out))
+    try:
+        async with server.lifespan(server) as state:
+            # Not `server.run`: the host always begins with `initialize`, and a loop for both eras costs more.
+            await serve_loop(server, reader, writer, lifespan_state=state, init_options=options)
+    finally:
+        transport.close()
+
+
+def _complain(text: str) -> None:
+    print(f"gumcp: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

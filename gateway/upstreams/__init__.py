@@ -4,7 +4,8 @@ Each becomes a factory of low-level `Server` objects that relay what they get. S
 metrics treat them like any other server.
 
 * `manifest`, `placeholders`: `server.json` and `mcpServers` entries, checked when they are loaded.
-* `launcher`, `child`: one process tree, its limits, and its end. `remote`: one connection to a URL.
+* `launcher`, `child`: one process tree, its limits, and its end. `pipes`: messages on its standard input and output.
+* `remote`: one connection to a URL.
 * `link`: the JSON-RPC conversation with either of them. `supply`: who uses which link, starts, restarts, back-off.
 * `relay`: the `Server` object that passes requests on. `questions`: what the other side asks the client.
 * `isolation`: Python folders in a process of their own.

@@ -14,28 +14,23 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
-
-import anyio
-from mcp.shared.message import SessionMessage
-from mcp_types.jsonrpc import jsonrpc_message_adapter
-from pydantic import ValidationError
+from typing import Any, Final
 
 from gateway.upstreams.manifest import CommandSource, Limits
+from gateway.upstreams.pipes import MAX_LINE_BYTES, MessageReader, MessageWriter, open_reader, open_writer
 from gateway.upstreams.placeholders import Caller
 
 logger = logging.getLogger(__name__)
 
 LAUNCHER: Final = Path(__file__).with_name("launcher.py")
 
-MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-"""The longest message of a child. Real results pass asyncio's default of 64 KiB."""
-
 MAX_STDERR_LINES: Final = 500
 """How many lines of standard error are kept for operators."""
 
 MAX_STDERR_LINE_CHARACTERS: Final = 2000
+
+MAX_STDERR_BYTES: Final = 64 * 1024
+"""A line of standard error that is longer is dropped."""
 
 EXIT_SECONDS: Final = 4.0
 """How long the launcher may take to stop a tree, and then some."""
@@ -89,12 +84,16 @@ class StderrLines:
 class Child:
     """A running process tree. Used in one event loop."""
 
+    reader: MessageReader
+    """What it says."""
+    writer: MessageWriter
+    """Says something to it."""
+
     def __init__(self, process: "subprocess.Popen[bytes]", control: int, stderr: StderrLines) -> None:
         self._process = process
         self._control: int | None = control
         self._stderr = stderr
         self._tasks: list[asyncio.Task[None]] = []
-        self.reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
         self._stdin: asyncio.StreamWriter | None = None
         self._read_transports: list[asyncio.ReadTransport] = []
 
@@ -125,20 +124,21 @@ class Child:
         return child
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(self.reader), self._process.stdout
-        )
+        errors, transport = await open_reader(self._process.stderr, MAX_STDERR_BYTES)
         self._read_transports.append(transport)
-        errors = asyncio.StreamReader(limit=64 * 1024)
-        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(errors), self._process.stderr)
+        self._tasks.append(asyncio.create_task(self._keep_stderr(errors)))
+        lines, transport = await open_reader(self._process.stdout, MAX_LINE_BYTES)
         self._read_transports.append(transport)
-        writing, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, self._process.stdin)
-        self._stdin = asyncio.StreamWriter(writing, protocol, None, loop)
-        self._tasks.append(loop.create_task(self._keep_stderr(errors)))
+        self._stdin = await open_writer(self._process.stdin)
+        self.reader = MessageReader(lines, self._note_noise, self._stop_for_a_long_line)
+        self.writer = MessageWriter(self._stdin)
+
+    def _note_noise(self, text: str) -> None:
+        self._stderr.add(f"on standard output, not a message: {text}")
+
+    def _stop_for_a_long_line(self) -> None:
+        self._stderr.add(f"gumcp: it wrote a line of over {MAX_LINE_BYTES} bytes and is stopped")
+        self.close()
 
     async def _keep_stderr(self, errors: asyncio.StreamReader) -> None:
         while True:
@@ -152,20 +152,6 @@ class Child:
                 await errors.readexactly(error.consumed)
                 continue
             self._stderr.add(line.decode("utf-8", "replace").rstrip("\r\n"))
-
-    async def write(self, data: bytes) -> None:
-        """Write to standard input, and wait while the child does not read.
-
-        Raises:
-            anyio.BrokenResourceError: the child has gone.
-        """
-        if self._stdin is None or self._stdin.is_closing():
-            raise anyio.BrokenResourceError
-        self._stdin.write(data)
-        try:
-            await self._stdin.drain()
-        except OSError:
-            raise anyio.BrokenResourceError from None
 
     def close(self) -> None:
         """Begin to stop the tree: standard input is closed, and the launcher does the rest."""
@@ -253,72 +239,3 @@ def _spawn(task: Mapping[str, Any]) -> tuple["subprocess.Popen[bytes]", int]:
         while data:
             data = data[os.write(write_end, data) :]
     return process, write_end
-
-
-class ChildReader:
-    """The messages of a child, as the SDK's dispatcher reads them. Lines that are not messages go to `on_noise`."""
-
-    def __init__(self, child: Child, on_noise: Callable[[str], object]) -> None:
-        self._child = child
-        self._on_noise = on_noise
-
-    async def receive(self) -> SessionMessage | Exception:
-        """The next message. Raises `anyio.EndOfStream` when the child has closed its output."""
-        while True:
-            try:
-                line = await self._child.reader.readuntil(b"\n")
-            except asyncio.IncompleteReadError:
-                raise anyio.EndOfStream from None
-            except asyncio.LimitOverrunError:
-                self._on_noise(f"gumcp: it wrote a line of over {MAX_LINE_BYTES} bytes and is stopped")
-                self._child.close()
-                raise anyio.EndOfStream from None
-            try:
-                return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
-            except ValidationError:
-                text = line[:MAX_STDERR_LINE_CHARACTERS].decode("utf-8", "replace").rstrip("\r\n")
-                if text.strip():
-                    self._on_noise(f"on standard output, not a message: {text}")
-
-    async def aclose(self) -> None:
-        """Nothing to do: the child is stopped by whoever started it."""
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        return None
-
-
-class ChildWriter:
-    """Writes messages to a child, as the SDK's dispatcher does."""
-
-    def __init__(self, child: Child) -> None:
-        self._child = child
-
-    async def send(self, item: SessionMessage, /) -> None:
-        """Write one message as one line. Raises `anyio.BrokenResourceError` when the child has gone."""
-        text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
-        await self._child.write(text.encode("utf-8", "surrogatepass") + b"\n")
-
-    async def aclose(self) -> None:
-        """Nothing to do: the child is stopped by whoever started it."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        return None

@@ -8,12 +8,12 @@ library and `mcp` only, and works with mcp 1.x and 2.x. Who calls is read from d
 import asyncio
 import importlib.util
 import inspect
-import io
 import json
 import os
 import sys
 
 IDENTITY_DESCRIPTOR = 3
+MAX_LINE_BYTES = 16 * 1024 * 1024
 NAMES = ("server", "mcp", "app", "mcp_server")
 """What a module may call its server."""
 
@@ -62,9 +62,48 @@ async def make(module, user_id, api_key):
     return made, server
 
 
-async def serve(folder, caller, protocol_out):
+class Input:
+    """Standard input as the SDK's `stdio_server` reads it: lines of text. The SDK's own hands each line to a thread."""
+
+    def __init__(self, lines):
+        self.lines = lines
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        line = await self.lines.readline()
+        if not line:
+            raise StopAsyncIteration
+        return line.decode("utf-8", "replace")
+
+
+class Output:
+    """Standard output as the SDK's `stdio_server` writes it."""
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+
+    async def write(self, text):
+        """Write a text."""
+        self.pipe.write(text.encode("utf-8", "surrogatepass"))
+
+    async def flush(self):
+        """Wait while the host does not read."""
+        await self.pipe.drain()
+
+
+async def open_streams(protocol_in, protocol_out):
+    """Connect the pipes with the running loop."""
+    loop = asyncio.get_running_loop()
+    lines = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), protocol_in)
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, protocol_out)
+    return Input(lines), Output(asyncio.StreamWriter(transport, protocol, None, loop))
+
+
+async def serve(folder, caller, protocol_in, protocol_out):
     """Serve the folder until standard input ends."""
-    import anyio
     from mcp.server.stdio import stdio_server
 
     module = load(folder)
@@ -72,17 +111,18 @@ async def serve(folder, caller, protocol_out):
     get_options = getattr(module, "get_initialization_options", None)
     options = get_options(made) if get_options is not None else server.create_initialization_options()
     options = await options if inspect.isawaitable(options) else options
-    async with stdio_server(stdout=anyio.wrap_file(protocol_out)) as (reader, writer):
+    async with stdio_server(*await open_streams(protocol_in, protocol_out)) as (reader, writer):
         await server.run(reader, writer, options)
 
 
 def main():
-    """Read who calls, keep standard output for the protocol, and serve."""
+    """Read who calls, keep standard input and output for the protocol, and serve."""
     with os.fdopen(IDENTITY_DESCRIPTOR, encoding="utf-8") as file:
         caller = json.load(file)
-    protocol_out = io.TextIOWrapper(os.fdopen(os.dup(1), "wb"), encoding="utf-8")
+    protocol_in, protocol_out = os.fdopen(os.dup(0), "rb", 0), os.fdopen(os.dup(1), "wb", 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    asyncio.run(serve(os.path.abspath(sys.argv[1]), caller, protocol_out))
+    asyncio.run(serve(os.path.abspath(sys.argv[1]), caller, protocol_in, protocol_out))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from mcp.shared.exceptions import MCPError
 
 from gateway.conf import conf
 from gateway.exceptions import InstanceUnavailable
-from gateway.upstreams.child import Child, ChildReader, ChildWriter, StderrLines
+from gateway.upstreams.child import Child, StderrLines
 from gateway.upstreams.link import Link, LinkClosed
 from gateway.upstreams.manifest import CommandSource, Manifest
 from gateway.upstreams.placeholders import Caller
@@ -247,7 +247,7 @@ class Holder:
             secret = json.dumps({"user_id": self._caller.user_id, "api_key": self._caller.api_key})
         child = await Child.start(source, self._caller, self._supply.stderr, secret=secret)
         try:
-            yield ChildReader(child, self._supply.stderr.add), ChildWriter(child)
+            yield child.reader, child.writer
         finally:
             self._exit_status = await child.stop()
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import psutil
 
-from tests.benchmarks import off_loop
+from tests.benchmarks import child, off_loop
 from tests.benchmarks.client import Job, as_json
 from tests.benchmarks.eras import ERAS
 from tests.benchmarks.processes import (
@@ -38,7 +38,10 @@ from tests.support.processes import ROOT, ProcessFailed
 
 _PACKAGES: Final = ("mcp", "django", "channels", "daphne", "twisted", "uvicorn", "uvloop", "httptools", "h11")
 
-_WORKLOADS: Final = (STORE.name, off_loop.NAME)
+_COMPARISONS: Final = {off_loop.NAME: off_loop, child.NAME: child}
+"""Workloads that compare two servers of one host, and print a line instead of a table."""
+
+_WORKLOADS: Final = (STORE.name, *_COMPARISONS)
 
 
 @dataclass(frozen=True)
@@ -212,9 +215,9 @@ def main() -> int:
     )
     everything: list[Series] = []
     for workload in arguments.workloads:
-        if workload == off_loop.NAME:
-            print(f"\n{(off_loop.__doc__ or '').splitlines()[0]}", flush=True)
-            everything += off_loop.measure(
+        if comparison := _COMPARISONS.get(workload):
+            print(f"\n{(comparison.__doc__ or '').splitlines()[0]}", flush=True)
+            everything += comparison.measure(
                 hosts,
                 arguments.eras,
                 rounds=plan.rounds,

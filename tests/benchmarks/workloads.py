@@ -34,18 +34,22 @@ STORE: Final = Workload(
 )
 
 
-def _echo(version: int) -> Workload:
+def _echo(name: str) -> Workload:
     return Workload(
-        name=f"echo-version-{version}",
-        server_name=f"echo-version-{version}",
+        name=name,
+        server_name=name,
         tool="echo",
         arguments=lambda session, call: {"text": f"{session}.{call}"},
         answer=lambda arguments: str(arguments["text"]),
     )
 
 
-ON_VERSION_1: Final = _echo(1)
-ON_VERSION_2: Final = _echo(2)
+ON_VERSION_1: Final = _echo("echo-version-1")
+ON_VERSION_2: Final = _echo("echo-version-2")
 """The same tool for either version of the SDK; compared by `off_loop`."""
 
-WORKLOADS: Final = {workload.name: workload for workload in (STORE, ON_VERSION_1, ON_VERSION_2)}
+IN_HOST: Final = _echo("echo-in-host")
+IN_CHILD: Final = _echo("echo-in-child")
+"""The same folder in the host's process and in one of its own; compared by `child`."""
+
+WORKLOADS: Final = {workload.name: workload for workload in (STORE, ON_VERSION_1, ON_VERSION_2, IN_HOST, IN_CHILD)}
