@@ -69,8 +69,9 @@ check: lint types contracts test ## all of the above
 conformance: $(BIN)/.dev ## the MCP conformance tool, both revisions, against a real Daphne (needs npm)
 	$(BIN)/python tests/conformance/run.py
 
-matrix: $(BIN)/.dev ## official clients of every era, each in an environment of its own (needs npm)
+matrix: $(BIN)/.dev ## official clients of every era, and servers from npm and PyPI, each in an environment of its own (needs npm)
 	$(BIN)/python tests/matrix/run.py
+	$(BIN)/python tests/matrix/served.py
 
 wheel: $(BIN)/.dev ## build dist/gumcp-….whl, install it into an empty environment, and serve with it
 	rm -rf build dist

@@ -72,7 +72,7 @@ def prepare(folder: Path, environments: Path) -> Path:
     environments.mkdir(parents=True, exist_ok=True)
     python = str(environment / "bin" / "python")
     requirements = str(folder / REQUIREMENTS)
-    uv = shutil.which("uv")
+    uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv is not None:
         commands = [
             [uv, "venv", "--python", sys.executable, str(environment)],
