@@ -27,6 +27,7 @@ PROJECT: Final = HERE.parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from tests.conformance.run import RunnerError, running_host  # noqa: E402 - found by the line above
+from tests.support.environments import steps_to_make  # noqa: E402
 
 CLIENT_SECONDS: Final = 60.0
 """One client from its start to its exit."""
@@ -40,7 +41,7 @@ class Client:
 
     name: str
     requirements: tuple[str, ...]
-    """What pip installs for it; what npm installs is in `package.json`."""
+    """What uv installs for it; what npm installs is in `package.json`."""
     script: str
     transport: str
     protocol: str
@@ -137,8 +138,8 @@ def python_with(requirements: tuple[str, ...]) -> str:
     python, stamp = folder / "bin" / "python", folder / "installed"
     if not stamp.exists() or stamp.read_text() != f"{sys.version} {requirements}":
         shutil.rmtree(folder, ignore_errors=True)
-        install([sys.executable, "-m", "venv", str(folder)], PROJECT)
-        install([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements], PROJECT)
+        for step in steps_to_make(folder, *requirements):
+            install(step, PROJECT)
         stamp.write_text(f"{sys.version} {requirements}")
     return str(python)
 

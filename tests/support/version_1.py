@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from mcp_types import INTERNAL_ERROR
 from pydantic import TypeAdapter
 
 from tests.compat.conversations import CONVERSATIONS, Conversation, Step
+from tests.support.environments import steps_to_make
 from tests.support.processes import ROOT
 from tests.support.projects import PROJECT
 
@@ -62,16 +62,15 @@ def version_1_python() -> Path:
     """Return a Python that has mcp 1.28; make its environment if there is none yet."""
     folder = Path(os.environ.get("MCP1_ENV") or ROOT / ".venv-mcp1")
     python = folder / "bin" / "python"
-    installed = [python, "-c", "import importlib.metadata as m; print(m.version('mcp'))"]
+    ask = "import importlib.metadata as m; print(*[found.version for found in m.distributions(name='mcp')])"
+    installed = [python, "-c", ask]
     # One process makes the environment; another one that runs tests meanwhile waits for it.
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not python.exists():
-            run(sys.executable, "-m", "venv", folder, timeout=120)
-        found = subprocess.run(installed, capture_output=True, text=True, check=False, timeout=60).stdout
-        if not found.startswith(f"{VERSION_1}."):
-            run(python, "-m", "pip", "install", "--quiet", f"mcp=={VERSION_1}.*", timeout=400)
+        is_there = python.exists() and run(*installed, timeout=60).startswith(f"{VERSION_1}.")
+        for step in () if is_there else steps_to_make(folder, f"mcp=={VERSION_1}.*"):
+            run(*step, timeout=400)
     assert run(*installed, timeout=60).startswith(f"{VERSION_1}.")
     return python
 
