@@ -10,6 +10,7 @@ from gateway.conf import conf
 if TYPE_CHECKING:
     from gateway.catalog.registry import Registry
     from gateway.host.host import Host
+    from gateway.records.processes import Place
 
 
 class GatewayConfig(AppConfig):
@@ -20,6 +21,8 @@ class GatewayConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
     host: "Host | None" = None
     """The running host, in a process that serves."""
+    place: "Place | None" = None
+    """Where this process is in a fleet; None if it is alone. Set before the host is made."""
 
     @classmethod
     def current(cls) -> "GatewayConfig":

@@ -5,12 +5,19 @@ process reads these rows about once a second. Whichever arrives first takes effe
 receiver is `gateway.host.control`.
 """
 
+import asyncio
+import logging
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
+
+logger = logging.getLogger(__name__)
+
+SEND_SECONDS: Final = 1.0
+"""How long an operator waits for the channel layer."""
 
 GROUP: Final = "gumcp.control"
 """The channel-layer group in which every process listens."""
@@ -18,14 +25,24 @@ GROUP: Final = "gumcp.control"
 
 def send_end_sessions(row_ids: Iterable[UUID]) -> None:
     """Tell all processes to end these sessions. Not for an event loop: it blocks."""
-    layer = get_channel_layer()
-    if layer is not None:
-        message = {"type": "sessions.end", "row_ids": [str(row_id) for row_id in row_ids]}
-        async_to_sync(layer.group_send)(GROUP, message)
+    _send({"type": "sessions.end", "row_ids": [str(row_id) for row_id in row_ids]})
 
 
 def send_keys_changed() -> None:
     """Tell all processes to read the rows of keys again. Not for an event loop: it blocks."""
+    _send({"type": "keys.changed"})
+
+
+def _send(message: dict[str, Any]) -> None:
     layer = get_channel_layer()
-    if layer is not None:
-        async_to_sync(layer.group_send)(GROUP, {"type": "keys.changed"})
+    if layer is None:
+        return
+
+    async def send() -> None:
+        async with asyncio.timeout(SEND_SECONDS):
+            await layer.group_send(GROUP, message)
+
+    try:
+        async_to_sync(send)()
+    except Exception as error:  # such as a lost Redis. The row that says the same has been written.
+        logger.warning("A command could not be sent and will arrive by its row: %s", type(error).__name__)

@@ -23,7 +23,7 @@ with ending_with_settings_errors():
     require_keys_or_loopback(listening_addresses())
 # Before the servers are loaded: one may close the descriptors that the log is written to.
 keep_standard_streams()
-host = Host(GatewayConfig.current().registry)
+host = Host(GatewayConfig.current().registry, GatewayConfig.current().place)
 GatewayConfig.current().host = host
 host.prepare()
 application = Application(host, django_application)

@@ -13,6 +13,7 @@ from django.core.management.utils import get_random_secret_key
 
 from gateway.conf import GatewaySettings, SettingsError, read_settings
 from gateway.conf.kinds import split_url
+from gateway.conf.redis import redis_options
 
 _code = Path(__file__).resolve().parent.parent
 # Relative paths and `.env` belong to the checkout. An installed host has none: there they belong to the current folder.
@@ -162,7 +163,12 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+CHANNEL_LAYERS: dict[str, dict[str, object]] = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+if _env.redis_url:
+    CHANNEL_LAYERS["default"] = {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [{"address": _env.redis_url, **redis_options()}], "prefix": "gumcp"},
+    }
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
@@ -194,5 +200,7 @@ LOGGING = {
         # At INFO it prints the URL of each request. For the doctor, that has a key in it.
         "httpx2": {"level": "WARNING"},
         "watchfiles": {"level": "WARNING"},
+        # It prints a traceback each second while Redis is away. `gateway.host.control` says so once.
+        "channels_redis": {"level": "CRITICAL"},
     },
 }

@@ -1,4 +1,4 @@
-"""How often a key or an address may do what: in memory, or in Redis for several processes.
+"""How often a key or an address may do what: in memory, in a file for the processes of one machine, or in Redis.
 
 Lives here: the rules, counting, and who was refused by which rule. Not here: what is answered (`authenticator`,
 `tool_scope`, `login_throttle`), the windows in memory (`rate_windows`).
@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from limits import RateLimitItem, parse
-from limits.storage import storage_from_string
+from limits.storage import Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 
+from gateway.access import shared_counts
 from gateway.access.rate_windows import Allowance, Windows
 from gateway.conf import Rule
+from gateway.conf.redis import redis_options
 from gateway.http.addresses import counted_address, counted_site
 
 logger = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ class RateLimits:
             ValueError: a limit is malformed.
         """
         self._items: dict[Rule, RateLimitItem] = {name: parse(text) for name, text in rules.items() if text}
-        self._shared = FixedWindowRateLimiter(storage_from_string(storage_url)) if storage_url != IN_MEMORY else None
+        self._shared = FixedWindowRateLimiter(_storage(storage_url)) if storage_url != IN_MEMORY else None
         # Redis may answer late: it is not asked on an event loop.
         self._executor = ThreadPoolExecutor(2, "limits") if self._shared is not None else None
         self._shared_again_at = 0.0
@@ -291,6 +293,16 @@ async def _is_done_in_time(draw: Future[Allowance]) -> bool:
     except TimeoutError:
         return draw.done()
     return True
+
+
+def _storage(url: str) -> Storage:
+    scheme = url.partition("://")[0]
+    if scheme == shared_counts.SCHEME:
+        return shared_counts.FileStorage(url)
+    is_redis = scheme in ("redis", "rediss", "redis+unix")
+    storage = storage_from_string(url, **(redis_options(is_async=False) if is_redis else {}))
+    assert isinstance(storage, Storage)
+    return storage
 
 
 def _draw_from(limiter: FixedWindowRateLimiter, item: RateLimitItem, key: _Key) -> Allowance:

@@ -32,6 +32,7 @@ from gateway.conf.kinds import (
     Port,
     PublicUrl,
     Rate,
+    RedisUrl,
     Size,
     StorageUrl,
     Text,
@@ -189,8 +190,12 @@ class GatewaySettings:
     )
     limits_storage_url = Setting(
         StorageUrl(),
-        "memory://",
-        "Where requests are counted. Several processes count together in Redis (with the package redis installed).",
+        Computed(
+            "GUMCP_REDIS_URL; else a file for several workers, and memory:// for one process",
+            lambda settings: settings.redis_url or "memory://",
+        ),
+        "Where requests are counted. The processes of one machine can count together in a file, those of several "
+        "machines in Redis.",
         is_secret=True,
         example="redis://127.0.0.1:6379/0",
     )
@@ -207,6 +212,14 @@ class GatewaySettings:
         name="DATABASE_URL",
         is_secret=True,
         example="postgres://user:password@127.0.0.1:5432/gumcp",
+    )
+    redis_url = Setting(
+        RedisUrl(),
+        "",
+        "A Redis that several processes share: limits are counted in it, and operators' commands travel through it. "
+        "Nothing waits for it: while it is away, each process counts alone, and commands arrive by the database.",
+        is_secret=True,
+        example="redis://127.0.0.1:6379/0",
     )
     secret_key = Setting(
         Text(),

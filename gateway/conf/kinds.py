@@ -43,7 +43,7 @@ _DATABASE_CLIENTS: Final = {
 }
 """URL scheme -> the modules of which one must be importable, and what pip is told to install for it."""
 
-_STORAGE_SCHEMES: Final = ("memory", "redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster")
+_STORAGE_SCHEMES: Final = ("memory", "file", "redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster")
 
 
 class Refused(ValueError):
@@ -387,7 +387,7 @@ class StorageUrl(Kind[str]):
 
     @property
     def allowed(self) -> str:
-        return "memory:// or a Redis address such as redis://127.0.0.1:6379/0"
+        return "memory://, file:///path/of/a/file or a Redis address such as redis://127.0.0.1:6379/0"
 
     def parse(self, text: str) -> str:
         text = text.strip() or "memory://"
@@ -395,6 +395,26 @@ class StorageUrl(Kind[str]):
             raise ValueError
         if text.startswith(("redis://", "rediss://")):
             split_url(text)
+        return text
+
+
+@dataclass(frozen=True)
+class RedisUrl(Kind[str]):
+    """The address of a Redis; empty for none."""
+
+    @property
+    def allowed(self) -> str:
+        return "a Redis address such as redis://127.0.0.1:6379/0"
+
+    def parse(self, text: str) -> str:
+        text = text.strip()
+        if not text:
+            return ""
+        if not text.startswith(("redis://", "rediss://")):
+            raise ValueError
+        split_url(text)
+        if any(importlib.util.find_spec(module) is None for module in ("redis", "channels_redis")):
+            raise Unusable("names a Redis, whose clients are not installed: pip install redis channels-redis")
         return text
 
 

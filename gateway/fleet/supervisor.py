@@ -9,11 +9,9 @@ import contextlib
 import logging
 import os
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -91,11 +89,14 @@ class Supervisor:
         slots: int,
         command: Callable[[int], Sequence[str]],
         *,
+        folder: Path,
         grace_seconds: float,
         environment: dict[str, str] | None = None,
         on_ready: Callable[[], object] = lambda: None,
     ) -> None:
         """`command` returns the command line of a worker, given the descriptor of its end of the socket pair.
+
+        `folder`: for the workers' Unix sockets; only this user may read it.
 
         `on_ready` is called once, when all slots have a worker that serves.
         """
@@ -107,7 +108,7 @@ class Supervisor:
         self._slots = [Slot(number) for number in range(slots)]
         self._workers: dict[int, Worker] = {}
         """Process id -> worker, those that are leaving included."""
-        self._folder = Path(tempfile.mkdtemp(prefix="gumcp-"))
+        self._folder = folder
         self._selector = selectors.DefaultSelector()
         self._was_ready = False
         self._has_been_ready = False
@@ -156,7 +157,6 @@ class Supervisor:
             for worker in list(self._workers.values()):
                 worker.process.kill()
                 worker.process.wait()
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _seconds_to_next(self) -> float:
         return 0.2 if any(slot.worker is None for slot in self._slots) or self._is_stopping else 1.0

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 
+from gateway.database_thread import Outage
 from gateway.operator_commands import GROUP
 from gateway.transports.sessions import Sessions
 
@@ -29,6 +30,11 @@ class ControlListener:
         self._sessions = sessions
         self._on_keys_changed = on_keys_changed
         self._task: asyncio.Task[None] | None = None
+        self._outage = Outage(
+            logger,
+            "Operators' commands arrive by the database only",
+            "Operators' commands arrive by the channel layer again",
+        )
 
     def start(self) -> None:
         """Start listening."""
@@ -53,20 +59,28 @@ class ControlListener:
         layer = get_channel_layer()
         if layer is None:
             return
-        channel = await layer.new_channel()
-        await layer.group_add(GROUP, channel)
+        channel: str | None = None
         try:
             while True:
                 try:
+                    if channel is None:
+                        new_channel = await layer.new_channel()
+                        await layer.group_add(GROUP, new_channel)
+                        channel = new_channel
+                        self._outage.end()
                     self._apply(await layer.receive(channel))
                 except asyncio.CancelledError:
                     raise
-                except Exception:  # such as a lost Redis. What operators want is also in rows, which are read anyway.
-                    logger.exception("The channel layer failed")
+                except Exception as error:  # such as a lost Redis. What operators want is also in rows.
+                    if channel is None:
+                        self._outage.begin(error)
+                    else:
+                        logger.exception("The channel layer failed")
                     await asyncio.sleep(RETRY_SECONDS)
         finally:
             with contextlib.suppress(Exception):
-                await layer.group_discard(GROUP, channel)
+                if channel is not None:
+                    await layer.group_discard(GROUP, channel)
 
     def _apply(self, message: dict[str, Any]) -> None:
         if message.get("type") == "sessions.end":

@@ -34,6 +34,7 @@ from gateway.instances.instances import Instances
 from gateway.instances.lanes import Lanes
 from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies
+from gateway.records.processes import Place
 from gateway.records.recorder import Recorder
 from gateway.transports.message_budget import MessageBudget
 from gateway.transports.message_reader import MessageReader
@@ -60,7 +61,8 @@ class Host:
     that serves requests. The recorder, the key watch and the metrics port have threads of their own.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, place: Place | None = None) -> None:
+        """`place`: where this process is in a fleet; None if it is alone."""
         self.registry = registry
         self.redactor = PathRedactor(registry.names)
         self.origin_policy = OriginPolicy(settings.ALLOWED_HOSTS, conf.allowed_origins, conf.allowed_headers)
@@ -80,7 +82,7 @@ class Host:
         )
         self.message_reader = MessageReader(self.message_budget)
         self.doorkeeper = Doorkeeper(self.sessions, self.loop.call_soon)
-        self.recorder = Recorder(registry, self.sessions, self.instances, listings, self.call_log)
+        self.recorder = Recorder(registry, self.sessions, self.instances, listings, self.call_log, place)
         self.availability = Availability(
             registry, self.policies, self.instances, self.sessions, self.stateless_calls, self.redactor
         )

@@ -29,10 +29,14 @@ def serving_hooks(host: Host) -> ServingHooks:
             # The one fault that the endpoints would have refused too, had the request reached them.
             metrics.refused_requests.labels(event).inc()
 
+    def drain() -> None:
+        host.drain.begin()
+        host.recorder.note_drain()
+
     return ServingHooks(
         redact=host.redactor.path,
         on_event=count,
         on_start=host.ensure_started,
-        on_drain=host.drain.begin,
+        on_drain=drain,
         on_stop=host.stop,
     )

@@ -1,4 +1,6 @@
-"""Admin pages for servers, instances and sessions: operators enable, limit and reload servers, and end sessions.
+"""Admin pages for processes, servers, instances and sessions.
+
+Operators enable, limit and reload servers, and end sessions.
 
 Not here: recent calls (`call_admin`), audit events and limit hits (`access.admin`), keys (`console`).
 """
@@ -7,7 +9,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
@@ -17,7 +19,8 @@ from gateway.access import audit
 from gateway.operator_commands import send_end_sessions
 from gateway.read_only_admin import ReadOnlyAdmin
 from gateway.records import call_admin  # noqa: F401  (imported for its registration)
-from gateway.records.models import InstanceRecord, ServerRecord, SessionRecord
+from gateway.records.models import HostProcess, InstanceRecord, ServerRecord, SessionRecord
+from gateway.records.processes import running_hosts
 from gateway.records.reload_requests import request_reload
 
 
@@ -152,6 +155,62 @@ class ServerAdmin(ReadOnlyAdmin):
         text = "New folders are being loaded. They are listed here when that is done, with the reason if one fails."
         self.message_user(request, text, messages.SUCCESS)
         return HttpResponseRedirect(reverse("admin:records_serverrecord_changelist"))
+
+
+@admin.register(HostProcess)
+class HostProcessAdmin(ReadOnlyAdmin):
+    """The processes that serve, and those that have served."""
+
+    list_display = [
+        "__str__",
+        "state",
+        "node",
+        "slot",
+        "version",
+        "load_percent",
+        "memory",
+        "started_at",
+        "last_seen_at",
+    ]
+    list_filter = ["hostname", "node"]
+    readonly_fields = ["state", "load_percent", "memory"]
+    fields = [
+        "hostname",
+        "pid",
+        "node",
+        "slot",
+        "peer_address",
+        "version",
+        "state",
+        "load_percent",
+        "memory",
+        "started_at",
+        "last_seen_at",
+        "conditions",
+    ]
+
+    def get_queryset(self, request: HttpRequest) -> "QuerySet[Any]":
+        """Add to each row whether the process has been heard of lately, by the database's clock."""
+        is_running = Exists(running_hosts().filter(id=OuterRef("id")))
+        rows: QuerySet[Any] = super().get_queryset(request).annotate(is_running=is_running)
+        return rows
+
+    @admin.display(description="State")
+    def state(self, process: Any) -> str:
+        """Whether it serves."""
+        if not process.is_running:
+            return "ended"
+        return "draining" if process.is_draining else "serving"
+
+    @admin.display(description="Load", ordering="load")
+    def load_percent(self, process: HostProcess) -> str:
+        """Processor time, of one core."""
+        return f"{process.load:.0%}"
+
+    @admin.display(description="Memory", ordering="memory_bytes")
+    def memory(self, process: HostProcess) -> str:
+        """The memory that it occupies."""
+        return f"{process.memory_bytes / 2**20:.0f} MiB" if process.memory_bytes else "-"
 
 
 @admin.register(InstanceRecord)

@@ -28,6 +28,17 @@ class HostProcess(models.Model):
     pid = models.PositiveIntegerField()
     started_at = models.DateTimeField()
     last_seen_at = models.DateTimeField(db_index=True)
+    version = models.CharField(max_length=50, blank=True)
+    node = models.CharField(
+        max_length=255, blank=True, help_text="Its machine in the ring; empty if there is only one."
+    )
+    slot: "models.PositiveIntegerField[int | None, int | None]" = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Its number among the workers of its supervisor."
+    )
+    peer_address = models.CharField(max_length=255, blank=True, help_text="Where other nodes reach its node.")
+    is_draining = models.BooleanField(default=False, help_text="It was told to stop, and finishes what it has begun.")
+    load = models.FloatField(default=0.0, help_text="Processor time in the last seconds; 1 is one core.")
+    conditions = models.JSONField(default=dict, blank=True, help_text="What is wrong with which server in it now.")
     look_requested_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="When somebody asked it to look for new server folders."
     )
@@ -44,6 +55,7 @@ class HostProcess(models.Model):
         default_permissions = ("view",)
         permissions = [("view_overview", "Can see the overview")]
         verbose_name_plural = "host processes"
+        ordering = ["-last_seen_at"]
 
     def __str__(self) -> str:
         return f"{self.hostname}:{self.pid}"
@@ -62,6 +74,7 @@ class ServerRecord(models.Model):
 
     name = models.CharField(max_length=255)
     folder = models.CharField(max_length=1024)
+    hostname = models.CharField(max_length=255, blank=True, help_text="The machine that found it last.")
     status = models.CharField(max_length=10, choices=Status.choices)
     reason = models.TextField(blank=True, help_text="Why the server cannot be served.")
     traceback = models.TextField(blank=True)

@@ -19,9 +19,10 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from django.db import DatabaseError, connection
+from django.db.models.functions import Now
 from django.utils import timezone
 
-from gateway import metrics, signals
+from gateway import __version__, metrics, signals
 from gateway.catalog.registry import Registry
 from gateway.conf import conf
 from gateway.database_thread import DatabaseThread, Outage
@@ -34,13 +35,18 @@ from gateway.records.history import History, resident_bytes
 from gateway.records.migrations_check import UnappliedMigrations, is_migrated
 from gateway.records.models import (
     FLUSH_SECONDS,
-    HEARTBEAT_SECONDS,
     HostProcess,
     InstanceRecord,
     ServerRecord,
     SessionRecord,
 )
 from gateway.records.operator_requests import OperatorRequests
+from gateway.records.processes import (
+    LoadMeter,
+    Place,
+    conditions_of_servers,
+    running_hosts,
+)
 from gateway.records.row_writer import BATCH_SIZE, RowWriter
 from gateway.records.upkeep import (
     close_rows_of_dead_processes,
@@ -98,6 +104,7 @@ class Recorder:
         instances: Iterable[Instance],
         listings: Listings,
         call_log: CallLog | None = None,
+        place: Place | None = None,
     ) -> None:
         """`call_log`: the calls to write."""
         self._call_log = call_log or CallLog(keeps_calls=False)
@@ -109,6 +116,7 @@ class Recorder:
         self._sessions = sessions
         self._instances = instances
         self._listings = listings
+        self._place = place or Place()
         self._process_id = uuid4()
         self._started_at = timezone.now()
         self.operator_requests = OperatorRequests(registry, since=self._started_at)
@@ -125,12 +133,16 @@ class Recorder:
         self._closed: dict[UUID, tuple[Session, datetime]] = {}
         self._unwritten_listings: dict[str, Listing] = {}
         self._conditions: dict[str, str] = {}
+        self._is_draining = False
         self._carried_out_look: datetime | None = None
         # From here on: used in the thread only.
         self._writer = RowWriter()
         self._call_rows = CallRows(self._call_log)
         self._written_activity: dict[UUID, float] = {}
+        self._load = LoadMeter()
         self._written_conditions: dict[str, str] | None = None
+        self._shown_conditions: dict[str, str] | None = None
+        self._written_draining = False
         self._written_revision = -1
         self._written_look: datetime | None = None
         self._written_instances: dict[UUID, _WrittenInstance] = {}
@@ -169,6 +181,12 @@ class Recorder:
         with self._lock:
             self._carried_out_look = request
 
+    def note_drain(self) -> None:
+        """Tell other processes, in this one's row, that it was told to stop. It is written soon."""
+        with self._lock:
+            self._is_draining = True
+        self._thread.wake()
+
     def _on_session_closed(self, session: Session, **_: Any) -> None:
         if not session.is_established:
             return
@@ -191,7 +209,11 @@ class Recorder:
 
     def _flush(self, is_last: bool) -> None:
         now = time.monotonic()
-        is_heartbeat_due = now - self._last_heartbeat >= HEARTBEAT_SECONDS or is_last
+        is_heartbeat_due = (
+            now - self._last_heartbeat >= self._place.heartbeat_seconds
+            or self._is_draining != self._written_draining
+            or is_last
+        )
         if is_heartbeat_due:
             # A database file that was deleted or replaced accepts writes without an error as long as it stays open.
             connection.close()
@@ -216,7 +238,7 @@ class Recorder:
             HostProcess.objects.filter(id=self._process_id).update(looked_at=look)
             self._written_look = look
         self._write_listings()
-        self._write_conditions()
+        self._write_conditions(shows_others=is_heartbeat_due)
         self._write_sessions()
         self._write_instances(is_last)
         self._call_rows.write(is_last=is_last)
@@ -258,18 +280,35 @@ class Recorder:
         # Which instances have a row stays known, so that those which end meanwhile are marked as ended.
         for written in self._written_instances.values():
             written.requests = None
-        self._written_conditions = None
+        self._written_conditions = self._shown_conditions = None
         self._written_revision = -1
         with self._lock:
             self._unwritten_listings = self._listings.all()
 
     def _write_process(self) -> None:
-        seen: dict[str, Any] = {"last_seen_at": timezone.now(), **self._figures()}
+        with self._lock:
+            is_draining = self._is_draining
+        present: dict[str, Any] = {
+            "last_seen_at": Now(),
+            "is_draining": is_draining,
+            "load": self._load.take(),
+            **self._figures(),
+        }
         _, is_new = HostProcess.objects.update_or_create(
             id=self._process_id,
-            defaults=seen,
-            create_defaults={"hostname": hostname(), "pid": os.getpid(), "started_at": self._started_at, **seen},
+            defaults=present,
+            create_defaults={
+                **present,
+                "hostname": hostname(),
+                "pid": os.getpid(),
+                "started_at": self._started_at,
+                "version": __version__,
+                "node": self._place.node,
+                "slot": self._place.slot,
+                "peer_address": self._place.peer_address,
+            },
         )
+        self._written_draining = is_draining
         if is_new:
             self._write_everything_again()
 
@@ -315,22 +354,37 @@ class Recorder:
                     loaded_at=now,
                 ),
             )
+        here = hostname()
+        for row in rows.values():
+            row.hostname = here
         self._writer.upsert(
-            list(rows.values()), "folder", ["name", "status", "reason", "traceback", "load_seconds", "loaded_at"]
+            list(rows.values()),
+            "folder",
+            ["name", "hostname", "status", "reason", "traceback", "load_seconds", "loaded_at"],
         )
+        # Another machine that is running may have folders that this one does not have.
+        elsewhere = running_hosts().exclude(hostname=here).values_list("hostname", flat=True)
         gone = ServerRecord.objects.exclude(folder__in=[row.folder for row in rows.values()])
-        gone.update(status=ServerRecord.Status.REMOVED, condition="")
+        gone.exclude(hostname__in=list(elsewhere)).update(status=ServerRecord.Status.REMOVED, condition="")
 
-    def _write_conditions(self) -> None:
+    def _write_conditions(self, *, shows_others: bool) -> None:
+        """Write what this process knows into its row, and what all processes know into the servers' rows."""
         with self._lock:
             conditions = self._conditions
-        if conditions == self._written_conditions:
+        if conditions != self._written_conditions:
+            storable_ones = {name: storable(text, 500) for name, text in conditions.items()}
+            HostProcess.objects.filter(id=self._process_id).update(conditions=storable_ones)
+        elif not shows_others:
             return
-        ServerRecord.objects.exclude(condition="").exclude(name__in=conditions).update(condition="")
-        for server_name, condition in conditions.items():
-            with self._writer.skipping_refused(f"the condition of server {server_name}"):
-                ServerRecord.objects.filter(name=server_name).update(condition=storable(condition, 500))
         self._written_conditions = conditions
+        shown = conditions_of_servers()
+        if shown == self._shown_conditions:
+            return
+        ServerRecord.objects.exclude(condition="").exclude(name__in=shown).update(condition="")
+        for server_name, condition in shown.items():
+            with self._writer.skipping_refused(f"the condition of server {server_name}"):
+                ServerRecord.objects.filter(name=server_name).update(condition=condition)
+        self._shown_conditions = shown
 
     def _write_listings(self) -> None:
         with self._lock:

@@ -5,13 +5,14 @@ rows (`operator_requests`) and notes in its own row which request it has carried
 """
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from gateway.records.models import DEAD_AFTER_SECONDS, HostProcess, ServerRecord
+from gateway.records.models import HostProcess, ServerRecord
+from gateway.records.processes import running_hosts
 
 
 def request_reload(servers: "QuerySet[ServerRecord] | None" = None) -> datetime:
@@ -25,11 +26,6 @@ def request_reload(servers: "QuerySet[ServerRecord] | None" = None) -> datetime:
     # Last: a host that sees this one sees the others too.
     running_hosts().update(look_requested_at=now)
     return now
-
-
-def running_hosts() -> "QuerySet[HostProcess]":
-    """The rows of the hosts that have been heard of lately."""
-    return HostProcess.objects.filter(last_seen_at__gte=timezone.now() - timedelta(seconds=DEAD_AFTER_SECONDS))
 
 
 def hosts_that_have_not(request: datetime, hosts: Collection[UUID]) -> "QuerySet[HostProcess]":

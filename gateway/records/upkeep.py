@@ -11,7 +11,8 @@ from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from gateway.conf import conf
-from gateway.records.models import DEAD_AFTER_SECONDS, HostProcess, InstanceRecord, SessionRecord
+from gateway.records.models import HostProcess, InstanceRecord, SessionRecord
+from gateway.records.processes import running_hosts
 from gateway.records.row_writer import BATCH_SIZE
 from gateway.storable import storable
 
@@ -22,15 +23,19 @@ LONGEST_RETENTION_DAYS: Final = 36_500.0
 def close_rows_of_dead_processes(own_process_id: UUID) -> None:
     """Mark the sessions of dead processes as lost, and their instances as ended."""
     is_open, is_alive = Q(state=SessionRecord.State.OPEN), Q(ended_at=None)
-    silent_since = timezone.now() - timedelta(seconds=DEAD_AFTER_SECONDS)
-    others = HostProcess.objects.exclude(id=own_process_id).filter(
-        Exists(SessionRecord.objects.filter(is_open, process=OuterRef("pk")))
-        | Exists(InstanceRecord.objects.filter(is_alive, process=OuterRef("pk")))
+    others = list(
+        HostProcess.objects.exclude(id=own_process_id).filter(
+            Exists(SessionRecord.objects.filter(is_open, process=OuterRef("pk")))
+            | Exists(InstanceRecord.objects.filter(is_alive, process=OuterRef("pk")))
+        )
     )
+    if not others:
+        return
+    running = set(running_hosts().values_list("id", flat=True))
     for process in others:
         # On this machine there is no need to wait for the silence.
         is_here = process.hostname == hostname()
-        if process.last_seen_at < silent_since or (is_here and not _is_running(process.pid)):
+        if process.id not in running or (is_here and not _is_running(process.pid)):
             process.sessions.filter(is_open).update(
                 state=SessionRecord.State.LOST, closed_at=process.last_seen_at, end_reason="its process died"
             )
@@ -39,8 +44,7 @@ def close_rows_of_dead_processes(own_process_id: UUID) -> None:
 
 def processes_alive() -> list[HostProcess]:
     """The processes that wrote lately."""
-    silent_since = timezone.now() - timedelta(seconds=DEAD_AFTER_SECONDS)
-    return list(HostProcess.objects.filter(last_seen_at__gte=silent_since).order_by("started_at"))
+    return list(running_hosts().order_by("started_at"))
 
 
 def delete_old_rows() -> None:

@@ -13,7 +13,8 @@ from django.db.models import Q
 from gateway.conf import conf
 from gateway.management.tables import needing_tables
 from gateway.records.models import ServerRecord
-from gateway.records.reload_requests import hosts_that_have_not, request_reload, running_hosts
+from gateway.records.processes import running_hosts
+from gateway.records.reload_requests import hosts_that_have_not, request_reload
 
 _LOOK_SECONDS: Final = 0.2
 """How often the command looks whether the hosts have finished."""

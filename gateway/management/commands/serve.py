@@ -4,11 +4,13 @@ import itertools
 import os
 import socket
 import sys
+import tempfile
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.contrib.auth import get_user_model
@@ -28,6 +30,7 @@ from gateway.http.listening import require_keys_or_loopback
 from gateway.management.error_display import AuthorHandler
 from gateway.management.next_steps import next_steps
 from gateway.management.ports import require_free_port
+from gateway.records.processes import Place
 
 if TYPE_CHECKING:
     from gateway.host.host import Host
@@ -123,6 +126,7 @@ class Command(BaseCommand):
 
     def _supervise(self, host: str, port: int, workers: int, *, watches_files: bool) -> int:
         """Run workers until this process is told to stop. Returns the exit status."""
+        from gateway.access.limits import IN_MEMORY
         from gateway.fleet.supervisor import Supervisor
 
         def command(descriptor: int) -> list[str]:
@@ -130,14 +134,22 @@ class Command(BaseCommand):
             return [*words, "--reload"] if watches_files else words
 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family, backlog=2048) as listener:
+        # One port serves the metrics of all workers: the supervisor's.
+        environment = {**os.environ, "GUMCP_METRICS_PORT": "0"}
+        with (
+            tempfile.TemporaryDirectory(prefix="gumcp-", ignore_cleanup_errors=True) as folder,
+            socket.create_server((host, port), family=family, backlog=2048) as listener,
+        ):
+            if conf.limits_storage_url == IN_MEMORY:
+                # A key has its limit once, not once for each worker.
+                environment["GUMCP_LIMITS_STORAGE_URL"] = f"file://{folder}/limits.sqlite3"
             supervisor = Supervisor(
                 listener,
                 workers,
                 command,
+                folder=Path(folder),
                 grace_seconds=conf.shutdown_grace_seconds,
-                # One port serves the metrics of all workers: the supervisor's.
-                environment={**os.environ, "GUMCP_METRICS_PORT": "0"},
+                environment=environment,
                 on_ready=lambda: self.stdout.write(next_steps(host, port, None, workers)),
             )
             with self._serving_metrics(supervisor.metrics):
@@ -164,6 +176,7 @@ class Command(BaseCommand):
         link = WorkerLink(descriptor)
         assignment = link.assignment
         ownership = Ownership(assignment)
+        GatewayConfig.current().place = Place(assignment.slot)
 
         from daphne.access import AccessLogGenerator
 
@@ -187,7 +200,7 @@ class Command(BaseCommand):
 
         def drain() -> None:
             ownership.has_left = True
-            asgi.host.drain.begin()
+            hooks.on_drain()
 
         from twisted.internet import reactor
         from twisted.internet.endpoints import AdoptedStreamServerEndpoint

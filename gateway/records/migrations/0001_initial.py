@@ -20,6 +20,39 @@ class Migration(migrations.Migration):
                 ("pid", models.PositiveIntegerField()),
                 ("started_at", models.DateTimeField()),
                 ("last_seen_at", models.DateTimeField(db_index=True)),
+                ("version", models.CharField(blank=True, max_length=50)),
+                (
+                    "node",
+                    models.CharField(
+                        blank=True, help_text="Its machine in the ring; empty if there is only one.", max_length=255
+                    ),
+                ),
+                (
+                    "slot",
+                    models.PositiveIntegerField(
+                        blank=True, help_text="Its number among the workers of its supervisor.", null=True
+                    ),
+                ),
+                (
+                    "peer_address",
+                    models.CharField(blank=True, help_text="Where other nodes reach its node.", max_length=255),
+                ),
+                (
+                    "is_draining",
+                    models.BooleanField(
+                        default=False, help_text="It was told to stop, and finishes what it has begun."
+                    ),
+                ),
+                (
+                    "load",
+                    models.FloatField(default=0.0, help_text="Processor time in the last seconds; 1 is one core."),
+                ),
+                (
+                    "conditions",
+                    models.JSONField(
+                        blank=True, default=dict, help_text="What is wrong with which server in it now."
+                    ),
+                ),
                 (
                     "look_requested_at",
                     models.DateTimeField(
@@ -42,6 +75,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "verbose_name_plural": "host processes",
+                "ordering": ["-last_seen_at"],
                 "permissions": [("view_overview", "Can see the overview")],
                 "default_permissions": ("view",),
             },
@@ -153,6 +187,10 @@ class Migration(migrations.Migration):
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("name", models.CharField(max_length=255)),
                 ("folder", models.CharField(max_length=1024)),
+                (
+                    "hostname",
+                    models.CharField(blank=True, help_text="The machine that found it last.", max_length=255),
+                ),
                 (
                     "status",
                     models.CharField(
