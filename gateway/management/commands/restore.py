@@ -13,7 +13,7 @@ from django.utils import timezone
 from gateway.conf import conf
 from gateway.management.backups import DATABASE, SECRET_KEY, Backup, BackupError, unpack
 from gateway.management.embedded import require_embedded_database
-from gateway.records.reload_requests import running_hosts
+from gateway.records.processes import running_hosts
 
 
 class Command(BaseCommand):
