@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 
 def recorder(*folders: str, place: Place | None = None) -> Recorder:
     found = [NearMiss(Path(folder).name, Path(folder), "hint") for folder in folders]
-    return Recorder(Registry(Discovery([], [], found)), Sessions(), [], Listings(), place)
+    return Recorder(Registry(Discovery([], [], found)), Sessions(), [], Listings(), place=place)
 
 
 def process(hostname: str, **facts: object) -> HostProcess:
