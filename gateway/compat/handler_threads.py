@@ -13,6 +13,8 @@ So:
   runs one call at a time. A call is taken out of the inbox once, so it never runs twice. Calls that had already begun
   on the home loop wait for it, as they do on mcp 1.x. With `when_blocked="wait"` nothing is spilled.
 * What a spilled call may use of the home loop, and what it cannot, is the subject of `loop_threads`.
+* Of all these threads only a few compute at once (`max_computing`): they share the GIL with the whole process. Calls
+  beyond that wait for their turn. Threads that wait for the network or the like do not count.
 * A thread that blocks for ever cannot be ended. Its call counts as stuck from when its caller gave up until it returns.
   When as many are stuck as may be (`limit`), the next call is refused at once.
 * If a call was given up and still blocks the home loop long afterwards, the home loop is replaced. Lifespans that were
@@ -35,6 +37,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, Protocol, TypeVar, cast
 
 from gateway.compat.blocking_jobs import BlockingJobs
+from gateway.compat.cpu_watch import CpuUse, CpuWatch
 from gateway.compat.errors import HandlerExitError, HandlerThreadsClosedError, NoFreeThreadError
 from gateway.compat.loop_threads import HandlerLoop, LoopThread, SpillLoop
 
@@ -51,6 +54,9 @@ LOOK_SECONDS: Final = 0.008
 
 LOOKS: Final = 4
 """How often the home loop must be found where it was at the look before. Short handlers are never found twice."""
+
+DEFAULT_MAX_COMPUTING: Final = 2
+"""Threads of one server that may compute at once, the home loop's included."""
 
 GRACE_SECONDS: Final = 1.0
 """How long a call that was given up may take to clean up, where it does not block, before it counts as stuck."""
@@ -87,6 +93,7 @@ class HandlerThreads:
         *,
         limit: int = DEFAULT_LIMIT,
         when_blocked: WhenBlocked = "spill",
+        max_computing: int = DEFAULT_MAX_COMPUTING,
         idle_seconds: float = IDLE_SECONDS,
         wait_seconds: float = WAIT_SECONDS,
         lost_seconds: float = LOST_SECONDS,
@@ -94,6 +101,7 @@ class HandlerThreads:
         self.name = name
         self._limit = limit
         self._when_blocked: WhenBlocked = when_blocked
+        self.max_computing = max_computing
         self.idle_seconds = idle_seconds
         self.wait_seconds = wait_seconds
         self.lost_seconds = lost_seconds
@@ -115,6 +123,7 @@ class HandlerThreads:
         self._seen: asyncio.Task[Any] | None = None
         self._suspicion = 0
         self._blocker: asyncio.Task[Any] | None = None
+        self._cpu_watch = CpuWatch(LOOK_SECONDS)
 
     @property
     def limit(self) -> int:
@@ -266,6 +275,7 @@ class HandlerThreads:
             thread.running += 1
         else:
             thread.call = call
+            thread.cpu.restart()
             self.spilled += 1
         return call
 
@@ -399,7 +409,10 @@ class HandlerThreads:
             # Not forgotten at once: several short blocks in a row delay calls like one long block.
             self._suspicion = max(0, self._suspicion - 1)
             self._seen = home.running_task
-        if self._suspicion >= 2 * LOOKS and self._when_blocked == "spill":
+        self._cpu_watch.look((thread.loop.thread_id, thread.cpu) for thread in self._busy_threads())
+        if self._is_blocked and home.is_running(self._blocker):
+            self._spill()
+        elif self._suspicion >= 2 * LOOKS and self._when_blocked == "spill":
             self._blocker = self._seen
             arrived_before = time.monotonic() - LOOKS * LOOK_SECONDS
             with self._lock:
@@ -428,7 +441,7 @@ class HandlerThreads:
             thread.loop.call_soon_threadsafe(self._begin, thread, call)
 
     def _find_spill_thread(self) -> _SpillThread | None:
-        if self._count_taken() >= self._limit:
+        if self._count_taken() >= self._limit or self._count_computing() >= self.max_computing:
             return None
         for thread in reversed(self._spill_threads):
             if thread.call is None:
@@ -439,9 +452,9 @@ class HandlerThreads:
         return thread
 
     def _refuse(self) -> None:
-        """Refuse calls that have waited for too long, or that have no prospect of a thread."""
+        """Refuse calls that have waited too long for a thread, or that have no prospect of one."""
         is_hopeless = self.stuck >= self._limit
-        if not is_hopeless and not self._may_spill:
+        if not is_hopeless and not (self._may_spill and self._count_taken() >= self._limit):
             return
         arrived_before = time.monotonic() - (0.0 if is_hopeless else self.wait_seconds)
         refused: list[_Call] = []
@@ -459,6 +472,13 @@ class HandlerThreads:
     def _count_taken(self) -> int:
         """Threads that calls cannot have. Asked while the home loop is blocked."""
         return sum(thread.call is not None for thread in self._spill_threads) + len(self._homes())
+
+    def _busy_threads(self) -> list[_Home | _SpillThread]:
+        threads: list[_Home | _SpillThread] = [*self._homes(), *self._spill_threads]
+        return [thread for thread in threads if thread.is_busy]
+
+    def _count_computing(self) -> int:
+        return sum(thread.cpu.is_computing for thread in self._busy_threads())
 
     def _no_free_thread(self) -> NoFreeThreadError:
         with self._lock:
@@ -535,9 +555,14 @@ class _Home(LoopThread):
         """Whether `_take_next` will run in the loop."""
         self.running = 0
         self.users: set[LoopUser] = set()
+        self.cpu = CpuUse()
         self.asked_at: float | None = None
         """When the loop was asked to answer; None once it has."""
         super().__init__(name, loop)
+
+    @property
+    def is_busy(self) -> bool:
+        return not self.is_waiting_for_events
 
     def is_running(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether the loop runs `task`, or with None a callback that belongs to no task."""
@@ -555,8 +580,13 @@ class _SpillThread(LoopThread):
         loop = SpillLoop()
         loop.set_default_executor(jobs)
         self.call: _Call | None = None
+        self.cpu = CpuUse()
         self.idle_since = time.monotonic()
         super().__init__(name, loop)
+
+    @property
+    def is_busy(self) -> bool:
+        return self.call is not None
 
 
 def _describe(exc: BaseException) -> str:

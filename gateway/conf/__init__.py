@@ -329,6 +329,12 @@ class GatewaySettings:
     max_threads = Setting(
         Count(at_least=1), "32", "Threads for the handlers of one version 1 server: so many calls of it may be stuck."
     )
+    max_computing_threads = Setting(
+        Count(at_least=1),
+        "2",
+        "How many of these threads may compute at once. Further calls wait, because threads that compute slow down all "
+        "servers. Threads that wait for the network do not count. The same for all servers.",
+    )
     when_blocked = Setting(
         Choice[Literal["spill", "wait"]](("spill", "wait")),
         "spill",

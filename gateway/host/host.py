@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import sys
 import time
 from typing import Final
 
@@ -49,6 +50,14 @@ MARGIN_SECONDS: Final = 0.25
 
 FIRST_LOOK_SECONDS: Final = 1.0
 """How long the start waits for the database to say which servers are switched off."""
+
+SWITCH_SECONDS: Final = 0.001
+"""How long a thread that computes keeps Python's lock (GIL) while others want it.
+
+A request passes from thread to thread several times and may have to wait that long each time, so Python's own 5 ms are
+felt: with two threads that compute, p99 of calls to another server was 346 ms with it, and 69 ms with this. Throughput
+without such threads is the same.
+"""
 
 UPKEEP_SECONDS: Final = 1.0
 """How often the host looks at silent streams, idle instances and lanes."""
@@ -101,6 +110,7 @@ class Host:
         self._collector = metrics.HostCollector(self.lanes, self.instances, self.sessions)
         self._metrics_port = MetricsPort()
         self._upkeep: asyncio.Task[None] | None = None
+        self._usual_switch_seconds = SWITCH_SECONDS
         self._is_prepared = False
         self.watches_files = False
         """Whether servers are reloaded when their files change. Set before the start."""
@@ -125,6 +135,8 @@ class Host:
         # under load (p99 of calls on Daphne from 108 to 28 ms).
         gc.collect()
         gc.freeze()
+        self._usual_switch_seconds = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
         # A server that is switched off must not be served in the meantime.
         self._steering.wait_for_policies(FIRST_LOOK_SECONDS)
 
@@ -193,5 +205,6 @@ class Host:
         self.doorkeeper.stop()
         if self._is_prepared:
             self._is_prepared = False
+            sys.setswitchinterval(self._usual_switch_seconds)
             self._collector.unregister()
             self._metrics_port.stop()

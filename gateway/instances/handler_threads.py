@@ -56,6 +56,7 @@ class ServerThreads:
         policy = self._get_policy()
         for threads in list(self._holders):
             threads.limit, threads.when_blocked = policy.max_threads, policy.when_blocked
+            threads.max_computing = policy.max_computing_threads
             threads.keep_up()
 
     def close(self) -> None:
@@ -65,7 +66,12 @@ class ServerThreads:
 
     def _add_set(self) -> None:
         policy = self._get_policy()
-        threads = HandlerThreads(self._server_name, limit=policy.max_threads, when_blocked=policy.when_blocked)
+        threads = HandlerThreads(
+            self._server_name,
+            limit=policy.max_threads,
+            max_computing=policy.max_computing_threads,
+            when_blocked=policy.when_blocked,
+        )
         self._holders[threads] = 0
 
     def _close_unused(self) -> None:

@@ -23,6 +23,8 @@ class Policy:
     max_concurrent_calls_per_user: int
     max_threads: int
     """How many threads run handlers of a version 1 module, and how many of its calls may be stuck. At least 1."""
+    max_computing_threads: int
+    """How many of these threads may compute at once; the others wait for their turn. At least 1."""
     when_blocked: WhenBlocked
     """What calls of a version 1 module do while another one blocks its event loop."""
 
@@ -53,5 +55,6 @@ def default_policy() -> Policy:
         max_concurrent_calls=conf.max_concurrent_calls,
         max_concurrent_calls_per_user=conf.max_concurrent_calls_per_user,
         max_threads=conf.max_threads,
+        max_computing_threads=conf.max_computing_threads,
         when_blocked=conf.when_blocked,
     )

@@ -102,6 +102,7 @@ class OperatorRequests:
                     row.max_concurrent_calls_per_user, default.max_concurrent_calls_per_user
                 ),
                 max_threads=_or_default(row.max_threads, default.max_threads),
+                max_computing_threads=default.max_computing_threads,
                 when_blocked="wait" if (row.when_blocked or default.when_blocked) == "wait" else "spill",
             )
             for row in rows

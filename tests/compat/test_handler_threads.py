@@ -168,6 +168,35 @@ async def test_short_blocks_in_a_row_do_not_hold_up_a_queue_of_calls(threads: Ha
     assert time.monotonic() - began < 50 * 0.03
 
 
+async def test_only_a_few_threads_compute_at_once(threads: HandlerThreads, gate: threading.Event) -> None:
+    threads.limit, threads.max_computing = 16, 2
+    began: list[str] = []
+
+    async def compute() -> None:
+        began.append(threading.current_thread().name)
+        while not gate.is_set():
+            sum(range(1000))
+
+    calls = [asyncio.create_task(threads.run(compute)) for _ in range(8)]
+    await until(lambda: threads.spilled == 1)
+    await asyncio.wait(calls, timeout=0.5)
+    assert 2 <= len(began) <= 4, "a thread that gets no CPU for a moment looks as if it waited"
+    gate.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*calls)
+    assert len(began) == 8
+
+
+async def test_threads_that_wait_for_something_are_not_counted_as_computing(
+    threads: HandlerThreads, gate: threading.Event
+) -> None:
+    threads.limit, threads.max_computing = 16, 2
+    calls = [asyncio.create_task(threads.run(blocking(gate))) for _ in range(12)]
+    await until(lambda: threads.spilled == 11)
+    gate.set()
+    await asyncio.gather(*calls)
+
+
 async def test_background_task_that_blocks_delays_no_call(threads: HandlerThreads, gate: threading.Event) -> None:
     started = threading.Event()
     tasks: list[asyncio.Task[str]] = []

@@ -38,6 +38,13 @@ async def block(arguments):
     return "blocked"
 
 
+async def compute(arguments):
+    end = time.thread_time() + arguments["seconds"]
+    while time.thread_time() < end:
+        sum(range(2000))
+    return "computed"
+
+
 async def block_until_file(arguments):
     while not Path(arguments["path"]).exists():
         time.sleep(0.02)
@@ -98,7 +105,7 @@ async def fail_in_background(arguments):
 TOOLS = {
     function.__name__: function
     for function in (
-        *(echo, block, block_until_file, wait, report, ask, was_cancelled),
+        *(echo, block, compute, block_until_file, wait, report, ask, was_cancelled),
         *(wait_whatever_comes, fail, fail_in_background),
     )
 }
