@@ -1,76 +1,130 @@
-"""Tells which of some threads compute and which wait for something, from the CPU time that each has used.
+"""Bounds how many threads of a server compute at once. Threads that wait for something do not count.
 
-A thread that waits for the network costs nothing. A thread that computes holds the GIL, for which every other thread of
-the process then has to wait: with many of them, all servers get slow.
+A thread that waits for the network costs nothing. A thread that computes holds the GIL, and every other thread of the
+process has to wait for it: with many of them, all servers get slow. Which threads compute is told by the CPU time that
+each has used, so a call's thread is unknown at first. How many unknown threads there may be follows what was seen: it
+doubles with each call that waits, and falls back with each call that computes.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 WINDOW_SECONDS: Final = 0.04
 """How long a thread is looked at. Within it, each of a few threads that compute gets the GIL at least once."""
 
-COMPUTING_SHARE: Final = 0.05
-"""Share of the process's CPU time from which on a thread computes."""
+COMPUTING_SHARE: Final = 1 / 8
+"""Share of the time that passes from which on a thread computes, where nothing is short."""
+
+CROWDED_SHARE: Final = 1 / 20
+"""Share of the process's CPU time from which on a thread computes, where many threads want the GIL."""
+
+IDLE_SHARE: Final = 1 / 2
+"""Share of the time up to which the process's CPU time leaves the GIL free for whoever wants it."""
 
 NOTICEABLE_SECONDS: Final = 0.001
-"""CPU time that does not count: less than a call costs that does nothing."""
+"""CPU time that does not count: about what a call costs that does nothing."""
 
 LATE_FACTOR: Final = 1.5
 """A look that is later than that says that the GIL or the CPUs are short, so threads that did nothing may want to."""
 
 
+IS_MEASURABLE: Final = hasattr(time, "pthread_getcpuclockid")
+"""Whether the system tells a thread's CPU time to other threads. Linux does; macOS and Windows do not."""
+
+
 @dataclass(slots=True)
 class CpuUse:
-    """What is known of one thread's work. Until enough is known, the thread counts as computing."""
+    """What is known of one thread's work."""
 
-    is_computing: bool = True
+    is_computing: bool | None = None
+    """None while it is not known."""
     since: float | None = None
+    """When the thread was first looked at in this window."""
+    was_crowded: bool = False
     own_at_start: float = 0.0
     process_at_start: float = 0.0
 
     def restart(self) -> None:
         """Forget what is known: the thread has got other work."""
-        self.is_computing = True
-        self.since = None
+        self.is_computing = self.since = None
 
 
-class CpuWatch:
-    """Looks at threads again and again. Used in one thread."""
+class ComputingBound:
+    """Counts the threads that compute. Not safe for threads by itself."""
 
-    def __init__(self, look_seconds: float) -> None:
+    def __init__(self, limit: int, look_seconds: float) -> None:
         """`look_seconds`: how often `look` is called while calls wait."""
+        self.limit = limit
+        """How many threads may compute at once."""
+        self._trust = 0
+        """How many threads beyond the limit may be unknown."""
         self._on_time_seconds = look_seconds * LATE_FACTOR
         self._looked_at = 0.0
 
-    def look(self, threads: Iterable[tuple[int | None, CpuUse]]) -> None:
-        """Bring up to date what is known of threads, given by their ids."""
+    def has_room(self, uses: Sequence[CpuUse]) -> bool:
+        """Whether one more call may begin beside those that these threads run."""
+        if not IS_MEASURABLE:
+            return True
+        computing = sum(use.is_computing is True for use in uses)
+        unknown = sum(use.is_computing is None for use in uses)
+        return computing < self.limit and computing + unknown < self.limit + self._trust
+
+    def look(self, threads: Sequence[tuple[int | None, CpuUse]]) -> None:
+        """Bring up to date what is known of threads, given by the clocks of their CPU time."""
         now, process_seconds = time.perf_counter(), time.process_time()
-        is_on_time = now - self._looked_at < self._on_time_seconds
+        is_late = now - self._looked_at > self._on_time_seconds
         self._looked_at = now
-        for thread_id, use in threads:
-            own = _thread_seconds(thread_id)
+        for clock, use in threads:
+            own = _read(clock)
             if own is None:
-                use.is_computing = False
-            elif use.since is None:
-                use.since, use.own_at_start, use.process_at_start = now, own, process_seconds
-            elif now - use.since >= WINDOW_SECONDS:
-                used, of_process = own - use.own_at_start, process_seconds - use.process_at_start
-                use.is_computing = used > max(NOTICEABLE_SECONDS, COMPUTING_SHARE * of_process)
-                use.since, use.own_at_start, use.process_at_start = now, own, process_seconds
-            elif is_on_time and own - use.own_at_start < NOTICEABLE_SECONDS:
-                use.is_computing = False  # it could compute if it wanted to
+                continue
+            if use.since is None:
+                use.since, use.was_crowded = now, False
+            else:
+                use.was_crowded |= is_late
+                used, used_by_all = own - use.own_at_start, process_seconds - use.process_at_start
+                passed = now - use.since
+                if passed < WINDOW_SECONDS:
+                    if not use.was_crowded and used < NOTICEABLE_SECONDS and used_by_all < passed * IDLE_SHARE:
+                        self._note(use, is_computing=False)  # it could compute if it wanted to
+                    continue
+                least = (used_by_all * CROWDED_SHARE) if use.was_crowded else (passed * COMPUTING_SHARE)
+                self._note(use, is_computing=used > max(NOTICEABLE_SECONDS, least))
+                use.since, use.was_crowded = now, False
+            use.own_at_start, use.process_at_start = own, process_seconds
+
+    def note_end(self, use: CpuUse, cpu_seconds: float, seconds: float) -> None:
+        """Learn from a call that took `seconds`. Short calls end before anybody has looked at their threads."""
+        if use.is_computing is None:
+            self._note(use, is_computing=cpu_seconds > max(NOTICEABLE_SECONDS, seconds * COMPUTING_SHARE))
+
+    def _note(self, use: CpuUse, *, is_computing: bool) -> None:
+        if use.is_computing is None:
+            # The trust is for calls that begin: what a thread does later says little about the next one.
+            self._trust = 0 if is_computing else min(2 * self._trust + 1, 1024)
+        use.is_computing = is_computing
 
 
-def _thread_seconds(thread_id: int | None) -> float | None:
-    """Return the CPU time of a thread; None where the system does not say, or the thread has not started."""
-    if thread_id is None or not hasattr(time, "pthread_getcpuclockid"):
+def own_cpu_clock() -> int | None:
+    """Return the clock of the calling thread's CPU time; None where the system has none.
+
+    Other threads may read it. Reading the clock of a thread that has ended is an error and harmless, whereas asking for
+    the clock of such a thread is not.
+    """
+    if not IS_MEASURABLE:
+        return None
+    return time.pthread_getcpuclockid(threading.get_ident())
+
+
+def _read(clock: int | None) -> float | None:
+    if clock is None:
         return None
     try:
-        return time.clock_gettime(time.pthread_getcpuclockid(thread_id))
+        return time.clock_gettime(clock)
     except OSError:  # the thread has ended
         return None

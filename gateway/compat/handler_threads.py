@@ -13,8 +13,10 @@ So:
   runs one call at a time. A call is taken out of the inbox once, so it never runs twice. Calls that had already begun
   on the home loop wait for it, as they do on mcp 1.x. With `when_blocked="wait"` nothing is spilled.
 * What a spilled call may use of the home loop, and what it cannot, is the subject of `loop_threads`.
-* Of all these threads only a few compute at once (`max_computing`): they share the GIL with the whole process. Calls
-  beyond that wait for their turn. Threads that wait for the network or the like do not count.
+* Of all these threads only a few compute at once (`max_computing`), because they share the GIL with the whole process.
+  Calls beyond that wait for their turn. Threads that wait for the network or the like do not count, and neither do
+  calls that were given up: otherwise two endless loops would be the end of the server. For the same reason one call is
+  let through every few seconds (`wait_seconds`) whatever the others do.
 * A thread that blocks for ever cannot be ended. Its call counts as stuck from when its caller gave up until it returns.
   When as many are stuck as may be (`limit`), the next call is refused at once.
 * If a call was given up and still blocks the home loop long afterwards, the home loop is replaced. Lifespans that were
@@ -37,7 +39,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, Protocol, TypeVar, cast
 
 from gateway.compat.blocking_jobs import BlockingJobs
-from gateway.compat.cpu_watch import CpuUse, CpuWatch
+from gateway.compat.cpu_watch import ComputingBound, CpuUse
 from gateway.compat.errors import HandlerExitError, HandlerThreadsClosedError, NoFreeThreadError
 from gateway.compat.loop_threads import HandlerLoop, LoopThread, SpillLoop
 
@@ -101,7 +103,6 @@ class HandlerThreads:
         self.name = name
         self._limit = limit
         self._when_blocked: WhenBlocked = when_blocked
-        self.max_computing = max_computing
         self.idle_seconds = idle_seconds
         self.wait_seconds = wait_seconds
         self.lost_seconds = lost_seconds
@@ -118,12 +119,13 @@ class HandlerThreads:
         self._started = 0
         self._is_blocked = False
         self._is_closed = False
+        self._computing = ComputingBound(max_computing, LOOK_SECONDS)
+        self._let_through_at = 0.0
         # Of the caller's loop only.
         self._watching: asyncio.AbstractEventLoop | None = None
         self._seen: asyncio.Task[Any] | None = None
         self._suspicion = 0
         self._blocker: asyncio.Task[Any] | None = None
-        self._cpu_watch = CpuWatch(LOOK_SECONDS)
 
     @property
     def limit(self) -> int:
@@ -142,6 +144,15 @@ class HandlerThreads:
     @when_blocked.setter
     def when_blocked(self, when_blocked: WhenBlocked) -> None:
         self._when_blocked = when_blocked
+
+    @property
+    def max_computing(self) -> int:
+        """How many threads may compute at once, the home loop's included."""
+        return self._computing.limit
+
+    @max_computing.setter
+    def max_computing(self, max_computing: int) -> None:
+        self._computing.limit = max_computing
 
     @property
     def busy(self) -> int:
@@ -281,6 +292,8 @@ class HandlerThreads:
 
     def _begin(self, thread: LoopThread, call: _Call) -> None:
         """Start a call's task. Runs in the loop of `thread`."""
+        if isinstance(thread, _SpillThread):
+            thread.began_at = time.perf_counter(), time.thread_time()
         call.task = thread.loop.create_task(self._perform(call), context=call.context)
 
     async def _perform(self, call: _Call) -> None:
@@ -308,7 +321,10 @@ class HandlerThreads:
             if isinstance(thread, _SpillThread):
                 thread.call = None
                 thread.idle_since = time.monotonic()
-                next_call = self._pop(thread) if self._may_spill and self._inbox else None
+                began_at, cpu_began_at = thread.began_at
+                self._computing.note_end(thread.cpu, time.thread_time() - cpu_began_at, time.perf_counter() - began_at)
+                if self._inbox and self._may_spill and self._may_compute():
+                    next_call = self._pop(thread)
                 if self._is_closed and next_call is None:
                     if thread in self._spill_threads:
                         self._spill_threads.remove(thread)
@@ -409,7 +425,8 @@ class HandlerThreads:
             # Not forgotten at once: several short blocks in a row delay calls like one long block.
             self._suspicion = max(0, self._suspicion - 1)
             self._seen = home.running_task
-        self._cpu_watch.look((thread.loop.thread_id, thread.cpu) for thread in self._busy_threads())
+        with self._lock:
+            self._computing.look([(thread.cpu_clock, thread.cpu) for thread in self._working_threads()])
         if self._is_blocked and home.is_running(self._blocker):
             self._spill()
         elif self._suspicion >= 2 * LOOKS and self._when_blocked == "spill":
@@ -441,7 +458,7 @@ class HandlerThreads:
             thread.loop.call_soon_threadsafe(self._begin, thread, call)
 
     def _find_spill_thread(self) -> _SpillThread | None:
-        if self._count_taken() >= self._limit or self._count_computing() >= self.max_computing:
+        if self._count_taken() >= self._limit or not self._may_compute():
             return None
         for thread in reversed(self._spill_threads):
             if thread.call is None:
@@ -473,12 +490,23 @@ class HandlerThreads:
         """Threads that calls cannot have. Asked while the home loop is blocked."""
         return sum(thread.call is not None for thread in self._spill_threads) + len(self._homes())
 
-    def _busy_threads(self) -> list[_Home | _SpillThread]:
-        threads: list[_Home | _SpillThread] = [*self._homes(), *self._spill_threads]
-        return [thread for thread in threads if thread.is_busy]
+    def _may_compute(self) -> bool:
+        """Whether the next call may begin although it may compute. Holds the lock."""
+        if self._computing.has_room([thread.cpu for thread in self._working_threads()]):
+            return True
+        now = time.monotonic()
+        if now - max(self._inbox[0].arrived_at, self._let_through_at) < self.wait_seconds:
+            return False
+        self._let_through_at = now
+        return True
 
-    def _count_computing(self) -> int:
-        return sum(thread.cpu.is_computing for thread in self._busy_threads())
+    def _working_threads(self) -> list[_Home | _SpillThread]:
+        """Threads that run something for somebody. Asked while the home loop is blocked. Holds the lock."""
+        spilled = [t for t in self._spill_threads if t.call is not None and t.call.given_up_at is None]
+        home = self._home
+        if home is None or any(call.task is not None and call.task is home.running_task for call in self._given_up):
+            return [*spilled]
+        return [home, *spilled]
 
     def _no_free_thread(self) -> NoFreeThreadError:
         with self._lock:
@@ -560,10 +588,6 @@ class _Home(LoopThread):
         """When the loop was asked to answer; None once it has."""
         super().__init__(name, loop)
 
-    @property
-    def is_busy(self) -> bool:
-        return not self.is_waiting_for_events
-
     def is_running(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether the loop runs `task`, or with None a callback that belongs to no task."""
         return self.running_task is task and (task is not None or not self.is_waiting_for_events)
@@ -581,12 +605,10 @@ class _SpillThread(LoopThread):
         loop.set_default_executor(jobs)
         self.call: _Call | None = None
         self.cpu = CpuUse()
+        self.began_at = 0.0, 0.0
+        """When the call began: in time, and in CPU time of the thread."""
         self.idle_since = time.monotonic()
         super().__init__(name, loop)
-
-    @property
-    def is_busy(self) -> bool:
-        return self.call is not None
 
 
 def _describe(exc: BaseException) -> str:

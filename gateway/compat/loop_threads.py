@@ -24,6 +24,7 @@ from asyncio.mixins import _LoopBoundMixin  # private: see `SpillLoop`
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar, TypeVarTuple, cast
 
+from gateway.compat.cpu_watch import own_cpu_clock
 from gateway.compat.errors import ForeignLoopError
 
 logger = logging.getLogger(__name__)
@@ -177,6 +178,8 @@ class LoopThread:
         self.name = name
         self.loop = loop
         self.is_stopped = False
+        self.cpu_clock: int | None = None
+        """The clock of the thread's CPU time, or None before it has started and where the system has none."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -211,6 +214,7 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.thread_id = threading.get_ident()
+        self.cpu_clock = own_cpu_clock()
         try:
             while not self.is_stopped:
                 try:
