@@ -332,8 +332,8 @@ class GatewaySettings:
     max_computing_threads = Setting(
         Count(at_least=1),
         "2",
-        "How many of these threads may compute at once, for each server. Further calls wait, because threads that compute "
-        "slow down all servers. Threads that wait for the network do not count.",
+        "How many of these threads may compute at once, for each server. Further calls wait, because threads that "
+        "compute slow down all servers. Threads that wait for the network do not count.",
     )
     when_blocked = Setting(
         Choice[Literal["spill", "wait"]](("spill", "wait")),
