@@ -857,7 +857,7 @@ async def main():
     threads = HandlerThreads("stuck")
     for handler in (block, block, block_elsewhere):
         try:
-            async with asyncio.timeout(0.1):
+            async with asyncio.timeout(0.5):
                 await threads.run(handler)
         except TimeoutError:
             pass
