@@ -36,6 +36,10 @@ READ_AHEAD_BYTES: Final = 16 * 1024
 """Pipelined bytes that are kept while an exchange runs (Twisted's own figure). Beyond it the socket is not read, and a
 disconnect is not noticed, until the response is done."""
 
+SMALL_CHUNKS_BYTES: Final = 4 * 1024
+"""The beginning of a chunked body that is decoded at once. A longer one may be many small chunks and waits for its turn
+where others do."""
+
 LINGER_SECONDS: Final = 2.0
 """How long a client may go on sending after the last answer. A socket that is closed over unread bytes resets the
 connection, and the client may lose the answer."""
@@ -105,6 +109,8 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         self._body_wire_bytes = 0
         self._body_started_at = 0.0
         self._chunks: ChunkedBody | None = None
+        self._unread = b""
+        """What came of a chunked body and waits for a turn."""
         self._requests_read = 0
         self._skipped_blank_line = False
         self._deadline: float | None = None
@@ -241,6 +247,9 @@ class HttpConnection(Protocol):  # type: ignore[misc]
     def take_turn(self) -> None:
         """Read on a large body that has waited for its turn."""
         self._waits_for_turn = False
+        if self._unread:
+            unread, self._unread = self._unread, b""
+            self.dataReceived(unread)
         self._regulate_reading()
 
     def check_deadlines(self, now: float) -> None:
@@ -328,11 +337,19 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         self._body_started_at = time.monotonic()
         if head.body_bytes is None:
             self._chunks = ChunkedBody(self._body, self._limits.body_bytes)
+            if len(rest) > SMALL_CHUNKS_BYTES:
+                self._wait_for_turn()
+                if self._waits_for_turn:
+                    self._unread = rest
+                    return
         self._read_body(rest)
 
     def _read_body(self, data: bytes) -> None:
         head = self._head
         assert head is not None
+        if self._unread:
+            self._unread += data
+            return
         self._body_wire_bytes += len(data)
         limits = self._limits
         if not self.server.is_draining:
@@ -371,7 +388,10 @@ class HttpConnection(Protocol):  # type: ignore[misc]
             surplus.refuse(503, "too_many_bodies", message)
 
     def _drop_body(self) -> None:
-        self._chunks = None
+        if self._chunks is not None:
+            self._chunks = None
+            self._unread = b""
+            self._leave_line()
         if self._body:
             self._body = bytearray()
             self.server.unfinished_bodies.forget(self)

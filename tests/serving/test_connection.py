@@ -176,6 +176,37 @@ async def test_large_body_that_waits_for_its_turn_and_is_dropped_leaves_the_line
     assert server.body_turns.is_idle
 
 
+async def test_few_bodies_in_many_chunks_are_decoded_in_one_turn_of_the_loop() -> None:
+    server = LocalServer()
+    clients = [server.connect() for _ in range(BODIES_PER_TURN * 2)]
+    tiny = b"1\r\nx\r\n" * 10_000
+    for client in clients:
+        client.connection.dataReceived(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + tiny)
+    assert [statuses(client.answer) for client in clients] == [[400]] * BODIES_PER_TURN + [[]] * BODIES_PER_TURN
+    await clients[0].settle()
+    assert [statuses(client.answer) for client in clients] == [[400]] * len(clients)
+    assert server.events == ["wasteful_body"] * len(clients)
+    for client in clients:
+        client.leave()
+    await clients[0].settle()
+    assert server.body_turns.is_idle
+
+
+async def test_chunked_body_that_waited_for_its_turn_is_read_as_it_was_sent() -> None:
+    server = LocalServer()
+    large = [server.connect() for _ in range(BODIES_PER_TURN)]
+    for client in large:
+        client.connection.dataReceived(HEAD + b"Content-Length: 200000\r\n\r\n" + bytes(65_536))
+    client, content = server.connect(), "x" * 5000
+    chunks = f"{len(content):x}\r\n{content}\r\n0\r\n\r\n".encode()
+    client.connection.dataReceived(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks[:4500])
+    assert client.transport.producerState == "paused"
+    client.connection.dataReceived(chunks[4500:] + b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
+    await client.settle()
+    assert statuses(client.answer) == [200, 200]
+    assert content in client.answer.decode()
+
+
 async def test_head_that_comes_byte_by_byte_is_read_in_linear_time() -> None:
     """A head of 16 KiB, a byte at a time: it was searched from its beginning at every byte."""
     client = LocalServer().connect()
