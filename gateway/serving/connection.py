@@ -291,6 +291,9 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         self._head = None
         self._buffer.clear()
         self._drop_body()
+        # It goes on counting as a large body until it is closed, or a crowd of them would be refused in one turn.
+        self._waits_for_turn = False
+        self.server.body_turns.skip(self)
         self.write(
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
             % (status, HTTPStatus(status).phrase.encode("ascii"), len(body), body)
@@ -387,15 +390,15 @@ class HttpConnection(Protocol):  # type: ignore[misc]
                 raise RequestRefusedError(503, "too_many_bodies", message)
             surplus.refuse(503, "too_many_bodies", message)
 
-    def _drop_body(self) -> None:
-        if self._chunks is not None:
-            self._chunks = None
-            self._unread = b""
-            self._leave_line()
+    def _drop_body(self) -> bool:
+        """Forget the body; False if there was none."""
+        if self._chunks is None and not self._body:
+            return False
+        self._chunks, self._unread = None, b""
         if self._body:
             self._body = bytearray()
             self.server.unfinished_bodies.forget(self)
-            self._leave_line()
+        return True
 
     def _wait_for_turn(self) -> None:
         """Read no more of a large body in this turn of the loop, if too many others are being read."""
@@ -410,7 +413,8 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         head, self._head = self._head, None
         assert head is not None
         self._deadline = None
-        self._drop_body()
+        if self._drop_body():
+            self._leave_line()
         self._reading = _Reading.NOTHING
         self._buffer += rest
         self.exchange = Exchange(self, head, body)

@@ -42,10 +42,14 @@ class BodyTurns:
             self._call_soon(self._give_turns)
         return True
 
-    def leave(self, reader: BodyReader) -> None:
-        """Forget `reader`: its body is whole or dropped. Calling it again changes nothing."""
-        self._readers.discard(reader)
+    def skip(self, reader: BodyReader) -> None:
+        """Note that `reader` does not wait for a turn any more. Calling it again changes nothing."""
         self._line.pop(reader, None)
+
+    def leave(self, reader: BodyReader) -> None:
+        """Forget `reader`: its body is whole, or its connection has ended. Calling it again changes nothing."""
+        self._readers.discard(reader)
+        self.skip(reader)
 
     @property
     def is_idle(self) -> bool:
