@@ -42,6 +42,8 @@ class ServerDefinition:
     load_seconds: float
     source: Source | None = None
     """The links of a server that is a command or a URL; None for Python code in this process."""
+    call_timeout_seconds: float | None = None
+    """How long its manifest lets a call take without progress, 0 for no limit; None where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)

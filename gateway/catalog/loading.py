@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gateway.catalog.import_effects import restored_functions
 from gateway.catalog.load_errors import place_of, reason, timeout_reason, traceback_text
 from gateway.catalog.load_limits import LoadTimeout, limited_load
 from gateway.catalog.loading_thread import own_event_loop
-from gateway.catalog.manifests import has_manifest, is_entry, load_manifest
+from gateway.catalog.manifests import has_manifest, is_entry, load_manifest, own_call_timeout
 from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
 from gateway.catalog.server_modules import ServerModules
 from gateway.catalog.styles import Style, UnusableServer, describe
@@ -69,7 +70,10 @@ class Project:
             served_elsewhere = load_manifest(folder, self._slots)
             if served_elsewhere is not None:
                 return served_elsewhere
-        return self.load_code(folder)
+        outcome = self.load_code(folder)
+        if isinstance(outcome, ServerDefinition):
+            return replace(outcome, call_timeout_seconds=own_call_timeout(folder))
+        return outcome
 
     def load_code(self, folder: Path) -> ServerDefinition | LoadFailure:
         """Load the code of a folder into this process, whatever its manifest says."""

@@ -62,6 +62,13 @@ def needs_environment(folder: Path) -> bool:
     return isolates and options.uses_own_environment
 
 
+def own_call_timeout(folder: Path) -> float | None:
+    """The time limit for calls that the manifest beside a `main.py` sets, if it sets one."""
+    return (
+        parse_folder_options(read_json(folder / MANIFEST_NAME)).call_timeout_seconds if has_manifest(folder) else None
+    )
+
+
 def load_manifest(folder: Path, slots: Slots) -> ServerDefinition | LoadFailure | None:
     """Load a folder that is served by something else than its code in this process; None for one that is not.
 
@@ -93,7 +100,9 @@ def _folder_manifest(folder: Path, entry: Any) -> Manifest | None:
     source = isolated_source(
         folder, options.limits, options.env, environments, uses_own_environment=options.uses_own_environment
     )
-    return Manifest(source, options.per, options.idle_seconds, options.start_timeout_seconds)
+    return Manifest(
+        source, options.per, options.idle_seconds, options.start_timeout_seconds, options.call_timeout_seconds
+    )
 
 
 def _definition(name: str, folder: Path, manifest: Manifest, slots: Slots, started: float) -> ServerDefinition:
@@ -103,4 +112,4 @@ def _definition(name: str, folder: Path, manifest: Manifest, slots: Slots, start
 
     supply = Supply(name, manifest, slots)
     style = Style(relay_factory(supply), relay_options, is_shared=False)
-    return ServerDefinition(name, folder, style, time.perf_counter() - started, source=supply)
+    return ServerDefinition(name, folder, style, time.perf_counter() - started, supply, manifest.call_timeout_seconds)

@@ -39,6 +39,11 @@ class Registry:
         """Whether a server of this name is being served."""
         return name in self._definitions
 
+    def own_call_timeout(self, name: str) -> float | None:
+        """The time limit for calls that the manifest of server `name` sets, if it sets one."""
+        definition = self._definitions.get(name)
+        return None if definition is None else definition.call_timeout_seconds
+
     def put(self, definition: ServerDefinition) -> None:
         """Serve `definition`. It replaces an older one of the same name."""
         self._definitions = {**self._definitions, definition.name: definition}

@@ -77,7 +77,7 @@ class Host:
         self.origin_policy = OriginPolicy(settings.ALLOWED_HOSTS, conf.allowed_origins, conf.allowed_headers)
         self.loop = ServingLoop()
         self.lanes = Lanes()
-        self.policies = Policies()
+        self.policies = Policies(registry.own_call_timeout)
         listings = Listings()
         self.call_log = CallLog(keeps_calls=conf.records_calls, is_server=registry.serves)
         self.instances = Instances(self.lanes, listings, self.policies, self.call_log)

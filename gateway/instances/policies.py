@@ -4,7 +4,7 @@ Operators set policies in the servers' rows. The recorder reads the rows, and a 
 Nothing on the request path reads a row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.compat.handler_threads import WhenBlocked
@@ -32,13 +32,15 @@ class Policy:
 class Policies:
     """The policies of this process, by server. Any thread may use them; they are replaced as a whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_call_timeout: Callable[[str], float | None] = lambda name: None) -> None:
+        """`own_call_timeout` returns the time limit for calls that a server's manifest sets."""
         self._policies: dict[str, Policy] = {}
-        self._default = default_policy()
+        self._own_call_timeout = own_call_timeout
 
     def get(self, server_name: str) -> Policy:
-        """The policy of server `server_name`, or the settings' limits if it has no row yet."""
-        return self._policies.get(server_name, self._default)
+        """The policy of server `server_name`, or the limits of its manifest and the settings if it has no row yet."""
+        policy = self._policies.get(server_name)
+        return default_policy(self._own_call_timeout(server_name)) if policy is None else policy
 
     def replace(self, policies: Mapping[str, Policy]) -> list[str]:
         """Put `policies` in force. Returns the servers that were enabled and no longer are."""
@@ -47,10 +49,10 @@ class Policies:
         return disabled
 
 
-def default_policy() -> Policy:
-    """The limits from the settings."""
+def default_policy(own_call_timeout: float | None = None) -> Policy:
+    """The limits from the settings, and from a server's manifest where it sets one."""
     return Policy(
-        call_timeout_seconds=conf.call_timeout_seconds,
+        call_timeout_seconds=conf.call_timeout_seconds if own_call_timeout is None else own_call_timeout,
         max_call_seconds=conf.max_call_seconds,
         max_concurrent_calls=conf.max_concurrent_calls,
         max_concurrent_calls_per_user=conf.max_concurrent_calls_per_user,

@@ -95,7 +95,10 @@ class OperatorRequests:
         return {
             row.name: Policy(
                 is_enabled=row.is_enabled,
-                call_timeout_seconds=_or_default(row.call_timeout_seconds, default.call_timeout_seconds),
+                call_timeout_seconds=_or_default(
+                    row.call_timeout_seconds,
+                    default_policy(self._registry.own_call_timeout(row.name)).call_timeout_seconds,
+                ),
                 max_call_seconds=_or_default(row.max_call_seconds, default.max_call_seconds),
                 max_concurrent_calls=_or_default(row.max_concurrent_calls, default.max_concurrent_calls),
                 max_concurrent_calls_per_user=_or_default(

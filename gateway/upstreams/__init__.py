@@ -3,8 +3,10 @@
 Each becomes a factory of low-level `Server` objects that relay what they get. So instances, transports, limits and
 metrics treat them like any other server.
 
-* `manifest`, `placeholders`: `server.json` and `mcpServers` entries, checked when they are loaded.
-* `launcher`, `child`: one process tree, its limits, and its end. `pipes`: messages on its standard input and output.
+* `manifest`, `placeholders`: `server.json` and `mcpServers` entries, checked when they are loaded. `secrecy`: what of
+  them is not shown.
+* `launcher`, `child`: one process tree, its limits, and its end. `inherited`: what it gets of the host's environment.
+  `pipes`: messages on its standard input and output.
 * `remote`: one connection to a URL.
 * `link`: the JSON-RPC conversation with either of them. `supply`: who uses which link, starts, restarts, back-off.
 * `relay`: the `Server` object that passes requests on. `questions`: what the other side asks the client.

@@ -11,14 +11,18 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from gateway.printable import printable
+from gateway.upstreams.inherited import INHERITED_VARIABLES
 from gateway.upstreams.manifest import CommandSource, Limits
 from gateway.upstreams.pipes import MAX_LINE_BYTES, MessageReader, MessageWriter, open_reader, open_writer
 from gateway.upstreams.placeholders import Caller
+from gateway.upstreams.secrecy import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,9 @@ MAX_STDERR_LINES: Final = 500
 
 MAX_STDERR_LINE_CHARACTERS: Final = 2000
 
+MAX_LOGGED_LINES: Final = 100
+"""How many lines of standard error of one server are logged in a second."""
+
 MAX_STDERR_BYTES: Final = 64 * 1024
 """A line of standard error that is longer is dropped."""
 
@@ -38,43 +45,30 @@ EXIT_SECONDS: Final = 4.0
 LAST_WORDS_SECONDS: Final = 0.5
 """How long the rest of standard error may take to read after the end."""
 
-INHERITED_VARIABLES: Final = frozenset(
-    {
-        "PATH",
-        "HOME",
-        "LANG",
-        "LC_ALL",
-        "LC_CTYPE",
-        "TZ",
-        "TMPDIR",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-        "ALL_PROXY",
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
-        "all_proxy",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "REQUESTS_CA_BUNDLE",
-        "NODE_EXTRA_CA_CERTS",
-    }
-)
-"""What a child gets of the host's environment. Everything else is named in its manifest."""
-
 
 class StderrLines:
     """The last lines that a server's processes wrote to standard error. Written in the lane, read in any thread."""
 
-    def __init__(self, redact: Callable[[str], str] = str) -> None:
+    def __init__(self, server_name: str) -> None:
+        self._server_name = server_name
         self._lines: deque[str] = deque(maxlen=MAX_STDERR_LINES)
-        self._redact = redact
+        self._second = 0
+        self._logged = 0
+        """Lines that were logged in the present second."""
 
-    def add(self, line: str) -> None:
-        """Keep one line, without secrets and control characters."""
-        text = self._redact(line)[:MAX_STDERR_LINE_CHARACTERS]
-        self._lines.append("".join(character if character.isprintable() else " " for character in text))
+    def add(self, line: str, secrets: tuple[str, ...] = ()) -> None:
+        """Keep one line, without secrets and control characters, and log it."""
+        text = printable(without_secrets(line[:MAX_STDERR_LINE_CHARACTERS], secrets))
+        self._lines.append(text)
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._logged = second, 0
+        self._logged += 1
+        # Not a warning: servers that are well write there too.
+        if self._logged <= MAX_LOGGED_LINES:
+            logger.info("Server %s: %s", self._server_name, text)
+        elif self._logged == MAX_LOGGED_LINES + 1:
+            logger.info("Server %s: more lines of this second are not logged", self._server_name)
 
     def last(self, count: int) -> list[str]:
         """The newest `count` lines, the oldest of them first."""
@@ -89,10 +83,10 @@ class Child:
     writer: MessageWriter
     """Says something to it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", control: int, stderr: StderrLines) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", control: int, tell: Callable[[str], object]) -> None:
         self._process = process
         self._control: int | None = control
-        self._stderr = stderr
+        self._tell = tell
         self._tasks: list[asyncio.Task[None]] = []
         self._stdin: asyncio.StreamWriter | None = None
         self._read_transports: list[asyncio.ReadTransport] = []
@@ -102,11 +96,13 @@ class Child:
         cls,
         source: CommandSource,
         caller: Caller,
-        stderr: StderrLines,
+        tell: Callable[[str], object],
         *,
         secret: str | None = None,
     ) -> "Child":
         """Start the command for one caller. `secret` reaches it on descriptor 3 only.
+
+        `tell` is called with each line that it writes to standard error, and with what the host has to say of it.
 
         Raises:
             InstanceUnavailable: a placeholder cannot be filled in for this caller.
@@ -115,7 +111,7 @@ class Child:
         task = task_of(source, caller, secret)
         loop = asyncio.get_running_loop()
         process, control = await loop.run_in_executor(None, _spawn, task)
-        child = cls(process, control, stderr)
+        child = cls(process, control, tell)
         try:
             await child._connect()
         except BaseException:
@@ -134,10 +130,10 @@ class Child:
         self.writer = MessageWriter(self._stdin)
 
     def _note_noise(self, text: str) -> None:
-        self._stderr.add(f"on standard output, not a message: {text}")
+        self._tell(f"on standard output, not a message: {text}")
 
     def _stop_for_a_long_line(self) -> None:
-        self._stderr.add(f"gumcp: it wrote a line of over {MAX_LINE_BYTES} bytes and is stopped")
+        self._tell(f"gumcp: it wrote a line of over {MAX_LINE_BYTES} bytes and is stopped")
         self.close()
 
     async def _keep_stderr(self, errors: asyncio.StreamReader) -> None:
@@ -146,12 +142,12 @@ class Child:
                 line = await errors.readuntil(b"\n")
             except asyncio.IncompleteReadError as error:
                 if error.partial:
-                    self._stderr.add(error.partial.decode("utf-8", "replace"))
+                    self._tell(error.partial.decode("utf-8", "replace"))
                 return
             except asyncio.LimitOverrunError as error:
                 await errors.readexactly(error.consumed)
                 continue
-            self._stderr.add(line.decode("utf-8", "replace").rstrip("\r\n"))
+            self._tell(line.decode("utf-8", "replace").rstrip("\r\n"))
 
     def close(self) -> None:
         """Begin to stop the tree: standard input is closed, and the launcher does the rest."""

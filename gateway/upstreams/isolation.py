@@ -36,7 +36,7 @@ def isolated_source(
         environment = environment_of(folder, environments)
         if not (environment / READY).is_file():
             raise ManifestError(f"Its environment is not prepared. Run `manage.py prepare_servers {folder.name}`.")
-        command, arguments = str(environment / "bin" / "python"), [str(RUNNER), str(folder)]
+        command, arguments = str(environment / "bin" / "python"), ["-P", str(RUNNER), str(folder)]
         variables = dict(env)
     else:
         command, arguments = sys.executable, ["-m", "gateway.isolated", str(folder)]

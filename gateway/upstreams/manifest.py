@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.upstreams.placeholders import PlaceholderError, Text, parse_text
+from gateway.upstreams.secrecy import hide_secrets
 
 MANIFEST_NAME: Final = "server.json"
 """The manifest's file name in a server folder."""
@@ -42,6 +43,7 @@ _TYPES: Final = {
 }
 
 _Seconds = Annotated[float, Field(gt=0, le=86_400 * 7)]
+_Limit = Annotated[float, Field(ge=0, le=86_400 * 7)]
 _Count = Annotated[int, Field(gt=0, le=1_000_000)]
 
 
@@ -63,6 +65,7 @@ class _Options(BaseModel):
     processes: _Count | None = None
     idle_seconds: _Seconds | None = Field(None, alias="idleSeconds")
     start_timeout_seconds: _Seconds | None = Field(None, alias="startTimeoutSeconds")
+    call_timeout_seconds: _Limit | None = Field(None, alias="callTimeoutSeconds")
     user: str | None = None
     allow_private_addresses: bool = Field(True, alias="allowPrivateAddresses")
 
@@ -115,8 +118,13 @@ class CommandSource:
 
     @property
     def summary(self) -> str:
-        """The command line with placeholders in place of values."""
-        return " ".join([self.command, *(argument.source for argument in self.args)])
+        """The command line with placeholders in place of values, and without what looks like a secret."""
+        return " ".join([self.command, *hide_secrets([argument.source for argument in self.args])])
+
+    @property
+    def values(self) -> Mapping[str, Text]:
+        """What is given to it by name, other than on its command line."""
+        return self.env
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,11 @@ class RemoteSource:
         """The URL with placeholders in place of values, without its query."""
         return self.url.source.partition("?")[0]
 
+    @property
+    def values(self) -> Mapping[str, Text]:
+        """What is given to it by name, other than in its URL."""
+        return self.headers
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -150,6 +163,8 @@ class Manifest:
     """How long an unused child is kept; None for as long as its instance."""
     start_timeout_seconds: float | None = None
     """How long the other side may take to answer `initialize`; None for the host's setting."""
+    call_timeout_seconds: float | None = None
+    """How long a call may take without progress, 0 for no limit; None for the host's setting."""
 
 
 def read_json(path: Path) -> Any:
@@ -203,7 +218,9 @@ def parse_manifest(entry: Any, folder: Path, environment: Mapping[str, str] | No
         source = _command(written, folder, environment) if kind == "stdio" else _remote(written, kind, environment)
     except PlaceholderError as error:
         raise ManifestError(str(error)) from None
-    return Manifest(source, options.per, options.idle_seconds, options.start_timeout_seconds)
+    return Manifest(
+        source, options.per, options.idle_seconds, options.start_timeout_seconds, options.call_timeout_seconds
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +237,7 @@ class FolderOptions:
     limits: Limits
     idle_seconds: float | None
     start_timeout_seconds: float | None
+    call_timeout_seconds: float | None
 
 
 def parse_folder_options(entry: Any, environment: Mapping[str, str] | None = None) -> FolderOptions:
@@ -240,6 +258,7 @@ def parse_folder_options(entry: Any, environment: Mapping[str, str] | None = Non
         _limits(options),
         options.idle_seconds,
         options.start_timeout_seconds,
+        options.call_timeout_seconds,
     )
 
 

@@ -5,7 +5,7 @@ A text is parsed once, when its manifest is loaded, and rendered for each caller
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
@@ -36,8 +36,10 @@ class Text:
 
     source: str
     """As it stands in the manifest. Safe to show: it has names in place of values."""
-    parts: tuple[str, ...]
+    parts: tuple[str, ...] = field(repr=False)
     names: tuple[str, ...]
+    from_environment: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """The names and values of the variables that `${env:NAME}` stood for."""
 
     @property
     def depends_on_caller(self) -> bool:
@@ -78,7 +80,7 @@ def parse_text(source: str, environment: Mapping[str, str]) -> Text:
     Raises:
         PlaceholderError: a placeholder is unknown, its variable is not set, or the text has a line break.
     """
-    parts, names = [""], []
+    parts, names, from_environment = [""], [], []
     position = 0
     for match in _PLACEHOLDER.finditer(source):
         parts[-1] += source[position : match.start()]
@@ -92,13 +94,14 @@ def parse_text(source: str, environment: Mapping[str, str]) -> Text:
             if variable not in environment:
                 raise PlaceholderError(f"${{{name}}}: the environment variable {variable} is not set.")
             parts[-1] += environment[variable]
+            from_environment.append((variable, environment[variable]))
         else:
             known = "${user_id}, ${api_key} and ${env:NAME}"
             raise PlaceholderError(f"${{{name}}} is not a placeholder. Known are {known}.")
     parts[-1] += source[position:]
     if any(_FORBIDDEN.search(part) for part in parts):
         raise PlaceholderError("A line break or NUL is not allowed here.")
-    return Text(source, tuple(parts), tuple(names))
+    return Text(source, tuple(parts), tuple(names), tuple(from_environment))
 
 
 def quote_segment(value: str) -> str:

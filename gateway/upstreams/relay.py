@@ -176,6 +176,7 @@ class RelayServer(Server[Any]):
             task = asyncio.ensure_future(_request(holder, link, ctx.method, _passed_on(params), call))
             parked = questions.park(call, task)
             task.add_done_callback(lambda _: questions.calls.pop(call, None))
+            task.add_done_callback(lambda _: holder.note_idle())
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             return _completed(ctx, await parked.next_answer())

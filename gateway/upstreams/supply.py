@@ -12,8 +12,9 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from mcp.client._transport import TransportStreams
@@ -21,12 +22,14 @@ from mcp.shared.exceptions import MCPError
 
 from gateway.conf import conf
 from gateway.exceptions import InstanceUnavailable
+from gateway.printable import Lines
 from gateway.upstreams.child import Child, StderrLines
 from gateway.upstreams.link import Link, LinkClosed
 from gateway.upstreams.manifest import CommandSource, Manifest
 from gateway.upstreams.placeholders import Caller
 from gateway.upstreams.questions import Questions
 from gateway.upstreams.remote import LastFault, open_remote
+from gateway.upstreams.secrecy import secrets_of
 from gateway.upstreams.slots import Slots
 
 logger = logging.getLogger(__name__)
@@ -81,11 +84,11 @@ class BackOff:
 class Supply:
     """The links of one server."""
 
-    def __init__(self, server_name: str, manifest: Manifest, slots: Slots, redact: Callable[[str], str] = str) -> None:
+    def __init__(self, server_name: str, manifest: Manifest, slots: Slots) -> None:
         self.server_name = server_name
         self.manifest: Manifest = manifest
         self.slots = slots
-        self.stderr = StderrLines(redact)
+        self.stderr = StderrLines(server_name)
         self._holders: dict[Key, Holder] = {}
         self._back_offs: OrderedDict[Key, BackOff] = OrderedDict()
 
@@ -245,7 +248,10 @@ class Holder:
         secret = None
         if source.is_folder:
             secret = json.dumps({"user_id": self._caller.user_id, "api_key": self._caller.api_key})
-        child = await Child.start(source, self._caller, self._supply.stderr, secret=secret)
+        secrets = secrets_of(source.values, source.args, self._caller)
+        child = await Child.start(
+            source, self._caller, partial(self._supply.stderr.add, secrets=secrets), secret=secret
+        )
         try:
             yield child.reader, child.writer
         finally:
@@ -303,8 +309,8 @@ class Holder:
 
     def _log_failure(self, reason: str) -> None:
         lines = self._supply.stderr.last(SHOWN_LINES)
-        said = "".join(f"\n  {line}" for line in lines)
-        logger.error("Server %s: %s%s", self._supply.server_name, reason, f" Its last lines:{said}" if said else "")
+        said = Lines("".join(["\nIts last lines:", *(f"\n  {line}" for line in lines)] if lines else []))
+        logger.error("Server %s: %s%s", self._supply.server_name, reason, said)
 
     async def _unsubscribe(self, uri: str) -> None:
         if self._link is not None and self._link.is_open:

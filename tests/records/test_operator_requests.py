@@ -1,5 +1,6 @@
 """What operators ask for in rows, as a process reads it."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -7,6 +8,9 @@ import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
+from gateway.apps import GatewayConfig
+from gateway.catalog.definitions import Discovery
+from gateway.catalog.registry import Registry
 from gateway.records import models
 from tests.support.mirror import Mirror, row
 
@@ -52,6 +56,18 @@ def test_policy_of_a_repeated_name_is_that_of_the_folder_in_use() -> None:
     assert not (mirror.recorder.operator_requests.take_policies() or {})["workshop"].is_enabled
     mirror.flush()
     assert (mirror.recorder.operator_requests.take_policies() or {})["workshop"].is_enabled
+
+
+def test_time_limit_of_a_manifest_counts_until_an_operator_sets_another() -> None:
+    definition = GatewayConfig.current().registry.get("workshop")
+    registry = Registry(Discovery([replace(definition, call_timeout_seconds=5)]))
+    mirror = Mirror(registry)
+    mirror.flush()
+    mirror.flush()
+    assert (mirror.recorder.operator_requests.take_policies() or {})[definition.name].call_timeout_seconds == 5
+    models.ServerRecord.objects.update(call_timeout_seconds=7)
+    mirror.flush()
+    assert (mirror.recorder.operator_requests.take_policies() or {})[definition.name].call_timeout_seconds == 7
 
 
 def test_write_of_a_row_does_not_take_back_an_operators_request() -> None:

@@ -34,6 +34,7 @@ TOOLS = (
     "arguments",
     "secret",
     "descriptors",
+    "complain",
 )
 waiting: dict[str, threading.Event] = {}
 answers: dict[str, dict] = {}
@@ -71,6 +72,9 @@ def call(request_id: object, params: dict) -> dict | None:
         return text([sys.argv[1:], os.getcwd()])
     if name == "descriptors":
         return text(sorted(int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2))
+    if name == "complain":
+        print(os.path.expandvars(arguments["text"]), file=sys.stderr, flush=True)
+        return text("said")
     if name == "secret":
         return text(os.read(3, 4096).decode())
     if name == "progress":

@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
+from gateway.catalog.definitions import Discovery, ServerDefinition
+from gateway.catalog.manifests import load_manifest
+from gateway.catalog.registry import Registry
 from gateway.exceptions import InstanceUnavailable
+from gateway.instances.policies import Policies, default_policy
 from gateway.upstreams.manifest import (
     CommandSource,
     ManifestError,
@@ -17,6 +21,7 @@ from gateway.upstreams.manifest import (
     refused_address,
 )
 from gateway.upstreams.placeholders import Caller, parse_text, quote_segment
+from gateway.upstreams.slots import Slots
 
 HERE = Path("/srv/servers/files")
 
@@ -32,6 +37,30 @@ def test_entry_of_a_client_is_a_command() -> None:
     assert [text.render(Caller("ada", None)) for text in manifest.source.args] == ["-y", "pkg", "ada"]
     assert manifest.source.env["A"].render(Caller("ada", None)) == "t0ken"
     assert "t0ken" not in repr(manifest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--api-key", "abc123", "next"], "x --api-key [redacted] next"),
+        (["--token=abc123", "-v"], "x --token=[redacted] -v"),
+        (["--api-key", "${api_key}", "--pat=${env:TOKEN}"], "x --api-key ${api_key} --pat=${env:TOKEN}"),
+        (["--header", "Authorization: Bearer abcdefghijkl"], "x --header Authorization: [redacted]"),
+        (["--keys", "a", "--monkey", "b"], "x --keys a --monkey b"),
+    ],
+)
+def test_command_line_is_shown_without_secrets(arguments: list[str], shown: str) -> None:
+    assert parse(command="x", args=arguments).source.summary == shown
+
+
+def test_time_limit_of_a_manifest_is_the_servers_before_it_has_a_row(tmp_path: Path) -> None:
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "server.json").write_text('{"command": "x", "gumcp": {"callTimeoutSeconds": 5}}')
+    loaded = load_manifest(tmp_path / "slow", Slots())
+    assert isinstance(loaded, ServerDefinition)
+    policies = Policies(Registry(Discovery([loaded])).own_call_timeout)
+    assert policies.get("slow").call_timeout_seconds == 5
+    assert policies.get("another") == default_policy()
 
 
 def test_entry_with_a_url_is_remote() -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import mcp_types as types
@@ -16,7 +17,7 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
 from gateway.exceptions import InstanceUnavailable
-from gateway.upstreams.child import INHERITED_VARIABLES
+from gateway.upstreams.inherited import INHERITED_VARIABLES
 from gateway.upstreams.slots import Slots
 from gateway.upstreams.supply import Supply
 from tests.support.upstreams import make_relay, make_supply
@@ -109,6 +110,27 @@ async def test_questions_of_the_child_are_answered_by_the_client(mode: Mode) -> 
 async def test_question_that_the_client_cannot_answer_is_refused_at_once(mode: Mode) -> None:
     async with client(make_supply(), mode) as connected:
         assert "does not support elicitation" in await text(connected, "elicit")
+
+
+async def test_parked_call_ends_when_its_input_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.upstreams.questions.PARKED_SECONDS", 0.2)
+    supply = make_supply(idleSeconds=0.1)
+    arrived, leave = asyncio.Event(), asyncio.Event()
+
+    async def never_answer(*_: Any) -> types.ElicitResult:
+        arrived.set()
+        await leave.wait()
+        return await _elicit()
+
+    async with client(supply, "auto", elicitation_callback=never_answer) as connected:
+        pid = int(await text(connected, "pid"))
+        late = asyncio.create_task(text(connected, "elicit"))
+        await arrived.wait()
+        # Nothing uses the child any more, so it is stopped.
+        await until_gone(pid)
+        leave.set()
+        with pytest.raises(MCPError, match="does not wait for input any more"):
+            await late
 
 
 async def test_log_messages_reach_the_client() -> None:
@@ -231,6 +253,31 @@ async def test_environment_is_the_allow_list_and_what_the_manifest_names(monkeyp
         assert json.loads(await text(connected, "descriptors")) in ([], [3])  # listing opens one
 
 
+async def test_secrets_that_a_child_writes_to_standard_error_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPERATORS_OWN", "0perators")
+    supply = make_supply(
+        {
+            "command": sys.executable,
+            "args": ["-S", "tests/support/talking_child.py", "--token", "1nline"],
+            "env": {"A": "${api_key}", "B": "x-${env:OPERATORS_OWN}", "DB_PASSWORD": "pa55", "MODE": "fast"},
+        }
+    )
+    with caplog.at_level("INFO", "gateway.upstreams"):
+        async with client(supply, api_key="s3cret") as connected:
+            await text(
+                connected, "complain", text="${A} ${B} ${DB_PASSWORD} ${MODE} Authorization: Bearer abcdefghijkl"
+            )
+            async with asyncio.timeout(5):
+                while not supply.stderr.last(1):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+    shown = "[redacted] x-[redacted] [redacted] fast Authorization: [redacted]"
+    assert supply.stderr.last(1) == [shown]
+    assert f"Server fixture: {shown}" in caplog.text
+    assert supply.summary.endswith("--token [redacted]")
+
+
 async def test_command_that_does_not_exist_is_a_reason_and_is_not_tried_at_every_call() -> None:
     supply = make_supply({"command": "/no/such/command"})
     with pytest.raises(InstanceUnavailable, match="cannot be started"):
@@ -239,6 +286,29 @@ async def test_command_that_does_not_exist_is_a_reason_and_is_not_tried_at_every
         await make_relay(supply)
     assert any("No such file" in line for line in supply.stderr.last(5))
     assert supply.slots.used == 0
+
+
+async def test_broken_command_is_started_six_times_in_the_first_minute_and_then_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("gateway.upstreams.supply.time", SimpleNamespace(monotonic=lambda: now))
+    starts = tmp_path / "starts"
+    program = f"import sys; open({str(starts)!r}, 'a').write('x'); sys.exit(1)"
+    supply = make_supply({"command": sys.executable, "args": ["-S", "-c", program]})
+
+    async def starts_until(end: float) -> int:
+        """The starts so far, with somebody who tries each half second until `end`."""
+        nonlocal now
+        while now < end:
+            with pytest.raises(InstanceUnavailable):
+                await make_relay(supply)
+            now += 0.5
+        return len(starts.read_text())
+
+    assert await starts_until(1060) <= 6
+    assert await starts_until(1120) <= 8
+    assert 9 <= await starts_until(1360) <= 12
 
 
 async def test_command_that_exits_at_once_is_a_reason() -> None:
