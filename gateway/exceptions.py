@@ -118,6 +118,10 @@ class SessionLimitReached(GatewayError):
     """The maximum of sessions is open, and all of them are in use."""
 
 
+class SessionsUnavailable(GatewayError):
+    """The host could not find out whether the session is there: the database cannot be read."""
+
+
 class SessionBacklogFull(GatewayError):
     """A session has its maximum of messages that wait or run."""
 

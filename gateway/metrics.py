@@ -38,6 +38,7 @@ REFUSAL_REASONS: Final = (
     "server_disabled",
     "session_backlog",
     "session_limit",
+    "sessions_unavailable",
     "stream_conflict",
     "unauthenticated",
     "unknown_event",
@@ -54,6 +55,9 @@ OTHER_TOOL: Final = "(other)"
 active_connections = Gauge("gumcp_active_connections", "Open event streams", ["server"])
 connections = Counter("gumcp_connection_total", "Event streams opened", ["server"])
 sessions_opened = Counter("gumcp_sessions_opened_total", "MCP sessions opened", ["server", "transport"])
+sessions_restored = Counter(
+    "gumcp_sessions_restored_total", "MCP sessions taken over from another process", ["server", "transport"]
+)
 stateless_requests = Counter(
     "gumcp_stateless_requests_total", "Requests of the stateless protocol", ["server", "protocol_version"]
 )

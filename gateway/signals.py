@@ -11,6 +11,10 @@ session_opened = Signal()
 session_closed = Signal()
 """A session has ended: its id answers 404 from now on. `session`."""
 
+session_state_changed = Signal()
+"""A session's client has told the server something that the session needs to go on elsewhere: it was initialized, chose
+a log level, subscribed. Sent on the host's loop or in the server's lane. `session`."""
+
 stream_opened = Signal()
 """An event stream is open to a client. `server_name`: str."""
 

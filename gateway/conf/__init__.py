@@ -271,6 +271,13 @@ class GatewaySettings:
     session_idle_seconds = Setting(
         Duration(at_least=0.1), "30m", "How long a Streamable HTTP session without a request in flight is kept."
     )
+    restores_sessions = Setting(
+        Flag(),
+        "true",
+        "Keeps what a session needs to go on after a restart, a deploy or a crash in the database. "
+        "If off, clients get 404 then and have to connect again.",
+        name="GUMCP_RESTORE_SESSIONS",
+    )
     max_sessions = Setting(
         Count(at_least=1),
         "10000",

@@ -1,14 +1,21 @@
 """Opens sessions: checks that there is room, holds the caller's instance, and makes the session reachable."""
 
 from collections.abc import Callable
+from typing import Final
 
 from gateway.catalog.definitions import ServerDefinition
 from gateway.endpoints.base import McpRequest
 from gateway.exceptions import GatewayError, Unauthenticated
 from gateway.host.host import Host
+from gateway.http.asgi import Scope
+from gateway.http.requests import header
 from gateway.instances.instance import Instance
 from gateway.instances.running_server import RunningServer
+from gateway.records.restorable_rows import KeptSession
+from gateway.transports.session_state import SessionState
 from gateway.transports.sessions import Session, Transport, WireT
+
+MAX_AGENT_LENGTH: Final = 500
 
 
 def require_still_open(host: Host, request: McpRequest) -> ServerDefinition:
@@ -47,13 +54,25 @@ async def open_session(
     request: McpRequest,
     transport: Transport,
     make_wire: Callable[[RunningServer, Session[WireT]], WireT],
+    *,
+    goes_on: tuple[str, KeptSession] | None = None,
 ) -> Session[WireT]:
     """Open a session for the caller. `Session.end` releases what it holds.
+
+    `goes_on`: the id, and what is known, of a session that another process had.
 
     Raises what `acquire_with_room` raises.
     """
     instance = await acquire_with_room(host, request)
     session: Session[WireT] = Session(request.definition.name, request.identity, transport, request.address)
+    if goes_on is not None:
+        session.id, kept = goes_on
+        session.row_id, session.opened_at = kept.row_id, kept.opened_at
+        session.state = state_of(kept)
+    elif host.restorable.is_running:
+        session.id = host.restorable.ids.new(session.server_name, session.identity)
+        # HTTP+SSE sessions are found by the program that had them, as their ids end with their streams.
+        session.state = SessionState(agent=user_agent(request.scope) if transport == "sse" else "")
 
     def close() -> None:
         host.sessions.remove(session)
@@ -62,3 +81,19 @@ async def open_session(
     session.open(make_wire(instance.running, session), close)
     host.sessions.add(session)
     return session
+
+
+def state_of(kept: KeptSession) -> SessionState:
+    """The state of a session as its row has it."""
+    return SessionState(
+        epoch=kept.epoch,
+        initialize=kept.initialize,
+        is_initialized=kept.is_initialized,
+        log_level=kept.log_level,
+        subscriptions=dict.fromkeys(kept.subscriptions),
+    )
+
+
+def user_agent(scope: Scope) -> str:
+    """What the client's program calls itself; empty if it does not say."""
+    return (header(scope, b"user-agent") or "")[:MAX_AGENT_LENGTH]

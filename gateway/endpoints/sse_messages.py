@@ -7,6 +7,8 @@ from urllib.parse import parse_qs
 
 from gateway.endpoints.base import SESSION_GONE, McpEndpoint, McpRequest, refuse_content_type
 from gateway.endpoints.batches import admit_batch
+from gateway.endpoints.restoring import SseAdopter
+from gateway.host.host import Host
 from gateway.http.asgi import Scope
 from gateway.http.refusals import refuse, refuse_method
 from gateway.http.requests import is_json
@@ -18,6 +20,10 @@ from gateway.transports.wire import SseWire
 
 class SseMessagesEndpoint(McpEndpoint):
     """Takes messages for HTTP+SSE sessions."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._adopter = SseAdopter(host)
 
     async def answer(self, request: McpRequest) -> None:
         """Answer 202 once the message is on its way to the server. The server's answer goes to the stream."""
@@ -41,6 +47,8 @@ class SseMessagesEndpoint(McpEndpoint):
             if session is None:
                 await refuse(send, 404, "unknown_session", SESSION_GONE)
                 return
+            if not session.is_established and not isinstance(incoming.json, list):
+                await self._adopter.prepare(session, message_from(incoming.json), request)
             if isinstance(incoming.json, list) and session.takes_batches:
                 batch = await admit_batch(self._host, request, incoming.json)
                 session.wire.deliver_batch(batch, request.scope_for_server, incoming.memory)

@@ -10,17 +10,16 @@ from typing import Final
 from mcp_types import INVALID_REQUEST, JSONRPCRequest
 
 from gateway.access.tool_scope import require_tool
-from gateway.conf import conf
 from gateway.endpoints.answering import new_reply, new_stream, run_reply
 from gateway.endpoints.base import SESSION_GONE, McpRequest
 from gateway.endpoints.batches import admit_batch
 from gateway.endpoints.opening import open_session, require_still_open
+from gateway.endpoints.restoring import LOOP_ENDED, SessionRestorer, new_transport
 from gateway.host.host import Host
 from gateway.http.asgi import Headers
 from gateway.http.refusals import refuse_message
 from gateway.http.requests import header
 from gateway.http.responses import respond
-from gateway.instances.running_server import RunningServer
 from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, message_from
 from gateway.transports.message_budget import MessageMemory
 from gateway.transports.message_reader import Incoming
@@ -31,9 +30,6 @@ from gateway.transports.wire import StreamableHttpWire
 SESSION_ID: Final = b"mcp-session-id"
 LAST_EVENT_ID: Final = b"last-event-id"
 
-LOOP_ENDED: Final = "its message loop ended"
-"""Why a session ended whose message loop ended by itself."""
-
 NOT_ESTABLISHED: Final = "initialize failed"
 """Why a session ended whose `initialize` was refused or whose client left before the answer."""
 
@@ -43,6 +39,7 @@ class StreamableHttpRequests:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._restorer = SessionRestorer(host)
 
     async def post(self, request: McpRequest) -> None:
         """Take one message: `initialize` opens a session, everything else belongs to one."""
@@ -93,7 +90,7 @@ class StreamableHttpRequests:
             return
         request.definition = require_still_open(self._host, request)
         session: Session[StreamableHttpTransport] = await open_session(
-            self._host, request, "streamable-http", _new_transport
+            self._host, request, "streamable-http", new_transport
         )
         is_answered = False
         try:
@@ -149,6 +146,8 @@ class StreamableHttpRequests:
         session_id = header(request.scope, SESSION_ID) or ""
         session = self._host.sessions.find(session_id, request.definition.name, request.identity, "streamable-http")
         if session is None:
+            session = await self._restorer.restore(session_id, request)
+        if session is None:
             # Spec 2025-11-25 basic/transports#session-management rule 3: 404, so that the client opens a new one.
             await refuse_message(request.send, 404, "unknown_session", INVALID_REQUEST, SESSION_GONE)
         return session
@@ -157,16 +156,6 @@ class StreamableHttpRequests:
 async def _refuse_without_session_id(request: McpRequest) -> None:
     message = "The Mcp-Session-Id header is missing."
     await refuse_message(request.send, 400, "missing_session_id", INVALID_REQUEST, message)
-
-
-def _new_transport(running: RunningServer, session: Session[StreamableHttpTransport]) -> StreamableHttpTransport:
-    return StreamableHttpTransport(
-        running,
-        session,
-        max_backlog=conf.max_session_backlog,
-        max_events=conf.max_kept_events,
-        max_event_bytes=conf.max_kept_event_bytes,
-    )
 
 
 def _session_headers(session: Session[WireT]) -> Headers:

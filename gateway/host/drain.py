@@ -6,19 +6,17 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
 from gateway.conf import conf
 from gateway.host.serving_loop import ServingLoop
-from gateway.transports.sessions import Sessions
+from gateway.transports.sessions import STOPPED, Sessions
 from gateway.transports.stateless_calls import StatelessCalls
 from gateway.transports.streams import Streams
 
 logger = logging.getLogger(__name__)
-
-STOPPED: Final = "the host stopped"
-"""Why a session ended that was open when the process was told to stop."""
 
 CLOSING_SECONDS: Final = 0.5
 """How long before the end of the grace time the host ends sessions whose calls are not answered yet."""
@@ -31,8 +29,14 @@ class Drain:
     """Ends sessions as soon as their calls are answered. Used on the host's loop."""
 
     def __init__(
-        self, loop: ServingLoop, sessions: Sessions, streams: Streams, stateless_calls: StatelessCalls
+        self,
+        loop: ServingLoop,
+        sessions: Sessions,
+        streams: Streams,
+        stateless_calls: StatelessCalls,
+        on_begin: Callable[[], object] = lambda: None,
     ) -> None:
+        self._on_begin = on_begin
         self._loop = loop
         self._sessions = sessions
         self._streams = streams
@@ -56,6 +60,7 @@ class Drain:
         self.is_begun = True
         self.ends_at = time.monotonic() + conf.shutdown_grace_seconds
         logger.info("Draining: %d sessions, %d streams", len(self._sessions), len(self._streams))
+        self._on_begin()
         self._stateless_calls.stop_listening()
         self._loop.start_task(self._follow())
 

@@ -22,7 +22,7 @@ from gateway.catalog.registry import Registry
 from gateway.conf import conf
 from gateway.host.availability import Availability
 from gateway.host.control import ControlListener
-from gateway.host.drain import STOPPED, Drain
+from gateway.host.drain import Drain
 from gateway.host.lane_watch import LaneWatch
 from gateway.host.metrics_port import MetricsPort
 from gateway.host.reloading import Reloader
@@ -37,9 +37,10 @@ from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies
 from gateway.records.processes import Place
 from gateway.records.recorder import Recorder
+from gateway.records.restorable_sessions import RestorableSessions
 from gateway.transports.message_budget import MessageBudget
 from gateway.transports.message_reader import MessageReader
-from gateway.transports.sessions import Sessions
+from gateway.transports.sessions import STOPPED, Sessions
 from gateway.transports.stateless_calls import StatelessCalls
 from gateway.transports.streams import Streams
 
@@ -92,6 +93,7 @@ class Host:
         self.message_reader = MessageReader(self.message_budget)
         self.doorkeeper = Doorkeeper(self.sessions, self.loop.call_soon)
         self.recorder = Recorder(registry, self.sessions, self.instances, listings, self.call_log, place)
+        self.restorable = RestorableSessions(self.sessions, self.recorder.process_id, self.loop.call_soon)
         self.availability = Availability(
             registry, self.policies, self.instances, self.sessions, self.stateless_calls, self.redactor
         )
@@ -102,7 +104,9 @@ class Host:
             on_removed=self.availability.end_removed,
         )
         self.lane_watch = LaneWatch(self.lanes, self.instances)
-        self.drain = Drain(self.loop, self.sessions, self.streams, self.stateless_calls)
+        self.drain = Drain(
+            self.loop, self.sessions, self.streams, self.stateless_calls, on_begin=self.restorable.keep_superseded
+        )
         self._control = ControlListener(self.sessions, on_keys_changed=self.doorkeeper.wake)
         self._steering = Steering(
             self.recorder, self.policies, self.availability, self._control, self.reloader, self.loop
@@ -130,6 +134,7 @@ class Host:
         self._collector.register()
         self._metrics_port.start()
         self.recorder.start()
+        self.restorable.start()
         self.doorkeeper.start()
         # What exists now stays until the end, so the collector need not look at it again. This saves pauses of 100 ms
         # under load (p99 of calls on Daphne from 108 to 28 ms).
@@ -186,6 +191,7 @@ class Host:
         await self._control.stop()
         await asyncio.gather(
             asyncio.to_thread(self.recorder.stop),
+            asyncio.to_thread(self.restorable.stop),
             self.instances.stop(self._seconds_for(instances.STOP_TIMEOUT_SECONDS)),
         )
         # Lanes cancel what is left in them, so they stop after the instances. A lane that is blocked takes all the time
@@ -202,6 +208,7 @@ class Host:
         self.message_reader.close()
         self.lanes.stop(seconds)
         self.recorder.stop()
+        self.restorable.stop()
         self.doorkeeper.stop()
         if self._is_prepared:
             self._is_prepared = False

@@ -181,6 +181,37 @@ class SessionRecord(models.Model):
         return f"{self.server_name} · {self.user_id} · {self.opened_at:%Y-%m-%d %H:%M:%S}"
 
 
+class RestorableSession(models.Model):
+    """What a process needs to go on with a session of another one. It has the primary key of the session's other row.
+
+    Digests stand for the session's id and its caller. `restorable_rows` reads and writes it; operators do not see it.
+    """
+
+    id = models.UUIDField(primary_key=True)
+    id_digest = models.CharField(max_length=64, unique=True)
+    caller_digest = models.CharField(max_length=64, db_index=True)
+    transport = models.CharField(max_length=20)
+    holder = models.UUIDField()
+    """The process that has the session. No foreign key: this row may be written before that of the process."""
+    epoch = models.PositiveIntegerField(default=1)
+    """Goes up each time that a process takes the session over."""
+    taken_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(null=True, db_index=True)
+    initialize = models.TextField()
+    protocol_version = models.CharField(max_length=200)
+    is_initialized = models.BooleanField(default=False)
+    log_level = models.CharField(max_length=20, blank=True)
+    subscriptions = models.TextField(blank=True)
+    last_used_at = models.DateTimeField(db_index=True)
+    lost_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(null=True)
+    """When the stream of an HTTP+SSE session ended. Its client may come back."""
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
 class InstanceRecord(models.Model):
     """One identity's instance of a server. It also counts requests of the stateless protocol, which have no session."""
 

@@ -57,7 +57,7 @@ from gateway.records.upkeep import (
     processes_alive,
 )
 from gateway.storable import storable
-from gateway.transports.sessions import Session, Sessions
+from gateway.transports.sessions import GOES_ON, Session, Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ MAX_LISTED_NAME_LENGTH: Final = 1000
 """Longest name of a tool, URI of a resource or name of a prompt that is kept."""
 
 _UPDATED_SESSION_FIELDS: Final = [
+    "process",
     "client_name",
     "client_version",
     "protocol_version",
@@ -117,7 +118,8 @@ class Recorder:
         self._instances = instances
         self._listings = listings
         self._place = place or Place()
-        self._process_id = uuid4()
+        self.process_id = uuid4()
+        """The primary key of the process's row."""
         self._started_at = timezone.now()
         self.operator_requests = OperatorRequests(registry, since=self._started_at)
         """What operators asked for, as last read."""
@@ -220,11 +222,11 @@ class Recorder:
         if not self._is_migrated:
             self._require_migrations()
         if not is_last:
-            self.operator_requests.read(self._process_id)
+            self.operator_requests.read(self.process_id)
             self.has_tried.set()
         if is_heartbeat_due:
             self._write_process()
-            close_rows_of_dead_processes(self._process_id)
+            close_rows_of_dead_processes(self.process_id)
             self.processes = processes_alive()
             self._last_heartbeat = now
         with self._lock:
@@ -235,14 +237,14 @@ class Recorder:
             self._write_servers()
             self._written_revision = revision
         if look is not None and look != self._written_look:
-            HostProcess.objects.filter(id=self._process_id).update(looked_at=look)
+            HostProcess.objects.filter(id=self.process_id).update(looked_at=look)
             self._written_look = look
         self._write_listings()
         self._write_conditions(shows_others=is_heartbeat_due)
         self._write_sessions()
         self._write_instances(is_last)
         self._call_rows.write(is_last=is_last)
-        self.history.write_minutes(self._process_id)
+        self.history.write_minutes(self.process_id)
         self._delete_surplus_rows()
         if now - self._last_upkeep >= UPKEEP_SECONDS:
             delete_old_rows()
@@ -295,7 +297,7 @@ class Recorder:
             **self._figures(),
         }
         _, is_new = HostProcess.objects.update_or_create(
-            id=self._process_id,
+            id=self.process_id,
             defaults=present,
             create_defaults={
                 **present,
@@ -373,7 +375,7 @@ class Recorder:
             conditions = self._conditions
         if conditions != self._written_conditions:
             storable_ones = {name: storable(text, 500) for name, text in conditions.items()}
-            HostProcess.objects.filter(id=self._process_id).update(conditions=storable_ones)
+            HostProcess.objects.filter(id=self.process_id).update(conditions=storable_ones)
         elif not shows_others:
             return
         self._written_conditions = conditions
@@ -403,12 +405,17 @@ class Recorder:
         # in the next round.
         with self._lock:
             closed = dict(self._closed)
+        going_on = self._going_on_elsewhere(session for session, _ in closed.values())
         live = [session for session in self._sessions if session.is_established and session.row_id not in closed]
         active = [session for session in live if self._written_activity.get(session.row_id) != session.last_activity]
         seen = {session.row_id: session.last_activity for session in active}
         self._writer.upsert(
             [self._session_row(session, None) for session in active]
-            + [self._session_row(session, closed_at) for session, closed_at in closed.values()],
+            + [
+                self._session_row(session, closed_at)
+                for session, closed_at in closed.values()
+                if session.row_id not in going_on
+            ],
             "id",
             _UPDATED_SESSION_FIELDS,
         )
@@ -420,6 +427,15 @@ class Recorder:
             for row_id in closed:
                 self._closed.pop(row_id, None)
         self._new_ended_rows.update(session.identity.user_id for session, _ in closed.values())
+
+    def _going_on_elsewhere(self, closed: Iterable[Session]) -> set[UUID]:
+        """The sessions whose rows belong to another process by now, which has taken them over."""
+        ended_here = [session.row_id for session in closed if session.end_reason in GOES_ON]
+        found: set[UUID] = set()
+        for start in range(0, len(ended_here), BATCH_SIZE):
+            rows = SessionRecord.objects.filter(id__in=ended_here[start : start + BATCH_SIZE])
+            found.update(rows.exclude(process=self.process_id).values_list("id", flat=True))
+        return found
 
     def _delete_surplus_rows(self) -> None:
         """Delete rows of users who got many since the last time, so that nobody has many more than are kept."""
@@ -435,7 +451,7 @@ class Recorder:
     def _session_row(self, session: Session, closed_at: datetime | None) -> SessionRecord:
         return SessionRecord(
             id=session.row_id,
-            process_id=self._process_id,
+            process_id=self.process_id,
             server_name=session.server_name,
             user_id=session.identity.user_id,
             transport=session.transport,
@@ -471,7 +487,7 @@ class Recorder:
             [
                 InstanceRecord(
                     id=instance.row_id,
-                    process_id=self._process_id,
+                    process_id=self.process_id,
                     server_name=instance.server_name,
                     user_id=instance.identity.user_id,
                     started_at=instance.started_at,

@@ -33,13 +33,16 @@ def close_rows_of_dead_processes(own_process_id: UUID) -> None:
         return
     running = set(running_hosts().values_list("id", flat=True))
     for process in others:
-        # On this machine there is no need to wait for the silence.
-        is_here = process.hostname == hostname()
-        if process.id not in running or (is_here and not _is_running(process.pid)):
+        if process.id not in running or has_ended_here(process):
             process.sessions.filter(is_open).update(
                 state=SessionRecord.State.LOST, closed_at=process.last_seen_at, end_reason="its process died"
             )
             process.instances.filter(is_alive).update(ended_at=process.last_seen_at)
+
+
+def has_ended_here(process: HostProcess) -> bool:
+    """Whether a process is known to have ended: on this machine there is no need to wait for its silence."""
+    return process.hostname == hostname() and not _is_running(process.pid)
 
 
 def processes_alive() -> list[HostProcess]:

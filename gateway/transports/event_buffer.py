@@ -16,15 +16,18 @@ class EventBuffer:
     An event that was not sent yet is kept whatever its size, as long as no later one comes: its client may still
     connect. Once it was sent (`note_sent`), the bounds hold for it too.
 
-    Event ids are `{stream}-{sequence}`. The sequence runs over all streams of the session.
+    Event ids are `{stream}-{sequence}`. The sequence runs over all streams of the session, and begins above all that
+    the session had in other processes.
     """
 
-    def __init__(self, max_events: int, max_bytes: int) -> None:
+    def __init__(self, max_events: int, max_bytes: int, floor: int = 0) -> None:
+        """`floor`: event ids up to this sequence were given out by processes that had the session before."""
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._events: deque[tuple[int, int, bytes]] = deque()
         self._bytes = 0
-        self._last_sequence = 0
+        self.floor = floor
+        self._last_sequence = floor
         self._kept: Counter[int] = Counter()
         """Stream -> how many of its events are kept."""
         self._dropped: dict[int, int] = {}
@@ -77,15 +80,20 @@ class EventBuffer:
         None if the id is not one of this session's, or if later events of its stream have been dropped: a replay with
         a gap would hide that answers were lost.
         """
-        stream_text, _, sequence_text = event_id.partition("-")
-        if not (event_id.isascii() and stream_text.isdecimal() and sequence_text.isdecimal() and len(event_id) < 40):
+        parts = _parts(event_id)
+        if parts is None:
             return None
-        stream, sequence = int(stream_text), int(sequence_text)
+        stream, sequence = parts
         if self._dropped.get(stream) != sequence and not any(
             kept_stream == stream and kept == sequence for kept_stream, kept, _ in self._events
         ):
             return None
         return stream, self.later_than(stream, sequence)
+
+    def is_older_standalone(self, event_id: str) -> bool:
+        """Whether the id is one of the standalone stream that the session had in a process before this one."""
+        parts = _parts(event_id)
+        return parts is not None and parts[0] == STANDALONE and 0 < parts[1] <= self.floor
 
     def later_than(self, stream: int, sequence: int) -> list[tuple[bytes, bytes]]:
         """The kept events (id, data) of `stream` that came after `sequence`."""
@@ -99,3 +107,11 @@ class EventBuffer:
     def last_sequence(self) -> int:
         """The sequence of the newest event; 0 before the first."""
         return self._last_sequence
+
+
+def _parts(event_id: str) -> tuple[int, int] | None:
+    """The stream and the sequence of an event id; None if it cannot be one."""
+    stream, _, sequence = event_id.partition("-")
+    if not (event_id.isascii() and stream.isdecimal() and sequence.isdecimal() and len(event_id) < 40):
+        return None
+    return int(stream), int(sequence)

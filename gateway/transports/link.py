@@ -15,16 +15,17 @@ from typing import Any, Self
 
 import anyio
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
-from mcp_types import INVALID_REQUEST, JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
+from mcp_types import INVALID_REQUEST, JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
 from starlette.requests import Request
 
-from gateway import metrics
+from gateway import metrics, signals
 from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull, StreamClosed
 from gateway.http.asgi import Scope
 from gateway.instances.call_log import note_answer_size
 from gateway.instances.lanes import Lane
 from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, request_key
 from gateway.transports.message_budget import MessageMemory
+from gateway.transports.session_state import INITIALIZED, STATE_METHODS
 from gateway.transports.sessions import MAX_FACT_LENGTH, Session
 
 
@@ -152,6 +153,8 @@ class Link:
         """Whether the server has accepted `initialize`. Set in the lane, read on any thread."""
         self._is_closed = False
         self._initialize_key: RequestId | None = None
+        self._own_requests: dict[RequestId, asyncio.Future[bool]] = {}
+        """Requests of the host itself that are in flight. Filled on the host's loop, emptied in the lane."""
         self._count_in = metrics.messages.labels(session.server_name, "in")
         self._count_out = metrics.messages.labels(session.server_name, "out")
 
@@ -189,6 +192,8 @@ class Link:
             self._admit_request(message, memory, metadata)
         else:
             memory.keep()
+            if isinstance(message, JSONRPCNotification) and message.method == INITIALIZED:
+                self._note_initialized()
         if on_admitted is not None:
             on_admitted()
         session.note_incoming()
@@ -212,6 +217,8 @@ class Link:
             self._note_client(message)
         elif message.method == "tools/call":
             session.calls += 1
+        elif message.method in STATE_METHODS and session.state is not None:
+            session.state.note_request(key, message)
         memory.keep()
         session.in_flight[key] = memory
         end_on_wire = metadata.on_request_unanswered
@@ -222,6 +229,33 @@ class Link:
                 await end_on_wire()
 
         metadata.on_request_unanswered = settle
+
+    def ask(self, message: JSONRPCRequest, scope: Scope, memory: MessageMemory) -> "asyncio.Future[bool]":
+        """Send a request of the host itself, whose answer no client sees. The result tells whether it was accepted.
+
+        Raises what `admit` raises.
+        """
+        accepted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        key = request_key(message.id)
+        self._own_requests[key] = accepted
+        try:
+            self.admit(message, scope, memory)
+        except BaseException:
+            del self._own_requests[key]
+            raise
+        if self._is_closed:
+            self._refuse_own_requests()
+        return accepted
+
+    def is_for_host(self, message: JSONRPCMessage) -> bool:
+        """Whether `message` answers a request of the host itself, which then gets its result."""
+        if not self._own_requests or not isinstance(message, JSONRPCResponse | JSONRPCError) or message.id is None:
+            return False
+        accepted = self._own_requests.pop(request_key(message.id), None)
+        if accepted is None:
+            return False
+        _resolve(accepted, isinstance(message, JSONRPCResponse))
+        return True
 
     async def opens_with_handshake(self) -> bool:
         """Wait for the session's first message. Returns whether it is `initialize`."""
@@ -240,20 +274,33 @@ class Link:
         self._count_out.inc()
         if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
             note_answer_size(size_bytes)
-            key = request_key(message.id)
+            key, state = request_key(message.id), self.session.state
             self._settle(key)
             if isinstance(message, JSONRPCResponse):
                 self.session.is_established = True
+            if (
+                state is not None
+                and state.has_unanswered
+                and state.note_answer(key, is_accepted=isinstance(message, JSONRPCResponse))
+            ):
+                self._announce_state()
             if key == self._initialize_key and isinstance(message, JSONRPCResponse):
                 self.is_initialized = True
                 # The version the server chose, which may differ from the one the client proposed.
                 self.session.protocol_version = str(message.result.get("protocolVersion", ""))[:MAX_FACT_LENGTH]
+                self._announce_state()
 
     def close(self) -> None:
         """Drop what is left: the message loop has ended, so nothing will be answered any more."""
         self._is_closed = True
         self.inbound.close()
         self._settle_all()
+        self._refuse_own_requests()
+
+    def _refuse_own_requests(self) -> None:
+        with contextlib.suppress(KeyError):
+            while True:
+                _resolve(self._own_requests.popitem()[1], False)
 
     def _settle(self, key: RequestId) -> None:
         memory = self.session.in_flight.pop(key, None)
@@ -268,6 +315,30 @@ class Link:
 
     def _note_client(self, message: JSONRPCRequest) -> None:
         params = message.params or {}
+        if self.session.state is not None:
+            self.session.state.note_initialize(params)
         client = params.get("clientInfo")
         client = client if isinstance(client, dict) else {}
         self.session.note_client(client.get("name"), client.get("version"), params.get("protocolVersion"))
+
+    def _note_initialized(self) -> None:
+        state = self.session.state
+        if state is not None and not state.is_initialized:
+            state.is_initialized = True
+            if self.is_initialized:
+                self._announce_state()
+
+    def _announce_state(self) -> None:
+        if self.session.state is not None:
+            signals.session_state_changed.send_robust(Link, session=self.session)
+
+
+def _resolve(accepted: "asyncio.Future[bool]", is_accepted: bool) -> None:
+    """Set the result of a future of the host's loop. Any thread."""
+
+    def set_result() -> None:
+        if not accepted.done():
+            accepted.set_result(is_accepted)
+
+    with contextlib.suppress(RuntimeError):  # the host's loop is closed
+        accepted.get_loop().call_soon_threadsafe(set_result)

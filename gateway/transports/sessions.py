@@ -17,12 +17,25 @@ from gateway import signals
 from gateway.access.identity import Identity
 from gateway.jsonrpc import BATCH_VERSION
 from gateway.transports.message_budget import MessageMemory
+from gateway.transports.session_state import SessionState
 from gateway.transports.wire import SessionWire, SseWire, StreamableHttpWire
 
 Transport = Literal["sse", "streamable-http", "console"]
 """How the session's messages travel. `console`: an operator's page in the admin is the client."""
 
 WireT = TypeVar("WireT", bound=SessionWire, default=SessionWire)
+
+STOPPED: Final = "the host stopped"
+"""Why a session ended that was open when the process was told to stop."""
+
+TAKEN_OVER: Final = "another process took it over"
+"""Why a session ended that goes on in another process."""
+
+NOT_RESTORED: Final = "it could not be restored now"
+"""Why a session ended whose server did not take it back in time. The next request tries again."""
+
+GOES_ON: Final = frozenset({STOPPED, TAKEN_OVER, NOT_RESTORED})
+"""Reasons for which a session ends in this process only. All others end it for good."""
 
 MAX_FACT_LENGTH: Final = 200
 """The longest client name, version or address that is kept. Clients choose the first two freely."""
@@ -63,6 +76,8 @@ class Session(Generic[WireT]):
     """HTTP requests of this session that are being answered, open streams included."""
     is_established: bool = False
     """Whether the server has answered a request with a result. Before that there is nothing to show to operators."""
+    state: SessionState | None = None
+    """What another process needs to go on with it; None if sessions are not restored."""
     end_reason: str = ""
     """Why the host ended the session; empty if the client did."""
     _wire: WireT | None = field(default=None, repr=False)
@@ -191,6 +206,10 @@ class Sessions:
         for session in idle:
             session.end("idle")
         return len(idle)
+
+    def has(self, session_id: str) -> bool:
+        """Whether there is a session with this id, whoever owns it."""
+        return session_id in self._by_id
 
     def by_row_id(self, row_id: UUID) -> Session | None:
         """The open session of a row. It looks at all sessions; operators' commands, which use it, are rare."""

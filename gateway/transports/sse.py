@@ -11,6 +11,7 @@ Spec: 2024-11-05 basic/transports#http-with-sse. Differences from the SDK's `Sse
 3. The lifespan belongs to the instance, which enters it once, and not to the connection.
 """
 
+import asyncio
 from typing import Any
 
 import anyio
@@ -74,6 +75,10 @@ class SseTransport:
                     _, body, _ = count_refusal(error, as_message=True, request_id=message.id)
                     self._stream.write(frame(b"message", body))
 
+    def ask(self, message: JSONRPCRequest, scope: Scope, memory: MessageMemory) -> "asyncio.Future[bool]":
+        """Send a request of the host itself, whose answer no client sees. Raises what `deliver` raises."""
+        return self._link.ask(message, scope, memory)
+
     def announce(self) -> None:
         """Tell the client that the server's lists may have changed."""
         if self._session.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
@@ -88,6 +93,8 @@ class SseTransport:
         message = item.message
         data = message_body(message)
         self._link.note_sent(message, len(data))
+        if self._link.is_for_host(message):
+            return
         self._stream.write(frame(b"message", data))
         if self._stream.must_wait:
             try:

@@ -46,6 +46,9 @@ STOP_SECONDS: Final = 1.0
 RETRY_MILLISECONDS: Final = 500
 """How long a client should wait before it resumes a stream that was closed on purpose."""
 
+EVENTS_OF_AN_EPOCH: Final = 10**9
+"""More events than a session can have in one process: event ids of a session that was restored are never equal."""
+
 RESUMABLE_SINCE: Final = "2025-11-25"
 """Older clients cannot read the empty event that opens a resumable stream (SDK: `_mint_priming_event`)."""
 
@@ -223,10 +226,13 @@ class StreamableHttpTransport:
         max_events: int,
         max_event_bytes: int,
     ) -> None:
+        epoch = session.state.epoch if session.state is not None else 1
         self._lane = running.lane
         self._session = session
         self._link = Link(session, running.lane, max_backlog)
-        self._buffer = EventBuffer(max_events, max_event_bytes)
+        self._buffer = EventBuffer(max_events, max_event_bytes, floor=(epoch - 1) * EVENTS_OF_AN_EPOCH)
+        self._is_restored = epoch > 1
+        """Whether the client opened its streams with another process, and may have missed that lists have changed."""
         self._standalone = _ResumableStream(STANDALONE, self._buffer, self._note_sent)
         self._posts: dict[RequestId, _Post] = {}
         """Key of a request in flight -> its POST."""
@@ -275,6 +281,10 @@ class StreamableHttpTransport:
     def deliver(self, message: JSONRPCMessage, scope: Scope, memory: MessageMemory) -> None:
         """Hand a notification or a response to the server. Raises what `Link.admit` raises."""
         self._link.admit(message, scope, memory)
+
+    def ask(self, message: JSONRPCRequest, scope: Scope, memory: MessageMemory) -> "asyncio.Future[bool]":
+        """Send a request of the host itself, whose answer no client sees. Raises what `deliver` raises."""
+        return self._link.ask(message, scope, memory)
 
     def call(self, message: JSONRPCRequest, scope: Scope, memory: MessageMemory, reply: Reply) -> None:
         """Hand a request to the server; the answer goes to `reply`. Raises what `Link.admit` raises."""
@@ -383,12 +393,17 @@ class StreamableHttpTransport:
         self._standalone.attach(stream)
         if self._is_resumable:
             self._standalone.prime()
+        if self._is_restored:
+            self._is_restored = False
+            self._announce_in_lane()
         return True
 
     async def _resume(self, stream: EventStream, last_event_id: str) -> bool:
         found = self._buffer.after(last_event_id)
         if found is None:
-            return False
+            # Nothing is known of the events of other processes. The standalone stream promises none of them, so it goes
+            # on; the stream of a call would never bring its answer.
+            return self._buffer.is_older_standalone(last_event_id) and await self._attach_again(stream)
         number, missed = found
         resumed = self._streams.get(number)
         if resumed is None:  # the request has been answered: these events are the rest of its stream
@@ -400,6 +415,11 @@ class StreamableHttpTransport:
             resumed.stream.close()
         resumed.attach(stream, missed)
         return True
+
+    async def _attach_again(self, stream: EventStream) -> bool:
+        if self._standalone.stream is not None:
+            self._standalone.stream.close()
+        return await self._attach_standalone(stream)
 
     def _finish(self, key: RequestId, data: bytes) -> None:
         post = self._posts.pop(key, None)
@@ -425,6 +445,8 @@ class StreamableHttpTransport:
         message = item.message
         data = message_body(message)
         self._link.note_sent(message, len(data))
+        if self._link.is_for_host(message):
+            return
         if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
             self._finish(request_key(message.id), data)
             return

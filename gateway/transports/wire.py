@@ -4,6 +4,7 @@ Lives here: the protocols. Today a wire leads to a lane of this process (`sse`, 
 another process would implement the same methods.
 """
 
+import asyncio
 from typing import Protocol
 
 from mcp_types import JSONRPCRequest
@@ -30,6 +31,13 @@ class SessionWire(Protocol):
 
         Raises:
             GatewayError: the server did not get the message.
+        """
+        ...
+
+    def ask(self, message: JSONRPCRequest, scope: Scope, memory: MessageMemory) -> "asyncio.Future[bool]":
+        """Send a request of the host itself, whose answer no client sees. The result tells whether it was accepted.
+
+        Raises what `deliver` raises.
         """
         ...
 

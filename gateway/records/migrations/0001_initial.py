@@ -328,4 +328,26 @@ class Migration(migrations.Migration):
                 "default_permissions": ("view",),
             },
         ),
+        migrations.CreateModel(
+            name="RestorableSession",
+            fields=[
+                ("id", models.UUIDField(primary_key=True, serialize=False)),
+                ("id_digest", models.CharField(max_length=64, unique=True)),
+                ("caller_digest", models.CharField(db_index=True, max_length=64)),
+                ("transport", models.CharField(max_length=20)),
+                ("holder", models.UUIDField()),
+                ("epoch", models.PositiveIntegerField(default=1)),
+                ("taken_at", models.DateTimeField(db_index=True, null=True)),
+                ("initialize", models.TextField()),
+                ("protocol_version", models.CharField(max_length=200)),
+                ("is_initialized", models.BooleanField(default=False)),
+                ("log_level", models.CharField(blank=True, max_length=20)),
+                ("subscriptions", models.TextField(blank=True)),
+                ("last_used_at", models.DateTimeField(db_index=True)),
+                ("lost_at", models.DateTimeField(null=True)),
+            ],
+            options={
+                "default_permissions": (),
+            },
+        ),
     ]
