@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from django.db import IntegrityError, OperationalError
+from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -82,9 +82,10 @@ class RestorableRows:
                     continue
 
     def _write(self, rows: Sequence[RestorableSession]) -> None:
-        RestorableSession.objects.bulk_create(
-            rows, batch_size=BATCH_SIZE, update_conflicts=True, unique_fields=["id"], update_fields=_WRITTEN_FIELDS
-        )
+        with transaction.atomic():
+            RestorableSession.objects.bulk_create(
+                rows, batch_size=BATCH_SIZE, update_conflicts=True, unique_fields=["id"], update_fields=_WRITTEN_FIELDS
+            )
 
     def touch(self, row_ids: Iterable[UUID]) -> None:
         """Note that these sessions are in use."""

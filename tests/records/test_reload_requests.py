@@ -70,12 +70,12 @@ def test_rows_of_servers_are_written_before_the_request_counts_as_carried_out() 
     recorder = Recorder(registry, Sessions(), [], Listings())
     recorder._flush(is_last=False)
     at = request_reload()
-    recorder.operator_requests.read(recorder._process_id)
+    recorder.operator_requests.read(recorder.process_id)
     assert recorder.operator_requests.take_look_request() == at
     registry.note_failure(LoadFailure("broken", Path("/s/broken"), "In main.py, line 1: ValueError"))
     recorder.note_look(at)
     recorder._flush(is_last=False)
-    assert HostProcess.objects.get(id=recorder._process_id).looked_at == at
+    assert HostProcess.objects.get(id=recorder.process_id).looked_at == at
     assert ServerRecord.objects.get(name="broken").reason == "In main.py, line 1: ValueError"
 
 
