@@ -70,9 +70,12 @@ async def open_session(
         session.row_id, session.opened_at = kept.row_id, kept.opened_at
         session.state = state_of(kept)
     elif host.restorable.is_running:
-        session.id = host.restorable.ids.new(session.server_name, session.identity)
-        # HTTP+SSE sessions are found by the program that had them, as their ids end with their streams.
-        session.state = SessionState(agent=user_agent(request.scope) if transport == "sse" else "")
+        if transport == "sse":
+            # Its id ends with its stream, so it is found by the program that had it.
+            session.state = SessionState(agent=user_agent(request.scope))
+        else:
+            session.id = host.restorable.ids.new(session.server_name, session.identity)
+            session.state = SessionState()
 
     def close() -> None:
         host.sessions.remove(session)
