@@ -61,7 +61,7 @@ def test_condition_that_one_process_knows_stays_until_it_or_its_process_ends() -
     second.note_conditions({"notes": "calls are stuck"})
     second._flush(is_last=False)
     assert condition() == "its loop is blocked; calls are stuck"
-    HostProcess.objects.filter(id=first._process_id).update(last_seen_at="2000-01-01T00:00Z")
+    HostProcess.objects.filter(id=first.process_id).update(last_seen_at="2000-01-01T00:00Z")
     second._last_heartbeat = float("-inf")
     second._flush(is_last=False)
     assert condition() == "calls are stuck"
