@@ -25,6 +25,7 @@ from mcp_types import JSONRPCRequest
 from gateway.access import audit
 from gateway.access.identity import Identity, current_identity, parse_user_id
 from gateway.conf import conf
+from gateway.console.playground import PERMISSION, PREFIX
 from gateway.endpoints.answering import new_stream
 from gateway.endpoints.base import SESSION_GONE, McpRequest
 from gateway.endpoints.opening import open_session
@@ -46,12 +47,6 @@ from gateway.http.responses import respond
 from gateway.jsonrpc import JSONRPCMessage, message_from
 from gateway.transports.console import ConsoleTransport
 from gateway.transports.sessions import Session
-
-PREFIX: Final = "/-/console/playground/"
-"""The paths of this endpoint. The ring of workers reads server and user from them."""
-
-PERMISSION: Final = "access.run_as"
-"""What an operator needs."""
 
 LOOK_SECONDS: Final = 30.0
 """How often the operator of an open session is checked again."""
