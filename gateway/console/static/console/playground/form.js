@@ -6,16 +6,20 @@ import { element } from "./dom.js";
 
 const MAX_DEPTH = 6;
 const MAX_REFERENCES = 20;
+const MAX_FIELDS = 500;
 
 let count = 0;
 
 /** A form for an object schema. read() returns the object, or null if it has errors, which it then shows. */
 export function formOf(schema) {
   const root = isObject(schema) ? schema : {};
-  const field = fieldOf(root, { root, name: "", label: "Arguments", isRequired: true, depth: 0 });
+  // A small schema may describe a form without end.
+  const whole = { root, fieldsLeft: MAX_FIELDS };
+  const field = fieldOf(root, { whole, name: "", label: "Arguments", isRequired: true, depth: 0, references: ["#"] });
   return {
     element: field.element,
-    isEmpty: field.isEmpty === true,
+    /** Whether there is nothing to choose between fields and JSON. */
+    hasOneView: field.isEmpty === true || field.isJson === true,
     read() {
       for (const message of field.element.querySelectorAll(".field-error")) {
         message.textContent = "";
@@ -33,10 +37,14 @@ export function formOf(schema) {
 }
 
 function fieldOf(given, at) {
-  const schema = resolved(given, at.root);
-  if (schema === null || at.depth > MAX_DEPTH) {
+  const references = [...at.references];
+  const schema = resolved(given, at.whole.root, references);
+  const isRecursive = new Set(references).size < references.length;
+  at.whole.fieldsLeft -= 1;
+  if (schema === null || isRecursive || at.depth > MAX_DEPTH || at.whole.fieldsLeft < 0) {
     return jsonField(given, at);
   }
+  at = { ...at, references };
   if ("const" in schema) {
     return choiceField([{ value: schema.const, title: shown(schema.const) }], schema, at);
   }
@@ -67,8 +75,9 @@ function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** The schema without references and without "or null". null if it is more than one field can show. */
-function resolved(given, root) {
+/** The schema without references and without "or null". null if it is more than one field can show.
+ *  `references` gets the references on the way. */
+function resolved(given, root, references = []) {
   let schema = given;
   for (let steps = 0; steps < MAX_REFERENCES; steps += 1) {
     if (!isObject(schema)) {
@@ -77,6 +86,7 @@ function resolved(given, root) {
     if (typeof schema.$ref === "string") {
       const { $ref, ...rest } = schema;
       const target = pointedAt(root, $ref);
+      references.push($ref);
       if (!isObject(target)) {
         return null;
       }
@@ -174,7 +184,7 @@ function labelParts(schema, at) {
   if (title && at.name && !isSameName(title, at.name)) {
     parts.push(` ${title}`);
   }
-  if (at.isRequired && at.name) {
+  if (at.isRequired && at.name && !at.isItem) {
     parts.push(" ", element("span", { class: "field-required" }, "required"));
   }
   return parts;
@@ -184,7 +194,8 @@ function labelParts(schema, at) {
 function row(control, schema, at, hint = "") {
   const id = newId();
   control.id = id;
-  const help = [typeof schema.description === "string" ? schema.description : "", hint].filter(Boolean).join(" ");
+  const about = typeof schema.description === "string" ? schema.description.trim() : "";
+  const help = [about && hint && !/[.!?:]$/.test(about) ? `${about}.` : about, hint].filter(Boolean).join(" ");
   const message = element("p", { class: "field-error", id: `${id}-error` });
   const described = [help ? `${id}-help` : "", `${id}-error`].filter(Boolean).join(" ");
   control.setAttribute("aria-describedby", described);
@@ -351,7 +362,7 @@ function jsonField(schema, at) {
   };
   const shownSchema = isObject(schema) ? schema : {};
   const format = (value) => JSON.stringify(value, null, 2);
-  const field = controlField(control, shownSchema, at, "As JSON.", parse, format);
+  const field = { ...controlField(control, shownSchema, at, "As JSON.", parse, format), isJson: true };
   if (at.depth === 0) {
     control.value = control.value || "{}";
   } else if (Object.keys(shownSchema).some((key) => !["description", "title", "default", "isNullable"].includes(key))) {
@@ -366,7 +377,7 @@ function objectField(schema, at) {
   const properties = Object.entries(schema.properties || {});
   const fields = properties.map(([name, inner]) => [
     name,
-    fieldOf(inner, { root: at.root, name, label: name, isRequired: required.has(name), depth: at.depth + 1 }),
+    fieldOf(inner, { ...at, name, label: name, isRequired: required.has(name), isItem: false, depth: at.depth + 1 }),
   ]);
   const isTop = at.depth === 0;
   const help = typeof schema.description === "string" && !isTop ? schema.description : "";
@@ -408,17 +419,17 @@ function objectField(schema, at) {
 }
 
 function arrayField(schema, at) {
-  const items = resolved(schema.items, at.root);
+  const items = resolved(schema.items, at.whole.root);
   const choices = items && choicesOf(items);
   return choices ? ticksField(choices, schema, at) : listField(schema, at);
 }
 
 function sizeError(schema, size) {
   if (size < (schema.minItems ?? 0)) {
-    return `At least ${schema.minItems} are needed.`;
+    return `Enter at least ${schema.minItems} (${size} now).`;
   }
   if (size > (schema.maxItems ?? Infinity)) {
-    return `At most ${schema.maxItems} are allowed.`;
+    return `Enter at most ${schema.maxItems} (${size} now).`;
   }
   return "";
 }
@@ -481,7 +492,7 @@ function listField(schema, at) {
 
   function append() {
     const label = `${at.label} ${rows.length + 1}`;
-    const place = { root: at.root, name: label, label, isRequired: true, depth: at.depth + 1 };
+    const place = { ...at, name: label, label, isRequired: true, isItem: true, depth: at.depth + 1 };
     const field = fieldOf(schema.items, place);
     const remove = element("button", { type: "button", class: "button field-remove" }, `Remove ${label}`);
     const item = element("li", {}, field.element, remove);

@@ -307,7 +307,7 @@ function showForm(item, schema, verb, children, run) {
     "form",
     { novalidate: "", "aria-label": `${verb} ${item.name}` },
     fields.element, raw.element, problem,
-    element("div", { class: "buttons" }, submit, ...(fields.isEmpty ? [] : [asJson])),
+    element("div", { class: "buttons" }, submit, ...(fields.hasOneView ? [] : [asJson])),
   );
   const shown = () => (raw.element.hidden ? fields : raw);
   const values = () => {

@@ -23,6 +23,10 @@ export class Runs {
   /** Send a request and show what comes of it. `title` names it. */
   start(title, method, params) {
     const run = this.#add(title, () => this.start(title, method, params));
+    if (Object.keys(params.arguments || {}).length) {
+      const text = element("pre", { tabindex: "0" }, JSON.stringify(params.arguments, null, 2));
+      run.body.append(element("details", {}, element("summary", {}, "Arguments"), text));
+    }
     const started = performance.now();
     const { id, answer } = this.#session.request(method, params, (progress) => run.progress(progress));
     run.cancelButton.addEventListener("click", () => {
