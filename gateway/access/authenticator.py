@@ -117,7 +117,7 @@ class Authenticator:
         if grant is None:
             raise UnknownKey("This key does not exist, or is no longer valid.")
         if not grant.allows_server(server_name):
-            raise OutOfScope("This key is not for this server.")
+            raise OutOfScope("This key is not for this server.", user_id=grant.facts.user_id, key=grant.public)
         return Identity(grant.facts.user_id, None, grant, grant.facts.digest)
 
     def grants_in_use(self, seconds: float) -> list[Grant]:

@@ -41,6 +41,7 @@ from gateway.exceptions import (
 )
 from gateway.host.host import Host
 from gateway.http.asgi import Receive, Scope, Send
+from gateway.http.current_request import CurrentRequest, current_request
 from gateway.http.refusals import refuse, refuse_error, refuse_method
 from gateway.http.requests import client_address, header, is_json
 from gateway.http.responses import respond
@@ -115,7 +116,9 @@ class PlaygroundEndpoint:
         request = await self._pages.admit(scope, PERMISSION)
         if place is None:
             await refuse(send, 404, "unknown_server", "There is nothing at this address.")
-        elif place.action == "open":
+            return
+        current_request.set(CurrentRequest(place.server_name, scope))
+        if place.action == "open":
             await self._open(place, request, scope, receive, send)
         else:
             await self._send(place, request, scope, receive, send)
@@ -202,8 +205,9 @@ class PlaygroundEndpoint:
         current_identity.set(identity)
         with identity.answering():
             await self._host.doorkeeper.authenticator.count_requests(identity, address, 1)
-            if identity.grant is not None and not identity.grant.allows_server(place.server_name):
-                raise OutOfScope("This key is not for this server.")
+            grant = identity.grant
+            if grant is not None and not grant.allows_server(place.server_name):
+                raise OutOfScope("This key is not for this server.", user_id=identity.user_id, key=grant.public)
             incoming = await self._host.message_reader.read(scope, receive, identity, address)
             with incoming.memory:
                 message = message_from(incoming.json)

@@ -66,6 +66,7 @@ def pages(scene: Scene) -> list[str]:
     failed = first("records_serverrecord", "status = 'failed'")
     return [
         "/-/connect/",
+        "/-/playground/",
         "/admin/",
         "/admin/records/serverrecord/",
         f"/admin/records/serverrecord/{workshop}/change/",
