@@ -132,7 +132,7 @@ def test_form_makes_arguments_of_every_kind_and_shows_errors_beside_the_fields(o
     playground.panel.get_by_role("button", name="Enter in fields").click()
     expect(playground.field("rows 1 1").locator("input")).to_have_value("5")
     # A repetition runs what was run, whatever is in the form by now.
-    playground.page.get_by_role("button", name="Repeat").click()
+    playground.page.get_by_role("button", name="Repeat", exact=True).click()
     expect(playground.page.locator(".run-done")).to_have_count(2)
     assert json.loads(str(playground.page.locator(".run .content pre").first.text_content())) == sent
     assert operator.faults == []
