@@ -12,6 +12,7 @@ from gateway import metrics
 from gateway.conf import conf
 from gateway.endpoints.django_pages import DjangoPages
 from gateway.endpoints.health import HealthEndpoint
+from gateway.endpoints.live_events import LiveEvents
 from gateway.endpoints.playground import PlaygroundEndpoint
 from gateway.endpoints.routing import HttpRouter
 from gateway.host.host import Host
@@ -30,7 +31,7 @@ class Application:
     def __init__(self, host: Host, django: Any) -> None:
         self.host = host
         pages = DjangoPages(django, host.origin_policy, conf.max_body_bytes)
-        self._http = HttpRouter(host, HealthEndpoint(host, PlaygroundEndpoint(host, pages)))
+        self._http = HttpRouter(host, HealthEndpoint(host, LiveEvents(host, PlaygroundEndpoint(host, pages))))
         self._requests: set[asyncio.Task[Any]] = set()
         self._has_lifespan = False
         self._watch: ShutdownWatch | None = None

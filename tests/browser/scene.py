@@ -71,6 +71,7 @@ def pages(scene: Scene) -> list[str]:
         "/admin/records/serverrecord/",
         f"/admin/records/serverrecord/{workshop}/change/",
         f"/admin/records/serverrecord/{failed}/change/",
+        "/admin/records/callrecord/",
         "/admin/records/sessionrecord/",
         "/admin/access/apikey/",
         "/admin/access/apikey/add/",
