@@ -11,6 +11,7 @@ from tests.evidence import (
     blocked_user,
     canary,
     computing_users,
+    dying_children,
     fifty_clients,
     held_sessions,
     load_sixty,
@@ -30,6 +31,7 @@ CLAIMS = {
     "never_returning": never_returning,
     "reload_under_load": reload_under_load,
     "wrong_keys": wrong_keys,
+    "dying_children": dying_children,
 }
 
 
