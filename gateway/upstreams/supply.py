@@ -29,7 +29,7 @@ from gateway.upstreams.manifest import CommandSource, Manifest
 from gateway.upstreams.placeholders import Caller
 from gateway.upstreams.questions import Questions
 from gateway.upstreams.remote import LastFault, open_remote
-from gateway.upstreams.secrecy import secrets_of
+from gateway.upstreams.secrecy import secrets_of, without_secrets
 from gateway.upstreams.slots import Slots
 
 logger = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ class Holder:
                 raise
             reason = self._reason(link, error)
             back_off.note_failure(reason)
-            self._log_failure(reason)
+            self._log_failure(reason, link.failure)
             raise InstanceUnavailable(reason) from None
         back_off.note_success()
         self._starts += 1
@@ -307,10 +307,16 @@ class Holder:
             return "The server refused the handshake."
         return "The server could not be started."
 
-    def _log_failure(self, reason: str) -> None:
-        lines = self._supply.stderr.last(SHOWN_LINES)
-        said = Lines("".join(["\nIts last lines:", *(f"\n  {line}" for line in lines)] if lines else []))
-        logger.error("Server %s: %s%s", self._supply.server_name, reason, said)
+    def _log_failure(self, reason: str, failure: BaseException | None) -> None:
+        name, source = self._supply.server_name, self._supply.manifest.source
+        if isinstance(source, CommandSource):
+            lines = self._supply.stderr.last(SHOWN_LINES)
+            said = Lines("".join(["\nIts last lines:", *(f"\n  {line}" for line in lines)] if lines else []))
+            logger.error("Server %s: %s%s", name, reason, said)
+        else:
+            cause = "" if failure is None else f" ({_first_of(failure)!r})"
+            secrets = secrets_of(source.values, [source.url], self._caller)
+            logger.error("Server %s: %s%s", name, reason, without_secrets(cause, secrets))
 
     async def _unsubscribe(self, uri: str) -> None:
         if self._link is not None and self._link.is_open:
@@ -351,3 +357,9 @@ class Holder:
             self._starting.cancel()
             await asyncio.wait({self._starting})
         await self._end_link()
+
+
+def _first_of(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
