@@ -66,6 +66,7 @@ from gateway.serving.connections import ConnectionFactory
 from gateway.serving.descriptors import AcceptFailures, fit_connections
 from gateway.serving.exchange import Exchange
 from gateway.serving.limits import Hook, ServingHooks, ServingLimits
+from gateway.serving.loop_transport import serve_on_loop
 from gateway.serving.shutdown import ShutdownWatch, drop_unwritable_streams
 from gateway.serving.timetable import (
     CANCELLATION_SECONDS,
@@ -75,6 +76,11 @@ from gateway.serving.timetable import (
     SHUTDOWN_MARGIN_SECONDS,
 )
 from gateway.serving.turns import BodyTurns
+
+try:
+    import uvloop
+except ImportError:  # it does not exist for Windows
+    uvloop = None
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +124,8 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
             globalLogBeginner.beginLoggingTo([AcceptFailures()], redirectStandardIO=False, discardBuffer=True)
         else:
             globalLogBeginner.beginLoggingTo([AcceptFailures(), STDLibLogObserver(__name__)])
+        if uvloop is not None:
+            _run_reactor_on(uvloop.new_event_loop())
         self._loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop
         self.body_turns = BodyTurns(self._loop.call_soon)
         asyncio.set_event_loop(self._loop)
@@ -143,6 +151,7 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
             limit = self.limits.shutdown_grace_seconds + SHUTDOWN_MARGIN_SECONDS
             self._watch = ShutdownWatch(self._drain_from_thread, limit, has_guard=self._has_guard)
             self._watch.install()
+            self._loop.call_soon(self._watch.resume)
             self._loop.call_soon(self._watch.freezes.start)
         self._loop.call_soon(self._call_hook, "on_start", self.hooks.on_start)
         if self.ready_callable:
@@ -155,6 +164,8 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
     def listen_success(self, port: Any) -> None:
         """Remember the port, which is closed when the server drains."""
         super().listen_success(port)
+        if uvloop is not None:
+            serve_on_loop(port, self._loop, HttpConnection)
         self._ports.append(port)
 
     # Applications
@@ -298,6 +309,17 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         if "backlog=" in description or not description.startswith(("tcp:", "tcp6:", "ssl:", "unix:")):
             return description
         return f"{description}:backlog={self.limits.backlog}"
+
+
+def _run_reactor_on(loop: asyncio.AbstractEventLoop) -> None:
+    """Let Twisted use `loop`. It must not run yet: `daphne.server` has installed it with a loop of asyncio's own."""
+    readers = reactor.getReaders()
+    for reader in readers:
+        reactor.removeReader(reader)
+    reactor._asyncioEventloop.close()
+    reactor._asyncioEventloop = loop
+    for reader in readers:
+        reactor.addReader(reader)
 
 
 async def _run_hook(hook: Hook) -> None:
