@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from twisted.internet import tcp
@@ -136,17 +137,17 @@ class LoopTransport(asyncio.Protocol):
         self._connection.connectionLost(exc)
 
 
-def serve_on_loop(port: Any, loop: asyncio.AbstractEventLoop, connection_type: type) -> None:
-    """Have `loop` carry the connections of a listening port, as far as they are plain TCP.
+def serve_on_loop(port: Any, loop: asyncio.AbstractEventLoop, suits: Callable[[IProtocol], bool]) -> None:
+    """Have `loop` carry the connections of a listening port, if the port is plain TCP.
 
-    Other protocols than `connection_type` keep Twisted's transport. `Port.transport` is made to be replaced
+    `suits` tells which: the others keep Twisted's transport. `Port.transport` is made to be replaced
     (twisted.internet.tcp.Port).
     """
     if type(port) is not tcp.Port:  # a Unix socket's is a subclass
         return
 
     def make_transport(accepted: socket.socket, protocol: IProtocol, *others: Any) -> Any:
-        if isinstance(protocol, connection_type):
+        if suits(protocol):
             return LoopTransport(loop, accepted, protocol)
         return tcp.Server(accepted, protocol, *others)
 

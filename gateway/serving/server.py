@@ -80,7 +80,7 @@ from gateway.serving.turns import BodyTurns
 try:
     import uvloop
 except ImportError:  # it does not exist for Windows
-    uvloop = None
+    uvloop = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         """Remember the port, which is closed when the server drains."""
         super().listen_success(port)
         if uvloop is not None:
-            serve_on_loop(port, self._loop, HttpConnection)
+            serve_on_loop(port, self._loop, _is_served)
         self._ports.append(port)
 
     # Applications
@@ -320,6 +320,11 @@ def _run_reactor_on(loop: asyncio.AbstractEventLoop) -> None:
     reactor._asyncioEventloop = loop
     for reader in readers:
         reactor.addReader(reader)
+
+
+def _is_served(protocol: object) -> bool:
+    """Whether a connection reads requests. One that only refuses does so before the loop has taken its socket."""
+    return isinstance(protocol, HttpConnection) and not protocol.is_surplus
 
 
 async def _run_hook(hook: Hook) -> None:
