@@ -128,7 +128,7 @@ class StatelessCall:
     def stop_listening(self) -> None:
         """End a `subscriptions/listen` request."""
         self._reply.open_stream()
-        self._reply.stream.close()
+        self._reply.close_stream()
 
     # -- In the lane -------------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class StatelessCall:
             logger.exception("A stateless request of %s failed", self.server_name)
             self._refuse(ErrorData(code=INTERNAL_ERROR, message="Internal server error"), status=500)
         finally:
-            self._reply.stream.close()
+            self._reply.close_stream()
 
     async def _handle(self) -> None:
         body = self._body
