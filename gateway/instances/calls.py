@@ -27,6 +27,7 @@ from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies, Policy
 from gateway.instances.tool_schemas import ToolSchemas
 from gateway.tool_results import error_result
+from gateway.waiting import wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -209,13 +210,13 @@ class CallMiddleware:
         task = asyncio.get_running_loop().create_task(_contained(ctx, call_next))
         running[task] = call
         try:
-            await asyncio.wait((task,), timeout=clock.first_look_seconds)
+            await wait_for(task, clock.first_look_seconds)
             while not task.done():
                 if clock.is_over:
                     timed_out = CallTimedOut(clock.reason)  # a handler that does not end may still report progress
                     await self._give_up(task)
                     raise timed_out
-                await asyncio.wait((task,), timeout=clock.next_look_seconds)
+                await wait_for(task, clock.next_look_seconds)
         except asyncio.CancelledError:
             await self._give_up(task)
             raise
@@ -231,7 +232,7 @@ class CallMiddleware:
         try:
             # Shielded: the SDK and the transports cancel with scopes, which would interrupt every wait in here.
             with anyio.CancelScope(shield=True):
-                await asyncio.wait((task,), timeout=GIVE_UP_SECONDS)
+                await wait_for(task, GIVE_UP_SECONDS)
         finally:  # a shield does not stop `Task.cancel`
             if not task.done():
                 self._calls.given_up.add(task)
