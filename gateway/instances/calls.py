@@ -77,6 +77,7 @@ class ServerCalls:
         self.log = log or CallLog(keeps_calls=False)
         """Where calls are noted when they have ended."""
         self.traffic = self.log.traffic(server_name)
+        self.metrics = metrics.ToolCallMetrics(server_name)
         self.by_user: Counter[str] = Counter()
         self.running: dict[asyncio.Task[Any], RunningCall] = {}
         self.given_up: set[asyncio.Task[Any]] = set()
@@ -154,7 +155,7 @@ class CallMiddleware:
         label, shown = calls.tool_label(name), _shown(name)
         call = Call.begin(calls.server_name, shown, self._user_id)
         if (refusal := self._refusal(policy)) is not None:
-            metrics.tool_calls.labels(calls.server_name, label, "refused").inc()
+            calls.metrics.count(label, "refused")
             call.reason = f"busy: {refusal}"
             calls.log.note_refusal(call)
             return error_result(ctx, refusal)
@@ -179,8 +180,8 @@ class CallMiddleware:
                 del calls.by_user[self._user_id]
             label = calls.tool_label(name)  # the listing may not have been known yet when the call began
             seconds = time.perf_counter() - started
-            metrics.tool_calls.labels(calls.server_name, label, outcome).inc()
-            metrics.tool_call_seconds.labels(calls.server_name, label).observe(seconds)
+            calls.metrics.count(label, outcome)
+            calls.metrics.observe(label, seconds)
             call.outcome, call.seconds, call.ended_at = outcome, seconds, time.time()
             calls.log.note(calls.traffic, call, label)
 
