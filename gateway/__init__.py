@@ -30,8 +30,8 @@ enforces this (the contracts are in pyproject.toml).
 * `http`: what all endpoints share: requests, responses, refusals, origins, proxies, addresses.
 
 The ground, imported by many and importing little: `conf` (settings), `exceptions`, `signals`, `metrics`, `jsonrpc`,
-`operator_commands`, `database_thread`, `private_sqlite`, `tool_results`, `waiting`, `storable` (texts that databases take),
-`printable` (texts that people read), `read_only_admin`.
+`operator_commands`, `database_thread`, `private_sqlite`, `tool_results`, `waiting`, `storable` (texts that databases
+take), `printable` (texts that people read), `read_only_admin`.
 """
 
 __version__ = "2.0.0"
