@@ -73,6 +73,10 @@ class LoopTransport(asyncio.Protocol):
         """Send `data`. After the end it is dropped."""
         if self._transport is not None and not self._is_closing and not self._is_write_closed:
             self._transport.write(data)
+            if self._transport.is_closing():
+                # The client has left, and the loop will say so in its next turn. An application that writes on and on
+                # must wait for that turn.
+                self._connection.pauseProducing()
 
     def pauseProducing(self) -> None:
         """Read no more."""
