@@ -42,7 +42,9 @@ differences and their reasons (measured with Daphne 4.2.3 and Twisted 26.10):
 17. Few large bodies are read in one turn of the loop, and a chunked body has a budget for its framing, see `turns` and
     `chunks`. In Twisted a small request waits while all other sockets are read, up to 64 KiB of each.
 
-Over TLS (`-e ssl:…`) all of this holds, except that a response is written in Twisted's way and not by one `send(2)`.
+18. The loop is uvloop's where that is installed, and carries plain TCP itself, see `loop_transport`.
+
+Over TLS (`-e ssl:…`) all of this holds, except 18, and that a response is written in Twisted's way and not by one `send(2)`.
 """
 
 from __future__ import annotations
