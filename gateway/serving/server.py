@@ -44,7 +44,8 @@ differences and their reasons (measured with Daphne 4.2.3 and Twisted 26.10):
 
 18. The loop is uvloop's where that is installed, and carries plain TCP itself, see `loop_transport`.
 
-Over TLS (`-e ssl:…`) all of this holds, except 18, and that a response is written in Twisted's way and not by one `send(2)`.
+Over TLS (`-e ssl:…`) all of this holds, except 18, and that a response is written in Twisted's way and not by one
+`send(2)`.
 """
 
 from __future__ import annotations
