@@ -254,9 +254,16 @@ function keyOf(kind, item) {
 
 // -- Running ----------------------------------------------------------------------------------------------------------
 
+const HINTS = {
+  readOnlyHint: "it only reads",
+  destructiveHint: "it may destroy something",
+  idempotentHint: "a repetition changes nothing more",
+  openWorldHint: "it reaches outside of the server",
+};
+
 function showTool(tool) {
-  const hints = Object.entries(tool.annotations || {}).filter(([, value]) => value === true).map(([name]) => name);
-  const about = hints.length ? [element("p", { class: "help" }, `The server says: ${hints.join(", ")}.`)] : [];
+  const hints = Object.keys(HINTS).filter((name) => tool.annotations?.[name] === true).map((name) => HINTS[name]);
+  const about = hints.length ? [element("p", { class: "help" }, `The server says of this tool: ${hints.join("; ")}.`)] : [];
   showForm(tool, tool.inputSchema, "Run", about, (values) =>
     open.runs.start(String(tool.name), "tools/call", { name: tool.name, arguments: values }));
 }
