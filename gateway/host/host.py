@@ -23,6 +23,7 @@ from gateway.conf import conf
 from gateway.host.availability import Availability
 from gateway.host.control import ControlListener
 from gateway.host.drain import Drain
+from gateway.host.freed_memory import FreedMemory
 from gateway.host.lane_watch import LaneWatch
 from gateway.host.metrics_port import MetricsPort
 from gateway.host.reloading import Reloader
@@ -118,6 +119,7 @@ class Host:
         self._collector = metrics.HostCollector(self.lanes, self.instances, self.sessions)
         self._metrics_port = MetricsPort()
         self._upkeep: asyncio.Task[None] | None = None
+        self._freed_memory = FreedMemory()
         self._usual_switch_seconds = SWITCH_SECONDS
         self._is_prepared = False
         self.watches_files = False
@@ -145,6 +147,7 @@ class Host:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECTOR_THRESHOLDS)
+        self._freed_memory.start()
         self._usual_switch_seconds = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_SECONDS)
         # A server that is switched off must not be served in the meantime.
@@ -175,6 +178,7 @@ class Host:
                 if changed := self.reloader.look_at_manifests():
                     self.loop.start_task(self.reloader.update(changed_paths=changed))
                 self.recorder.note_conditions(self.lane_watch.look())
+                self._freed_memory.keep_up()
             except Exception:  # upkeep must go on, whatever happened in one round
                 logger.exception("Upkeep failed")
 

@@ -13,6 +13,7 @@ from tests.evidence import (
     computing_users,
     dying_children,
     fifty_clients,
+    heavy_messages,
     held_sessions,
     load_sixty,
     never_returning,
@@ -22,6 +23,7 @@ from tests.evidence import (
 
 CLAIMS = {
     "fifty_clients": fifty_clients,
+    "heavy_messages": heavy_messages,
     "held_sessions": held_sessions,
     "blocked_lane": blocked_lane,
     "canary": canary,
