@@ -82,6 +82,9 @@ wheel: $(BIN)/.dev ## build dist/gumcp-….whl, install it into an empty environ
 screenshots: $(BIN)/.dev ## pictures of every page in the folder screenshots (needs Chromium)
 	$(BIN)/python -m tests.browser.screenshots
 
+fleet: $(BIN)/.dev ## two nodes of two workers, nginx, PostgreSQL and Redis on this machine, until Ctrl-C
+	@$(BIN)/python -m tests.fleet.topology
+
 bench: $(BIN)/.dev ## the host beside what one would use instead
 	$(BIN)/python -m tests.benchmarks
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.catalog.styles import Style
-from gateway.upstreams.link_state import LinkState
 
 
 class Source(Protocol):
@@ -13,7 +12,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """`command`, `process` or `remote`."""
+        """`command` or `remote`."""
         ...
 
     @property
@@ -28,10 +27,6 @@ class Source(Protocol):
 
     def condition(self) -> str:
         """Its state in a few words. Any thread."""
-        ...
-
-    def states(self) -> list[LinkState]:
-        """Its child processes or connections. Any thread."""
         ...
 
 

@@ -29,6 +29,7 @@ from gateway.conf.kinds import (
     HostNames,
     Networks,
     Origins,
+    PeerAddress,
     Port,
     PublicUrl,
     Rate,
@@ -89,6 +90,14 @@ class GatewaySettings:
         Count(at_least=1),
         "1",
         "Processes that serve as one host, under one supervisor. One worker needs no supervisor.",
+    )
+    peer_address = Setting(
+        PeerAddress(),
+        "",
+        "With several machines: the address and port where the other ones reach this one, in a private network. In "
+        "the ring this machine is called by this address and GUMCP_PORT, as the load balancer calls it. Needs "
+        "PostgreSQL, and the same GUMCP_SECRET_KEY on all machines.",
+        example="10.0.0.1:8100",
     )
     metrics_host = Setting(Address(), "127.0.0.1", "The address of the Prometheus endpoint.")
     metrics_port = Setting(
@@ -393,9 +402,6 @@ class GatewaySettings:
         Count(at_least=1),
         "10000",
         "Open sockets of one client address (Daphne). A proxy in front is one address.",
-    )
-    max_consoles = Setting(
-        Count(at_least=1), "50", "Browsers that may watch the overview of the admin at once; beyond it 503."
     )
     shutdown_grace_seconds = Setting(Duration(), "20s", "How long calls in flight may take after SIGTERM.")
 

@@ -262,6 +262,28 @@ class Address(Kind[str]):
 
 
 @dataclass(frozen=True)
+class PeerAddress(Kind[str]):
+    """An address with a port, which other machines connect to; empty for none."""
+
+    @property
+    def allowed(self) -> str:
+        return "an address with a port, such as 10.0.0.1:8100 or [fd00::1]:8100"
+
+    def parse(self, text: str) -> str:
+        text = text.strip()
+        if not text:
+            return ""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise ValueError
+        if not (_is_host_name(host) or (_is_address(host.strip("[]")) and (":" in host) == host.startswith("["))):
+            raise ValueError
+        if host in ("0.0.0.0", "[::]"):  # noqa: S104
+            raise Refused("Others cannot connect to it: name the address of this machine.")
+        return text
+
+
+@dataclass(frozen=True)
 class PublicUrl(Kind[str]):
     """The address of the host as clients write it; empty where there is none."""
 

@@ -1,14 +1,19 @@
 """Passes HTTP exchanges on to the process that owns them, and takes those that others pass on.
 
-A relayed exchange is the client's own, byte for byte, with headers that say who the client is. They are believed on the
-peers' Unix socket only, whose folder belongs to the host's user, and an exchange that came that way is never passed on
-again. Nothing is sent a second time once a byte has gone out: a call must not run twice.
+A relayed exchange is the client's own, byte for byte, with headers that say who the client is. From a worker of the
+same machine they are believed because they arrive on a Unix socket, whose folder belongs to the host's user. From
+another node they arrive on the peer port, and a signature covers them (`signatures`). An exchange goes to another node
+once at most, and to another worker of that node once at most.
+
+Nothing is sent a second time once a byte has gone out: a call must not run twice. Until then a request waits for its
+owner for a while, and is answered 503 if that does not come.
 """
 
 import asyncio
 import contextlib
 import json
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,12 +21,21 @@ from typing import Any, Final
 
 import httptools
 
+from gateway import metrics
 from gateway.fleet.owner_keys import owner_key
-from gateway.http.asgi import Message, Receive, Scope, Send
+from gateway.fleet.ownership import Route
+from gateway.fleet.signatures import BadSignature, Signatures
+from gateway.http.asgi import Headers, Message, Receive, Scope, Send
 from gateway.http.responses import respond
 
 HOLD_SECONDS: Final = 10.0
-"""How long a request waits for an owner that is being started again."""
+"""How long a request waits for a worker that is being started again."""
+
+NODE_HOLD_SECONDS: Final = 1.5
+"""How long a request waits for another node. A node that has died leaves the ring soon."""
+
+LINK_SECONDS: Final = 1.5
+"""How long bytes to another node may stay unacknowledged before the connection counts as lost."""
 
 RETRY_SECONDS: Final = 0.05
 """How often it looks whether the owner is there."""
@@ -39,7 +53,8 @@ RETRY_AFTER_SECONDS: Final = 2
 
 CLIENT_HEADER: Final = b"x-gumcp-client"
 SCHEME_HEADER: Final = b"x-gumcp-scheme"
-_OWN_HEADERS: Final = frozenset({CLIENT_HEADER, SCHEME_HEADER})
+SIGNATURE_HEADER: Final = b"x-gumcp-signature"
+_OWN_HEADERS: Final = frozenset({CLIENT_HEADER, SCHEME_HEADER, SIGNATURE_HEADER})
 _HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"}
 )
@@ -48,70 +63,151 @@ _HOP_BY_HOP: Final = frozenset(
 _OWNED_METHODS: Final = frozenset({"GET", "POST", "DELETE"})
 
 Application = Callable[[Scope, Receive, Send], Any]
+FindRoute = Callable[..., Route | None]
+"""As `Ownership.find`."""
 
 
 class PeerGone(Exception):
-    """The owner cannot be reached, or ended before it answered."""
+    """The owner ended before it had answered."""
 
 
 class RelayingApplication:
     """The application of one of several processes: it serves what it owns, and relays the rest."""
 
-    def __init__(self, inner: Application, find_owner: Callable[[bytes], str | None]) -> None:
-        """`find_owner` returns the Unix socket of the owner of a key; None if that is this process."""
+    def __init__(
+        self,
+        inner: Application,
+        find: FindRoute,
+        *,
+        peer_port: int | None = None,
+        signatures: Signatures | None = None,
+    ) -> None:
+        """`peer_port`: where other nodes connect; only requests with a signature are answered there."""
         self._inner = inner
-        self._find_owner = find_owner
-        self._peers: dict[str, _Peer] = {}
+        self._find = find
+        self._peer_port = peer_port
+        self._signatures = signatures
+        self._peers: dict[Route, _Peer] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve or relay one connection."""
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
         elif scope.get("client") is None:
-            await self._inner(_as_client_sent_it(scope), receive, send)
+            await self._take_from_worker(scope, receive, send)
+        elif self._peer_port is not None and (scope.get("server") or ("", None))[1] == self._peer_port:
+            await self._take_from_node(scope, receive, send)
         else:
+            scope = _without_own_headers(scope)
             # Of other methods every process says the same: preflights, and 405.
             key = owner_key(scope) if scope["method"] in _OWNED_METHODS else None
-            path = None if key is None else self._find_owner(key)
-            if path is None:
-                await self._inner(_without_own_headers(scope), receive, send)
+            if key is None or self._find(key) is None:
+                await self._inner(scope, receive, send)
             else:
-                await self._relay(path, scope, receive, send)
+                await self._relay(key, scope, receive, send)
 
-    async def _relay(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        peer = self._peers.get(path)
-        if peer is None:
-            peer = self._peers[path] = _Peer(path)
-        exchange = _RelayedExchange(scope, receive, send)
+    async def _take_from_worker(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # If there is a signature, the worker that took the request from another node has checked it.
+        await self._serve(_as_client_sent_it(scope), receive, send, _header(scope, SIGNATURE_HEADER))
+
+    async def _take_from_node(self, scope: Scope, receive: Receive, send: Send) -> None:
+        signature = _header(scope, SIGNATURE_HEADER) or b""
+        sent = _as_client_sent_it(scope)
+        key = owner_key(sent)
         try:
-            await exchange.run(peer)
+            if self._signatures is None:
+                raise BadSignature("There are no other nodes.")
+            self._signatures.check(signature, *_signed_parts(sent, key))
+        except BadSignature as error:
+            await _refuse(send, 403, str(error))
+            return
+        if key is None or self._find(key, is_from_node=True) is None:
+            await self._serve(sent, receive, send, signature)
+        else:
+            await self._relay(key, sent, receive, send, signature)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, signature: bytes | None) -> None:
+        """Serve a request that was relayed here. `signature`: the one with which it came from another node."""
+        if signature is not None and self._signatures is not None:
+            try:
+                # Here and not where it arrived: all requests with one key come here, so that each is used once.
+                self._signatures.use(signature)
+            except BadSignature as error:
+                await _refuse(send, 403, str(error))
+                return
+        await self._inner(scope, receive, send)
+
+    async def _relay(
+        self, key: bytes, scope: Scope, receive: Receive, send: Send, signature: bytes | None = None
+    ) -> None:
+        """Pass one exchange on. `signature`: the one with which it came from another node."""
+        try:
+            connected = await self._connect(key, is_from_node=signature is not None)
+        except PeerGone:
+            retry = [(b"retry-after", str(RETRY_AFTER_SECONDS).encode())]
+            await _refuse(send, 503, "The process that serves this cannot be reached now. Try again.", retry)
+            return
+        if connected is None:
+            await self._serve(scope, receive, send, signature)
+            return
+        peer, connection, route = connected
+        metrics.relayed_requests.labels("node" if route.is_node else "worker").inc()
+        if route.is_node:
+            assert self._signatures is not None
+            signature = self._signatures.sign(*_signed_parts(scope, key))
+        exchange = _RelayedExchange(scope, receive, send, signature)
+        try:
+            await exchange.run(peer, connection)
         except PeerGone:
             if not exchange.is_started:
-                body = json.dumps({"error": "The process that serves this is starting. Try again."}).encode()
-                retry = [(b"retry-after", str(RETRY_AFTER_SECONDS).encode())]
-                await respond(send, 503, body, b"application/json", retry)
+                # Without Retry-After: the call may have been carried out.
+                await _refuse(send, 502, "The process that served this has ended. The request may have had its effect.")
             # What has begun is cut: the server resets a response that its application left unfinished.
+
+    async def _connect(self, key: bytes, *, is_from_node: bool) -> "tuple[_Peer, _PeerConnection, Route] | None":
+        """Connect to the owner of a key, and wait for it for a while; None if that is this process by now.
+
+        The owner is looked up for each attempt: it may change meanwhile.
+
+        Raises:
+            PeerGone: nobody could be reached in time.
+        """
+        started = time.monotonic()
+        while (route := self._find(key, is_from_node=is_from_node)) is not None:
+            peer = self._peers.get(route)
+            if peer is None:
+                peer = self._peers[route] = _Peer(route)
+            left = started + (NODE_HOLD_SECONDS if route.is_node else HOLD_SECONDS) - time.monotonic()
+            try:
+                async with asyncio.timeout(max(left, RETRY_SECONDS)):
+                    return peer, await peer.connect(), route
+            except OSError:  # TimeoutError is one
+                if left <= RETRY_SECONDS:
+                    raise PeerGone from None
+                await asyncio.sleep(RETRY_SECONDS)
+        return None
 
 
 class _RelayedExchange:
     """One exchange on its way through this process."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, signature: bytes | None) -> None:
+        self._signature = signature
         self._scope = scope
         self._receive = receive
         self._send = send
         self.is_started = False
         """Whether the response has begun."""
 
-    async def run(self, peer: "_Peer") -> None:
+    async def run(self, peer: "_Peer", connection: "_PeerConnection") -> None:
         """Pass the request on and the response back. Raises `PeerGone`."""
         first = await self._receive()
         if first["type"] == "http.disconnect":
+            connection.abort()
             return
-        connection = await peer.connect()
         is_whole = False
         try:
-            connection.write(_head(self._scope, first))
+            connection.write(_head(self._scope, first, self._signature))
             sending = asyncio.ensure_future(self._pass_request(connection, first))
             try:
                 is_whole = await self._pass_response(connection, sending)
@@ -166,35 +262,32 @@ class _RelayedExchange:
 class _Peer:
     """The connections to one other process."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, route: Route) -> None:
+        self._route = route
         self._idle: list[tuple[float, _PeerConnection]] = []
         self._inode = 0
 
     async def connect(self) -> "_PeerConnection":
-        """A connection that nothing is under way on. Waits for a peer that is being started.
+        """A connection that nothing is under way on. Raises `OSError`."""
+        if self._route.is_node:
+            return self._take_idle() or await self._connect_to_node()
+        # A successor has a socket of its own under the same name: connections lead to its predecessor.
+        inode = os.stat(self._route.address).st_ino
+        if inode != self._inode:
+            self._inode = inode
+            self._drop_idle()
+        if (connection := self._take_idle()) is not None:
+            return connection
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_unix_connection(_PeerConnection, self._route.address)
+        return connection
 
-        Raises:
-            PeerGone: it did not come up in time.
-        """
-        deadline = time.monotonic() + HOLD_SECONDS
-        while True:
-            try:
-                # A successor has a socket of its own under the same name: connections lead to its predecessor.
-                inode = os.stat(self._path).st_ino
-                if inode != self._inode:
-                    self._inode = inode
-                    self._drop_idle()
-                if (connection := self._take_idle()) is not None:
-                    return connection
-                loop = asyncio.get_running_loop()
-                _, connection = await loop.create_unix_connection(_PeerConnection, self._path)
-            except OSError:
-                if time.monotonic() >= deadline:
-                    raise PeerGone from None
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                return connection
+    async def _connect_to_node(self) -> "_PeerConnection":
+        host, _, port = self._route.address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        transport, connection = await loop.create_connection(_PeerConnection, host.strip("[]"), int(port))
+        _notice_lost_link(transport.get_extra_info("socket"))
+        return connection
 
     def _take_idle(self) -> "_PeerConnection | None":
         oldest = time.monotonic() - IDLE_SECONDS
@@ -329,12 +422,43 @@ class _PeerConnection(asyncio.Protocol):
             self._transport.abort()
 
 
-def _head(scope: Scope, first: Message) -> bytes:
+def _notice_lost_link(link: socket.socket) -> None:
+    """Let a connection to another node fail soon after the link is cut, also while an answer is awaited."""
+    options = {"TCP_USER_TIMEOUT": int(LINK_SECONDS * 1000), "TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in options.items():
+        if hasattr(socket, name):  # not every system has all of them
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+async def _refuse(send: Send, status: int, message: str, headers: Headers = ()) -> None:
+    await respond(send, status, json.dumps({"error": message}).encode(), b"application/json", headers)
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes | None:
+    found: bytes | None = next((value for name, value in scope["headers"] if name == wanted), None)
+    return found
+
+
+def _target(scope: Scope) -> bytes:
+    target: bytes = scope.get("raw_path") or scope["path"].encode()
+    return target + b"?" + scope["query_string"] if scope["query_string"] else target
+
+
+def _client(scope: Scope) -> bytes:
+    host, port = scope["client"] or ("", 0)
+    return b"%b %d" % (str(host).encode(), port)
+
+
+def _signed_parts(scope: Scope, key: bytes | None) -> tuple[bytes, ...]:
+    """What another node must not change: what the request is, whose it is, and where it comes from."""
+    scheme = str(scope.get("scheme", "http")).encode()
+    return scope["method"].encode("latin-1"), _target(scope), _client(scope), scheme, key or b""
+
+
+def _head(scope: Scope, first: Message, signature: bytes | None) -> bytes:
     """The head of a relayed request."""
-    target = scope.get("raw_path") or scope["path"].encode()
-    if scope["query_string"]:
-        target += b"?" + scope["query_string"]
-    lines = [b"%b %b HTTP/1.1" % (scope["method"].encode("latin-1"), target)]
+    lines = [b"%b %b HTTP/1.1" % (scope["method"].encode("latin-1"), _target(scope))]
     lines += [
         b"%b: %b" % (name, value)
         for name, value in scope["headers"]
@@ -345,8 +469,9 @@ def _head(scope: Scope, first: Message) -> bytes:
             lines.append(b"transfer-encoding: chunked")
         elif first.get("body"):
             lines.append(b"content-length: %d" % len(first["body"]))
-    host, port = scope["client"]
-    lines.append(b"%b: %b %d" % (CLIENT_HEADER, str(host).encode(), port))
+    lines.append(b"%b: %b" % (CLIENT_HEADER, _client(scope)))
+    if signature is not None:
+        lines.append(b"%b: %b" % (SIGNATURE_HEADER, signature))
     lines.append(b"%b: %b" % (SCHEME_HEADER, scope.get("scheme", "http").encode()))
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
@@ -359,6 +484,8 @@ def _as_client_sent_it(scope: Scope) -> Scope:
     """The scope of a relayed request, as it was where the client connected."""
     said = {name: value for name, value in scope["headers"] if name in _OWN_HEADERS}
     inner = _without_own_headers(scope)
+    # Not the address at which a peer connected: that says nothing about where the client did.
+    inner["server"] = None
     host, _, port = said.get(CLIENT_HEADER, b"").decode("latin-1").rpartition(" ")
     if host and port.isdecimal():
         inner["client"] = (host, int(port))

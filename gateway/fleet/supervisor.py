@@ -21,7 +21,8 @@ from typing import Any, Final
 
 from gateway.fleet.merged_metrics import MergedMetrics
 from gateway.fleet.messages import Lines
-from gateway.fleet.worker import DUMP_SIGNAL, Assignment, slot_path
+from gateway.fleet.ownership import slot_path
+from gateway.fleet.worker import DUMP_SIGNAL, Assignment
 
 logger = logging.getLogger(__name__)
 
@@ -90,17 +91,19 @@ class Supervisor:
         command: Callable[[int], Sequence[str]],
         *,
         folder: Path,
+        peer_listener: socket.socket | None = None,
         grace_seconds: float,
         environment: dict[str, str] | None = None,
         on_ready: Callable[[], object] = lambda: None,
     ) -> None:
         """`command` returns the command line of a worker, given the descriptor of its end of the socket pair.
 
-        `folder`: for the workers' Unix sockets; only this user may read it.
+        `folder`: for the workers' Unix sockets; only this user may read it. `peer_listener`: where other nodes connect.
 
         `on_ready` is called once, when all slots have a worker that serves.
         """
         self._listener = listener
+        self._peer_listener = peer_listener
         self._command = command
         self._grace_seconds = grace_seconds
         self._environment = environment
@@ -173,7 +176,13 @@ class Supervisor:
                 self._is_stopping = True
                 self._stop_by = time.monotonic() + self._grace_seconds + EXIT_MARGIN_SECONDS
                 logger.info("Stopping %d workers", len(self._workers))
+                for worker in self._workers.values():
+                    worker.lines.send({"leave": True})
                 self._end(signal.SIGTERM)
+                # Who connects from now on is refused at once, and does not wait for workers that accept no more.
+                self._listener.close()
+                if self._peer_listener is not None:
+                    self._peer_listener.close()
         elif number == signal.SIGHUP and not self._is_stopping:
             logger.info("Reloading %d workers, one after another", len(self._slots))
             self._roll = list(self._slots)
@@ -229,11 +238,12 @@ class Supervisor:
     def _start(self, slot: Slot) -> Worker:
         slot.generation += 1
         ours, theirs = socket.socketpair()
-        assignment = Assignment(slot.number, len(self._slots), self._folder, slot.generation, self._listener.fileno())
+        listeners = [it.fileno() for it in (self._listener, self._peer_listener) if it is not None]
+        assignment = Assignment(slot.number, len(self._slots), self._folder, slot.generation, *listeners)
         with theirs:
             process = subprocess.Popen(
                 self._command(theirs.fileno()),
-                pass_fds=[theirs.fileno(), self._listener.fileno()],
+                pass_fds=[theirs.fileno(), *listeners],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
             )

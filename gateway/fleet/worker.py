@@ -1,7 +1,7 @@
-"""A worker's side of a fleet: what it is told, what it answers, and who owns which caller.
+"""A worker's side of a fleet: what the supervisor tells it, and what it answers.
 
-A worker has a slot, which its successor inherits. It serves the listening socket that all workers share, and a Unix
-socket of its own for what others relay to it.
+A worker has a slot, which its successor inherits. It serves the listening socket that all workers share, a Unix socket
+of its own for what other workers relay to it, and with several machines the peer port, which all workers share too.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,6 @@ from prometheus_client import REGISTRY
 
 from gateway.fleet.merged_metrics import take_snapshot
 from gateway.fleet.messages import Lines
-from gateway.fleet.ring import Ring
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ class Assignment:
     """Goes up with each worker of a slot."""
     listener: int
     """The descriptor of the shared listening socket."""
+    peer_listener: int | None = None
+    """The descriptor of the socket where other nodes connect; None if there is only one machine."""
 
     @property
     def socket_path(self) -> Path:
@@ -55,35 +57,13 @@ class Assignment:
             "folder": str(self.folder),
             "generation": self.generation,
             "listener": self.listener,
+            "peer_listener": self.peer_listener,
         }
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> "Assignment":
         """What a message says."""
-        return cls(
-            message["slot"], message["slots"], Path(message["folder"]), message["generation"], message["listener"]
-        )
-
-
-def slot_path(folder: Path, slot: int) -> Path:
-    """Where the worker that has a slot now is reached: a link to its socket, which its successor replaces."""
-    return folder / f"{slot}.sock"
-
-
-class Ownership:
-    """Which slot owns a key, as one worker sees it."""
-
-    def __init__(self, assignment: Assignment) -> None:
-        self._slot = assignment.slot
-        self._paths = {str(slot): str(slot_path(assignment.folder, slot)) for slot in range(assignment.slots)}
-        self._ring = Ring(list(self._paths))
-        self.has_left = False
-        """Whether this worker drains: its slot belongs to its successor."""
-
-    def find(self, key: bytes) -> str | None:
-        """The socket of the owner of a key; None if that is this worker."""
-        owner = self._ring.owner(key)
-        return None if owner == str(self._slot) and not self.has_left else self._paths[owner]
+        return cls(**{**message, "folder": Path(message["folder"])})
 
 
 class WorkerLink:
@@ -100,6 +80,8 @@ class WorkerLink:
         if not messages:
             raise SystemExit(1)
         self.assignment = Assignment.from_message(messages[0])
+        self.on_leave: Callable[[], object] = lambda: None
+        """Called when all workers of this node are told to stop, before this one is."""
         faulthandler.register(DUMP_SIGNAL, all_threads=True)
 
     def start(self) -> None:
@@ -122,7 +104,9 @@ class WorkerLink:
             os.kill(os.getpid(), signal.SIGTERM)
             return
         for message in messages:
-            if "metrics" in message:
+            if "leave" in message:
+                self.on_leave()
+            elif "metrics" in message:
                 self._send({"metrics": take_snapshot(REGISTRY), "request": message["metrics"]})
 
     def _send(self, message: dict[str, Any]) -> None:

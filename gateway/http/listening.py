@@ -6,8 +6,10 @@ server that is started from Python), the scope of each request says which addres
 requests that came in over a network are refused.
 """
 
+import multiprocessing
 import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -86,11 +88,24 @@ def _uvicorn_addresses(arguments: list[str]) -> list[str]:
     # uvicorn's own command, which also reads UVICORN_HOST and the like. The package has another object of this name.
     command: Any = sys.modules["uvicorn.main"].main
     parameters = command.make_context("uvicorn", arguments, resilient_parsing=True).params
+    if (parameters.get("workers") or 1) > 1:
+        _refuse_uvicorn_workers()
     if parameters.get("uds"):
         return []
     if parameters.get("fd") is not None:
         return _address_of_descriptor(parameters["fd"])
     return [str(parameters.get("host") or "127.0.0.1")]
+
+
+def _refuse_uvicorn_workers() -> None:
+    supervisor = multiprocessing.parent_process()
+    if supervisor is not None and supervisor.pid is not None:
+        # Otherwise it would start this process again and again.
+        os.kill(supervisor.pid, signal.SIGTERM)
+    raise SettingsError(
+        "uvicorn --workers starts hosts that do not know of each other's sessions. "
+        "Start one host of several processes instead: manage.py serve --workers N."
+    )
 
 
 def _address_of_descriptor(descriptor: int) -> list[str]:

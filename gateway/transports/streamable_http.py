@@ -199,7 +199,7 @@ class _Post(_ResumableStream):
 
     def close_streams(self) -> None:
         """End the responses that carry the reply."""
-        self._reply.close_stream()
+        self._reply.stream.close()
         if self.stream is not None:
             self.stream.close()
 

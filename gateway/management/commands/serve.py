@@ -1,24 +1,19 @@
 """`manage.py serve`: Daphne with this host's settings. What `make run` calls."""
 
 import itertools
-import os
 import socket
 import sys
-import tempfile
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from io import TextIOWrapper
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.crypto import get_random_string
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.registry import Collector
 
 from gateway.access.identity import current_identity
 from gateway.access.redaction import redact
@@ -28,9 +23,9 @@ from gateway.conf.kinds import Address, Count, Kind, Port
 from gateway.http.addresses import is_loopback
 from gateway.http.listening import require_keys_or_loopback
 from gateway.management.error_display import AuthorHandler
+from gateway.management.inherited_socket import address_of, endpoint_of, take_inherited_socket
 from gateway.management.next_steps import next_steps
 from gateway.management.ports import require_free_port
-from gateway.records.processes import Place
 
 if TYPE_CHECKING:
     from gateway.host.host import Host
@@ -71,11 +66,15 @@ class Command(BaseCommand):
         if options["worker"] is not None:
             self._serve_as_worker(options["worker"], watches_files=options["reload"])
             return
+        inherited = take_inherited_socket()
+        if inherited is not None:
+            host, port = address_of(inherited)
         try:
             require_keys_or_loopback([host])
         except SettingsError as error:
             raise CommandError(str(error)) from None
-        require_free_port(host, port, "GUMCP_PORT")
+        if inherited is None:
+            require_free_port(host, port, "GUMCP_PORT")
         if conf.metrics_port:
             if (conf.metrics_host, conf.metrics_port) == (host, port):
                 raise CommandError(
@@ -86,8 +85,23 @@ class Command(BaseCommand):
             call_command("migrate", verbosity=0, interactive=False)
             self._make_operator()
 
-        if options["workers"] > 1:
-            sys.exit(self._supervise(host, port, options["workers"], watches_files=options["reload"]))
+        workers = options["workers"]
+        # A machine among several has a supervisor, however few workers it has.
+        if workers > 1 or conf.peer_address:
+            from gateway.management.workers import BACKLOG, require_what_nodes_need, supervise
+
+            require_what_nodes_need()
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = inherited or socket.create_server((host, port), family=family, backlog=BACKLOG)
+            ready = partial(next_steps, host, port, None, workers)
+            sys.exit(
+                supervise(
+                    listener,
+                    workers,
+                    watches_files=options["reload"],
+                    on_ready=lambda: self.stdout.write(ready()),
+                )
+            )
 
         # Imported here: it builds the host, which only a process that serves may do.
         from daphne.access import AccessLogGenerator
@@ -98,9 +112,12 @@ class Command(BaseCommand):
         from gumcp_site import asgi
 
         asgi.host.watches_files = options["reload"]
+        endpoints = build_endpoint_description_strings(host=host, port=port)
+        if inherited is not None:
+            endpoints = [endpoint_of(inherited.fileno(), inherited.family)]
         server = HttpServer(
             application=asgi.application,
-            endpoints=build_endpoint_description_strings(host=host, port=port),
+            endpoints=endpoints,
             action_logger=AccessLogGenerator(sys.stdout),
             limits=serving_limits(),
             hooks=serving_hooks(asgi.host),
@@ -124,103 +141,20 @@ class Command(BaseCommand):
         with AuthorHandler(clean, is_whole=is_whole, line=line).in_use():
             yield
 
-    def _supervise(self, host: str, port: int, workers: int, *, watches_files: bool) -> int:
-        """Run workers until this process is told to stop. Returns the exit status."""
-        from gateway.access.limits import IN_MEMORY
-        from gateway.fleet.supervisor import Supervisor
-
-        def command(descriptor: int) -> list[str]:
-            words = [sys.executable, sys.argv[0], "serve", "--worker", str(descriptor)]
-            return [*words, "--reload"] if watches_files else words
-
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # One port serves the metrics of all workers: the supervisor's.
-        environment = {**os.environ, "GUMCP_METRICS_PORT": "0"}
-        with (
-            tempfile.TemporaryDirectory(prefix="gumcp-", ignore_cleanup_errors=True) as folder,
-            socket.create_server((host, port), family=family, backlog=2048) as listener,
-        ):
-            if conf.limits_storage_url == IN_MEMORY:
-                # A key has its limit once, not once for each worker.
-                environment["GUMCP_LIMITS_STORAGE_URL"] = f"file://{folder}/limits.sqlite3"
-            supervisor = Supervisor(
-                listener,
-                workers,
-                command,
-                folder=Path(folder),
-                grace_seconds=conf.shutdown_grace_seconds,
-                environment=environment,
-                on_ready=lambda: self.stdout.write(next_steps(host, port, None, workers)),
-            )
-            with self._serving_metrics(supervisor.metrics):
-                return supervisor.run()
-
-    @contextmanager
-    def _serving_metrics(self, metrics: Collector) -> Iterator[None]:
-        if not conf.metrics_port:
-            yield
-            return
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(metrics)
-        server, thread = start_http_server(conf.metrics_port, conf.metrics_host, registry)
-        try:
-            yield
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
     def _serve_as_worker(self, descriptor: int, *, watches_files: bool) -> None:
-        from gateway.fleet.worker import Ownership, WorkerLink
+        from gateway.management.workers import serve_as_worker
 
-        link = WorkerLink(descriptor)
-        assignment = link.assignment
-        ownership = Ownership(assignment)
-        GatewayConfig.current().place = Place(assignment.slot)
+        def load() -> "tuple[Host, Callable[..., Any]]":
+            from gumcp_site import asgi
 
-        from daphne.access import AccessLogGenerator
+            asgi.host.watches_files = watches_files
+            return asgi.host, asgi.application
 
-        from gateway.fleet.relay import RelayingApplication
-        from gateway.host.serving import serving_hooks, serving_limits
-        from gateway.serving.server import HttpServer
-        from gumcp_site import asgi
+        def run(host: "Host", address: str, serve: Callable[[], None]) -> None:
+            with self._logging_for_author(host, address):
+                serve()
 
-        asgi.host.watches_files = watches_files
-        hooks = serving_hooks(asgi.host)
-        access_log = AccessLogGenerator(sys.stdout)
-
-        def log(protocol: str, action: str, details: dict[str, Any]) -> None:
-            # What was relayed here is in the log of the worker that the client is connected to.
-            if details.get("client"):
-                access_log(protocol, action, details)
-
-        def start() -> None:
-            asgi.host.ensure_started()
-            link.start()
-
-        def drain() -> None:
-            ownership.has_left = True
-            hooks.on_drain()
-
-        from twisted.internet import reactor
-        from twisted.internet.endpoints import AdoptedStreamServerEndpoint
-
-        with socket.socket(fileno=os.dup(assignment.listener)) as listener:
-            family, address = listener.family, str(listener.getsockname()[0])
-        server = HttpServer(
-            application=RelayingApplication(asgi.application, ownership.find),
-            endpoints=[
-                AdoptedStreamServerEndpoint(reactor, assignment.listener, family),
-                f"unix:{assignment.socket_path}:mode=600",
-            ],
-            action_logger=log,
-            limits=serving_limits(),
-            hooks=replace(hooks, on_start=start, on_drain=drain),
-            # The supervisor ends a worker that is frozen.
-            has_guard=False,
-        )
-        with self._logging_for_author(asgi.host, address):
-            server.run()
+        serve_as_worker(descriptor, load, run)
 
     def _make_operator(self) -> None:
         users = get_user_model()
