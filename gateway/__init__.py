@@ -14,8 +14,10 @@ enforces this (the contracts are in pyproject.toml).
 * `management`: the commands of `manage.py`. `server_template`: the server that `startserver` copies. `isolated`: the
   program of a server folder that runs in a process of its own.
 * `fleet`: several processes that serve as one host.
-* `endpoints`: the application, its routing, the MCP endpoints, health, and Django's pages.
-* `console`: pages that help people to connect, and the doctor, which plays clients against a running host.
+* `endpoints`: the application, its routing, the MCP endpoints, the playground's, health, and Django's
+  pages.
+* `console`: pages that help people to connect and operators to try a server, and the doctor, which plays clients
+  against a running host.
 * `apps`: the Django app. It loads the servers when somebody asks for them.
 * `host`: the running host. It makes what lives as long as the process, and starts and stops it.
 * `records`: rows that operators see, who writes and reads them, and their admin pages.
@@ -28,8 +30,8 @@ enforces this (the contracts are in pyproject.toml).
 * `http`: what all endpoints share: requests, responses, refusals, origins, proxies, addresses.
 
 The ground, imported by many and importing little: `conf` (settings), `exceptions`, `signals`, `metrics`, `jsonrpc`,
-`operator_commands`, `database_thread`, `private_sqlite`, `tool_results`, `storable` (texts that databases take),
-`printable` (texts that people read), `read_only_admin`.
+`operator_commands`, `database_thread`, `private_sqlite`, `tool_results`, `waiting`, `storable` (texts that databases
+take), `printable` (texts that people read), `read_only_admin`.
 """
 
 __version__ = "2.0.0"

@@ -7,6 +7,7 @@ to add time series.
 
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
@@ -80,6 +81,32 @@ relayed_requests = Counter(
     "gumcp_relayed_requests_total", "Requests passed on to the process that owns their caller, by where it is", ["to"]
 )
 slow_readers = Counter("gumcp_slow_readers_total", "Streams closed because their client did not read", ["server"])
+
+
+class ToolCallMetrics:
+    """Counts the tool calls of one server. Used in its lane.
+
+    Looking up a metric by its labels costs more than counting, so it is done once for each tool and outcome.
+    """
+
+    def __init__(self, server_name: str) -> None:
+        self._server_name = server_name
+        self._counters: dict[tuple[str, str], Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
+
+    def count(self, tool: str, outcome: str) -> None:
+        """Count a call."""
+        counter = self._counters.get((tool, outcome))
+        if counter is None:
+            counter = self._counters[tool, outcome] = tool_calls.labels(self._server_name, tool, outcome)
+        counter.inc()
+
+    def observe(self, tool: str, seconds: float) -> None:
+        """Note how long a call took."""
+        histogram = self._histograms.get(tool)
+        if histogram is None:
+            histogram = self._histograms[tool] = tool_call_seconds.labels(self._server_name, tool)
+        histogram.observe(seconds)
 
 
 class _OpenedSession(Protocol):
@@ -178,7 +205,12 @@ def version_label(protocol_version: str) -> str:
 
 def note_stateless_request(server_name: str, protocol_version: str) -> None:
     """Count a request of the stateless protocol."""
-    stateless_requests.labels(server_name, version_label(protocol_version)).inc()
+    _stateless_requests(server_name, version_label(protocol_version)).inc()
+
+
+@lru_cache(maxsize=1000)
+def _stateless_requests(server_name: str, version: str) -> Counter:
+    return stateless_requests.labels(server_name, version)
 
 
 def connect() -> None:

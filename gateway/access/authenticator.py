@@ -10,6 +10,7 @@ import threading
 import time
 from hashlib import sha256
 from typing import Final, Literal
+from weakref import WeakValueDictionary
 
 from gateway.access.credentials import NoKey, UnusableKey, authorization_header, read_credentials
 from gateway.access.grants import Grant
@@ -43,6 +44,8 @@ class Authenticator:
         self._hides_keys = hides_keys
         self._callers: dict[bytes, Identity] = {}
         """Digest of what was presented -> who that is. Not the text: one key can be written in many, long ways."""
+        self._open_callers: WeakValueDictionary[str, Identity] = WeakValueDictionary()
+        """Open mode: session key -> whose it is, as long as something of theirs is in memory."""
         self._lock = threading.Lock()
         self._pacing = RefusalPacing()
 
@@ -66,7 +69,7 @@ class Authenticator:
             AuthenticationUnavailable: the key could not be checked.
         """
         if self.mode == "open":
-            return parse_session_key(session_key or "")
+            return self._open_caller(session_key or "")
         authorization = authorization_header(headers)
         presented = _digest(session_key, authorization)
         identity = self._callers.get(presented)
@@ -117,7 +120,7 @@ class Authenticator:
         if grant is None:
             raise UnknownKey("This key does not exist, or is no longer valid.")
         if not grant.allows_server(server_name):
-            raise OutOfScope("This key is not for this server.")
+            raise OutOfScope("This key is not for this server.", user_id=grant.facts.user_id, key=grant.public)
         return Identity(grant.facts.user_id, None, grant, grant.facts.digest)
 
     def grants_in_use(self, seconds: float) -> list[Grant]:
@@ -136,6 +139,12 @@ class Authenticator:
         """Let the threads end."""
         self._keys.close()
         self.limits.close()
+
+    def _open_caller(self, session_key: str) -> Identity:
+        identity = self._open_callers.get(session_key)
+        if identity is None:
+            identity = self._open_callers[session_key] = parse_session_key(session_key)
+        return identity
 
     async def _check(
         self, session_key: str | None, authorization: bytes | None, address: str, presented: bytes

@@ -25,7 +25,7 @@ MAX_USER_ID_LENGTH: Final = 255
 _HEX_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Identity:
     """A user and the key they came with. Equal identities share an instance and own its sessions."""
 

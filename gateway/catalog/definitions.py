@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.catalog.styles import Style
+from gateway.upstreams.link_state import LinkState
 
 
 class Source(Protocol):
@@ -12,7 +13,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """`command` or `remote`."""
+        """`command`, `process` or `remote`."""
         ...
 
     @property
@@ -27,6 +28,10 @@ class Source(Protocol):
 
     def condition(self) -> str:
         """Its state in a few words. Any thread."""
+        ...
+
+    def states(self) -> list[LinkState]:
+        """Its child processes or connections. Any thread."""
         ...
 
 

@@ -18,11 +18,10 @@ from gateway.catalog.import_effects import restored_functions
 from gateway.catalog.load_errors import place_of, reason, timeout_reason, traceback_text
 from gateway.catalog.load_limits import LoadTimeout, limited_load
 from gateway.catalog.loading_thread import own_event_loop
-from gateway.catalog.manifests import has_manifest, is_entry, load_manifest, own_call_timeout
+from gateway.catalog.manifests import load_manifest, own_call_timeout
 from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
 from gateway.catalog.server_modules import ServerModules
 from gateway.catalog.styles import Style, UnusableServer, describe
-from gateway.conf import conf
 from gateway.upstreams.slots import slots_of_this_process
 
 
@@ -66,10 +65,9 @@ class Project:
         if taken.get(name, folder) != folder:
             return LoadFailure(name, folder, f"The name {name} is taken by {taken[name]}. Rename one of the folders.")
 
-        if has_manifest(folder) or is_entry(folder) or conf.isolates_folders:
-            served_elsewhere = load_manifest(folder, self._slots)
-            if served_elsewhere is not None:
-                return served_elsewhere
+        served_elsewhere = load_manifest(folder, self._slots)
+        if served_elsewhere is not None:
+            return served_elsewhere
         outcome = self.load_code(folder)
         if isinstance(outcome, ServerDefinition):
             return replace(outcome, call_timeout_seconds=own_call_timeout(folder))

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.catalog.definitions import LoadFailure, ServerDefinition
+from gateway.catalog.isolation_choices import isolation_choices
 from gateway.catalog.styles import Style
 from gateway.conf import conf
 from gateway.upstreams.isolation import REQUIREMENTS, isolated_source
 from gateway.upstreams.manifest import (
     MANIFEST_NAME,
+    FolderOptions,
     Manifest,
     ManifestError,
     parse_folder_options,
@@ -58,8 +60,7 @@ def needs_environment(folder: Path) -> bool:
     if not (folder / "main.py").is_file() or not (folder / REQUIREMENTS).is_file():
         return False
     options = parse_folder_options(read_json(folder / MANIFEST_NAME) if has_manifest(folder) else {})
-    isolates = conf.isolates_folders if options.isolates is None else options.isolates
-    return isolates and options.uses_own_environment
+    return _is_isolated(folder, options) and options.uses_own_environment
 
 
 def own_call_timeout(folder: Path) -> float | None:
@@ -93,8 +94,7 @@ def load_manifest(folder: Path, slots: Slots) -> ServerDefinition | LoadFailure 
 
 def _folder_manifest(folder: Path, entry: Any) -> Manifest | None:
     options = parse_folder_options(entry)
-    isolates = conf.isolates_folders if options.isolates is None else options.isolates
-    if not isolates:
+    if not _is_isolated(folder, options):
         return None
     environments = Path(conf.data_dir) / ENVIRONMENTS
     source = isolated_source(
@@ -103,6 +103,14 @@ def _folder_manifest(folder: Path, entry: Any) -> Manifest | None:
     return Manifest(
         source, options.per, options.idle_seconds, options.start_timeout_seconds, options.call_timeout_seconds
     )
+
+
+def _is_isolated(folder: Path, options: FolderOptions) -> bool:
+    """Whether a folder runs in a process of its own: as an operator chose, else its manifest says, else the setting."""
+    chosen = isolation_choices().get(folder.name)
+    if chosen is None:
+        chosen = options.isolates
+    return conf.isolates_folders if chosen is None else chosen
 
 
 def _definition(name: str, folder: Path, manifest: Manifest, slots: Slots, started: float) -> ServerDefinition:

@@ -403,6 +403,9 @@ class GatewaySettings:
         "10000",
         "Open sockets of one client address (Daphne). A proxy in front is one address.",
     )
+    max_consoles = Setting(
+        Count(at_least=1), "50", "Browsers that may watch the overview of the admin at once; beyond it 503."
+    )
     shutdown_grace_seconds = Setting(Duration(), "20s", "How long calls in flight may take after SIGTERM.")
 
     _commands = Section("Commands")

@@ -73,3 +73,8 @@ def _visible_servers(request: HttpRequest, keys: list[ApiKey]) -> list[str]:
         return names
     scopes = [read_scope(key.scope) for key in keys]
     return [name for name in names if any(scope is None or name in scope for scope in scopes)]
+
+
+def not_here(request: HttpRequest) -> HttpResponseBase:
+    """Stand for an address that is answered in front of Django."""
+    raise Http404

@@ -1,5 +1,8 @@
 """Makes event streams and replies with the host's limits, and counts the open streams."""
 
+import asyncio
+from functools import partial
+
 from gateway.conf import conf
 from gateway.endpoints.base import McpRequest
 from gateway.host.host import Host
@@ -8,14 +11,16 @@ from gateway.transports.event_stream import EventStream
 from gateway.transports.reply import Reply
 
 
-def new_stream(send: Send) -> EventStream:
-    """An event stream to the client of `send`."""
-    return EventStream(send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds)
+def new_stream(send: Send, loop: asyncio.AbstractEventLoop | None = None) -> EventStream:
+    """An event stream to the client of `send`. `loop` is the host's, if this is called elsewhere."""
+    return EventStream(
+        send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds, loop=loop
+    )
 
 
 def new_reply(send: Send, headers: Headers = ()) -> Reply:
     """A reply to the client of `send`, undecided at first. `headers` are added to the response."""
-    return Reply(new_stream(send), send, headers)
+    return Reply(partial(new_stream, send, asyncio.get_running_loop()), send, headers)
 
 
 async def run_reply(host: Host, request: McpRequest, reply: Reply) -> bool:

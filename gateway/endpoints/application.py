@@ -12,6 +12,7 @@ from gateway import metrics
 from gateway.conf import conf
 from gateway.endpoints.django_pages import DjangoPages
 from gateway.endpoints.health import HealthEndpoint
+from gateway.endpoints.live_events import LiveEvents
 from gateway.endpoints.playground import PlaygroundEndpoint
 from gateway.endpoints.routing import HttpRouter
 from gateway.host.host import Host
@@ -30,7 +31,7 @@ class Application:
     def __init__(self, host: Host, django: Any) -> None:
         self.host = host
         pages = DjangoPages(django, host.origin_policy, conf.max_body_bytes)
-        self._http = HttpRouter(host, HealthEndpoint(host, PlaygroundEndpoint(host, pages)))
+        self._http = HttpRouter(host, HealthEndpoint(host, LiveEvents(host, PlaygroundEndpoint(host, pages))))
         self._requests: set[asyncio.Task[Any]] = set()
         self._has_lifespan = False
         self._watch: ShutdownWatch | None = None
@@ -123,16 +124,17 @@ class _Response:
         self._send = send
         self._start: Message | None = None
         """Kept until the first body message, as ASGI allows: until then an error can still become a 500."""
-        self._is_event_stream = False
+        self._headers: Headers = ()
         self.progress = "before_start"
         """How far it has come: a label of `metrics.request_failures`."""
 
     async def send(self, message: Message) -> None:
         """Pass a message on."""
-        if message["type"] == "http.response.start" and self._start is None and self.progress == "before_start":
+        if self._start is not None:
+            await self.flush()
+        elif message["type"] == "http.response.start" and self.progress == "before_start":
             self._start = message
             return
-        await self.flush()
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.progress = "after_end"
         await self._send(message)
@@ -141,10 +143,7 @@ class _Response:
         """Pass on a start that is kept."""
         if self._start is not None:
             start, self._start = self._start, None
-            self._is_event_stream = any(
-                name.lower() == b"content-type" and value.startswith(b"text/event-stream")
-                for name, value in start["headers"]
-            )
+            self._headers = start["headers"]
             self.progress = "after_start"
             await self._send(start)
 
@@ -157,9 +156,14 @@ class _Response:
             if self.progress == "before_start":
                 self._start = None
                 await respond(self._send, 500, b'{"error": "Internal server error"}', b"application/json", headers)
-            elif self.progress == "after_start" and self._is_event_stream:
+            elif self.progress == "after_start" and self._is_event_stream():
                 await self._send({"type": "http.response.body", "body": b""})
             # Any other body is left as it is: the server cuts the connection, where an orderly end would tell the
             # client that half a page is a whole one (RFC 9112 section 8).
         except Exception:
             logger.debug("The response of a failed request could not be ended", exc_info=True)
+
+    def _is_event_stream(self) -> bool:
+        return any(
+            name.lower() == b"content-type" and value.startswith(b"text/event-stream") for name, value in self._headers
+        )

@@ -12,18 +12,15 @@ from urllib.parse import parse_qs
 from django.conf import settings
 
 from gateway.endpoints.disclosure import is_from_this_machine, visible_servers
+from gateway.host.state import is_database_late
 from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.requests import header
 from gateway.http.responses import respond
-from gateway.records.models import FLUSH_SECONDS
 
 if TYPE_CHECKING:  # Django's pages are checked without the SDK, which this imports
     from gateway.host.host import Host
 
 PATHS: Final = frozenset({"/health_check", "/health_check/"})
-
-DATABASE_LATE_SECONDS: Final = 3 * FLUSH_SECONDS + 5
-"""How old the last write may be: a writer waits 5 s for SQLite's lock before it is told that there is none."""
 
 
 class HealthEndpoint:
@@ -80,10 +77,10 @@ def report(host: "Host") -> tuple[dict[str, Any], int]:
     now = time.monotonic()
     recorder = host.recorder
     age = None if recorder.last_flush is None else now - recorder.last_flush
-    is_database_late = age is None or age > DATABASE_LATE_SECONDS or bool(recorder.last_error)
+    is_late = is_database_late(recorder)
     blocked = host.lane_watch.blocked_servers
     liveness_content, status = liveness(host, host.registry.names)
-    is_degraded = is_database_late or bool(blocked) or bool(host.registry.failures)
+    is_degraded = is_late or bool(blocked) or bool(host.registry.failures)
     return {
         **liveness_content,
         "status": liveness_content["status"] if status != 200 or not is_degraded else "degraded",
@@ -93,7 +90,7 @@ def report(host: "Host") -> tuple[dict[str, Any], int]:
             for lane in host.lanes
         },
         "database": {
-            "status": "not migrated" if recorder.lacks_migrations else "late" if is_database_late else "ok",
+            "status": "not migrated" if recorder.lacks_migrations else "late" if is_late else "ok",
             "seconds_since_last_write": None if age is None else round(age, 1),
             "error": recorder.last_error,
         },

@@ -69,7 +69,7 @@ async def open_session(
         session.id, kept = goes_on
         session.row_id, session.opened_at = kept.row_id, kept.opened_at
         session.state = state_of(kept)
-    elif host.restorable.is_running:
+    elif host.restorable.is_running and transport != "console":  # that one ends with its page
         if transport == "sse":
             # Its id ends with its stream, so it is found by the program that had it.
             session.state = SessionState(agent=user_agent(request.scope))

@@ -6,6 +6,7 @@ from the database, in threads, with Django's own middleware. Not here: what the 
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any, Final, TypeVar
 
@@ -24,6 +25,9 @@ from gateway.http.asgi import Scope
 
 T = TypeVar("T")
 
+THREADS: Final = 2
+"""How many checks run at once."""
+
 MAX_WAITING: Final = 100
 """How many checks may wait at once; beyond it 503."""
 
@@ -37,6 +41,8 @@ class PageRequests:
     """Checks requests. Used on the host's loop."""
 
     def __init__(self) -> None:
+        # Threads of its own: those of the loop look up names for connections to other hosts.
+        self._executor = ThreadPoolExecutor(THREADS, "page-requests")
         self._waiting = 0
 
     async def admit(self, scope: Scope, permission: str) -> HttpRequest:
@@ -72,7 +78,7 @@ class PageRequests:
         self._waiting += 1
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                return await asyncio.to_thread(_with_connection, job)
+                return await asyncio.get_running_loop().run_in_executor(self._executor, _with_connection, job)
         # Fails closed, whatever the cause.
         except Exception as error:
             raise AuthenticationUnavailable(_UNAVAILABLE) from error

@@ -25,6 +25,7 @@ from mcp_types import JSONRPCRequest
 from gateway.access import audit
 from gateway.access.identity import Identity, current_identity, parse_user_id
 from gateway.conf import conf
+from gateway.console.playground import PERMISSION, PREFIX
 from gateway.endpoints.answering import new_stream
 from gateway.endpoints.base import SESSION_GONE, McpRequest
 from gateway.endpoints.opening import open_session
@@ -40,18 +41,13 @@ from gateway.exceptions import (
 )
 from gateway.host.host import Host
 from gateway.http.asgi import Receive, Scope, Send
+from gateway.http.current_request import CurrentRequest, current_request
 from gateway.http.refusals import refuse, refuse_error, refuse_method
 from gateway.http.requests import client_address, header, is_json
 from gateway.http.responses import respond
 from gateway.jsonrpc import JSONRPCMessage, message_from
 from gateway.transports.console import ConsoleTransport
 from gateway.transports.sessions import Session
-
-PREFIX: Final = "/-/console/playground/"
-"""The paths of this endpoint. The ring of workers reads server and user from them."""
-
-PERMISSION: Final = "access.run_as"
-"""What an operator needs."""
 
 LOOK_SECONDS: Final = 30.0
 """How often the operator of an open session is checked again."""
@@ -120,7 +116,9 @@ class PlaygroundEndpoint:
         request = await self._pages.admit(scope, PERMISSION)
         if place is None:
             await refuse(send, 404, "unknown_server", "There is nothing at this address.")
-        elif place.action == "open":
+            return
+        current_request.set(CurrentRequest(place.server_name, scope))
+        if place.action == "open":
             await self._open(place, request, scope, receive, send)
         else:
             await self._send(place, request, scope, receive, send)
@@ -207,8 +205,9 @@ class PlaygroundEndpoint:
         current_identity.set(identity)
         with identity.answering():
             await self._host.doorkeeper.authenticator.count_requests(identity, address, 1)
-            if identity.grant is not None and not identity.grant.allows_server(place.server_name):
-                raise OutOfScope("This key is not for this server.")
+            grant = identity.grant
+            if grant is not None and not grant.allows_server(place.server_name):
+                raise OutOfScope("This key is not for this server.", user_id=identity.user_id, key=grant.public)
             incoming = await self._host.message_reader.read(scope, receive, identity, address)
             with incoming.memory:
                 message = message_from(incoming.json)

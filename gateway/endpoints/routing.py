@@ -1,9 +1,6 @@
-"""Which ASGI application answers a path: Django's pages, or the MCP endpoints by Channels' routing."""
+"""Which ASGI application answers a path: Django's pages, or an MCP endpoint."""
 
 from typing import Any, Final
-
-from channels.routing import URLRouter
-from django.urls import re_path
 
 from gateway.catalog.names import DJANGO_SEGMENTS
 from gateway.conf import conf
@@ -11,7 +8,7 @@ from gateway.endpoints.not_found import NoOAuth, NotFound
 from gateway.endpoints.session import SessionEndpoint
 from gateway.endpoints.sse_messages import SseMessagesEndpoint
 from gateway.host.host import Host
-from gateway.http.asgi import Receive, Scope, Send
+from gateway.http.asgi import AsgiApplication, Receive, Scope, Send
 from gateway.http.cors import CrossOriginAccess
 from gateway.http.refusals import refuse
 from gateway.http.requests import in_origin_form, raw_path
@@ -28,26 +25,34 @@ WELL_KNOWN: Final = "/.well-known/"
 """Clients look for OAuth metadata below it at the root, and with it in front of and behind the path of the server."""
 
 
-def build_mcp_router(host: Host) -> Any:
-    """The MCP routes of `host`. They match the path as the client wrote it."""
-    session_url = r"^(?P<server_name>[^/]+)/(?P<session_key>[^/]+)"
-    session = CrossOriginAccess(SessionEndpoint(host), host.origin_policy, SESSION_METHODS)
-    messages = CrossOriginAccess(SseMessagesEndpoint(host), host.origin_policy, b"POST")
-    # A web page that left out the session key must be able to read the 404 that says so.
-    nothing = CrossOriginAccess(NotFound(), host.origin_policy, SESSION_METHODS)
-    routes: list[tuple[str, Any]] = []
-    if host.doorkeeper.authenticator.checks_keys:
+class McpRouter:
+    """The MCP routes. They match the path as the client wrote it."""
+
+    def __init__(self, host: Host) -> None:
+        self._session = CrossOriginAccess(SessionEndpoint(host), host.origin_policy, SESSION_METHODS)
+        self._messages = CrossOriginAccess(SseMessagesEndpoint(host), host.origin_policy, b"POST")
+        # A web page that left out the session key must be able to read the 404 that says so.
+        self._nothing = CrossOriginAccess(NotFound(), host.origin_policy, SESSION_METHODS)
         # With a key in the Authorization header the URL need not say who is calling. No user is called "messages".
-        routes += [
-            (r"^(?P<server_name>[^/]+)/messages/?$", messages),
-            (r"^(?P<server_name>[^/]+)/?$", session),
-        ]
-    routes += [
-        (rf"{session_url}/messages/?$", messages),
-        (rf"{session_url}/?$", session),
-        (r"", nothing),
-    ]
-    return URLRouter([re_path(pattern, application) for pattern, application in routes])
+        self._needs_session_key = not host.doorkeeper.authenticator.checks_keys
+
+    def match(self, path: str) -> tuple[AsgiApplication, dict[str, str]]:
+        """Return what answers `path`, and what is named in it: `server_name`, and perhaps `session_key`."""
+        segments = path.removeprefix("/").split("/")
+        if len(segments) > 1 and not segments[-1]:
+            del segments[-1]
+        match segments:
+            case _ if not all(segments):
+                pass
+            case [name, "messages"] if not self._needs_session_key:
+                return self._messages, {"server_name": name}
+            case [name] if not self._needs_session_key:
+                return self._session, {"server_name": name}
+            case [name, session_key]:
+                return self._session, {"server_name": name, "session_key": session_key}
+            case [name, session_key, "messages"]:
+                return self._messages, {"server_name": name, "session_key": session_key}
+        return self._nothing, {}
 
 
 class HttpRouter:
@@ -57,7 +62,7 @@ class HttpRouter:
         self._registry = host.registry
         self._public_path = conf.public_path
         self._django = django
-        self._mcp = build_mcp_router(host)
+        self._mcp = McpRouter(host)
         self._no_oauth = CrossOriginAccess(NoOAuth(), host.origin_policy, SESSION_METHODS)
         self._not_found = NotFound()
 
@@ -86,8 +91,16 @@ class HttpRouter:
             await self._not_found(scope, receive, send)
         else:
             # A percent-encoded slash in a key does not separate segments: match the path as it was written.
-            inner_scope = {**scope, "raw_path": outer.encode("latin-1"), "path": inner, "root_path": ""}
-            await self._mcp(inner_scope, receive, send)
+            application, captured = self._mcp.match(inner)
+            inner_scope = {
+                **scope,
+                "raw_path": outer.encode("latin-1"),
+                "path": inner,
+                "root_path": "",
+                # As Channels' routing has it.
+                "url_route": {"args": (), "kwargs": captured},
+            }
+            await application(inner_scope, receive, send)
 
 
 def _below(path: str, root_path: str) -> str:

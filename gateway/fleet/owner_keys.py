@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gateway.catalog.names import DJANGO_SEGMENTS
-from gateway.endpoints.playground import PREFIX as PLAYGROUND_PREFIX
+from gateway.console.playground import PREFIX as PLAYGROUND_PREFIX
 from gateway.http.asgi import Scope
 
 _PLAYGROUND: Final = PLAYGROUND_PREFIX.encode()

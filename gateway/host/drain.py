@@ -43,6 +43,8 @@ class Drain:
         self._stateless_calls = stateless_calls
         self._settled: set[UUID] = set()
         """Sessions that were settled at the last look."""
+        self.on_begin: list[Callable[[], object]] = []
+        """Called when the drain begins."""
         self.is_begun = False
         """Whether the process has been told to stop."""
         self.ends_at = float("inf")
@@ -62,6 +64,8 @@ class Drain:
         logger.info("Draining: %d sessions, %d streams", len(self._sessions), len(self._streams))
         self._on_begin()
         self._stateless_calls.stop_listening()
+        for begin in self.on_begin:
+            begin()
         self._loop.start_task(self._follow())
 
     async def _follow(self) -> None:

@@ -23,6 +23,7 @@ from gateway.conf import conf
 from gateway.host.availability import Availability
 from gateway.host.control import ControlListener
 from gateway.host.drain import Drain
+from gateway.host.freed_memory import FreedMemory
 from gateway.host.lane_watch import LaneWatch
 from gateway.host.metrics_port import MetricsPort
 from gateway.host.reloading import Reloader
@@ -45,6 +46,10 @@ from gateway.transports.stateless_calls import StatelessCalls
 from gateway.transports.streams import Streams
 
 logger = logging.getLogger(__name__)
+
+COLLECTOR_THRESHOLDS: Final = (20_000, 20, 20)
+"""When Python looks for garbage in cycles. A busy host makes hundreds of objects for each call, and frees nearly all of
+them without the collector."""
 
 MARGIN_SECONDS: Final = 0.25
 """How long each step of the stop may take when the grace time is over."""
@@ -114,6 +119,7 @@ class Host:
         self._collector = metrics.HostCollector(self.lanes, self.instances, self.sessions)
         self._metrics_port = MetricsPort()
         self._upkeep: asyncio.Task[None] | None = None
+        self._freed_memory = FreedMemory()
         self._usual_switch_seconds = SWITCH_SECONDS
         self._is_prepared = False
         self.watches_files = False
@@ -140,6 +146,8 @@ class Host:
         # under load (p99 of calls on Daphne from 108 to 28 ms).
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECTOR_THRESHOLDS)
+        self._freed_memory.start()
         self._usual_switch_seconds = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_SECONDS)
         # A server that is switched off must not be served in the meantime.
@@ -170,6 +178,7 @@ class Host:
                 if changed := self.reloader.look_at_manifests():
                     self.loop.start_task(self.reloader.update(changed_paths=changed))
                 self.recorder.note_conditions(self.lane_watch.look())
+                self._freed_memory.keep_up()
             except Exception:  # upkeep must go on, whatever happened in one round
                 logger.exception("Upkeep failed")
 

@@ -97,7 +97,9 @@ class Reloader:
                 has_changed = any(path.is_relative_to(resolved) for path in paths)
                 has_other_manifest = manifest_file(folder).resolve() in manifests
                 if is_new or folder.name in wanted or has_changed or has_other_manifest:
-                    definition = await self._load(folder, server_dir, is_wanted=folder.name in wanted)
+                    # A folder in a process of its own has the manifest that it had when its code changes.
+                    is_wanted = folder.name in wanted or has_changed
+                    definition = await self._load(folder, server_dir, is_wanted=is_wanted)
                     if definition is not None:
                         loaded.append(definition)
             self._look_for_near_misses()

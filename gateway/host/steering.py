@@ -7,6 +7,7 @@ The recorder reads the rows in its own thread. Commands that arrive by the chann
 import logging
 from datetime import datetime
 
+from gateway.catalog.isolation_choices import isolation_choices, write_isolation_choices
 from gateway.host.availability import Availability
 from gateway.host.control import ControlListener
 from gateway.host.reloading import Reloader
@@ -35,11 +36,15 @@ class Steering:
         self._control = control
         self._reloader = reloader
         self._loop = loop
+        self._isolation = isolation_choices()
+        """The choices with which servers were loaded in this process."""
 
     def wait_for_policies(self, timeout_seconds: float) -> None:
         """Put the servers' policies in force before the first request. Blocks for at most `timeout_seconds`."""
         self._recorder.has_tried.wait(timeout_seconds)
-        self._policies.replace(self._recorder.operator_requests.take_policies() or {})
+        policies = self._recorder.operator_requests.take_policies()
+        if policies is not None:
+            self._policies.replace(policies)
 
     def carry_out(self) -> None:
         """Carry out what the recorder has read since the last call. Call it regularly."""
@@ -51,7 +56,7 @@ class Steering:
                 self._availability.end_disabled(server_name)
         self._availability.end_unavailable_sessions()
         look = self._recorder.operator_requests.take_look_request()
-        reloads = self._recorder.operator_requests.take_servers_to_reload()
+        reloads = self._recorder.operator_requests.take_servers_to_reload() | self._take_isolation()
         if reloads or look is not None:
             self._loop.start_task(self._reload(reloads, look))
 
@@ -61,3 +66,18 @@ class Steering:
         finally:
             if look is not None:
                 self._recorder.note_look(look)
+
+    def _take_isolation(self) -> set[str]:
+        """Keep operators' choices of processes for the next start. Returns the servers that are to move."""
+        wanted = self._policies.isolation
+        if wanted is None or wanted == self._isolation:
+            return set()
+        if wanted != isolation_choices():
+            try:
+                write_isolation_choices(wanted)
+            except OSError as error:
+                logger.error("The choice of processes for servers cannot be kept in GUMCP_DATA_DIR: %s", error)
+                return set()
+        moved = {name for name in wanted | self._isolation if wanted.get(name) != self._isolation.get(name)}
+        self._isolation = wanted
+        return moved

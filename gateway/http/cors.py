@@ -9,10 +9,9 @@ Spec: https://fetch.spec.whatwg.org/#http-cors-protocol.
 """
 
 import re
-from collections.abc import Awaitable, Callable
 from typing import Final
 
-from gateway.http.asgi import Message, Receive, Scope, Send
+from gateway.http.asgi import AsgiApplication, Message, Receive, Scope, Send
 from gateway.http.origins import OriginPolicy
 from gateway.http.requests import header
 from gateway.http.responses import COMMON_HEADERS
@@ -49,9 +48,7 @@ _READABLE: Final = (
 class CrossOriginAccess:
     """An MCP route with what browsers need. For everybody but web pages of allowed origins it changes nothing."""
 
-    def __init__(
-        self, application: Callable[[Scope, Receive, Send], Awaitable[None]], policy: OriginPolicy, methods: bytes
-    ) -> None:
+    def __init__(self, application: AsgiApplication, policy: OriginPolicy, methods: bytes) -> None:
         """`methods`: those that the route answers, separated by commas."""
         self._application = application
         self._policy = policy

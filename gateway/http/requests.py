@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -12,6 +13,9 @@ from gateway.http.asgi import Receive, Scope
 DISCARD_BYTES: Final = 16 * 1024 * 1024
 DISCARD_SECONDS: Final = 5.0
 """How much of a body that is too long, and for how long, is read and thrown away before it is refused."""
+
+MAX_REMEMBERED_BYTES: Final = 200
+"""The longest Accept header whose meaning is remembered."""
 
 
 def raw_path(scope: Scope) -> str:
@@ -59,8 +63,18 @@ def accepts(scope: Scope, media_type: str) -> bool:
     lines = [value for key, value in scope["headers"] if key == b"accept"]
     if not lines:
         return True
-    ranges = {part.split(";")[0].strip().lower() for part in b",".join(lines).decode("latin-1").split(",")}
+    value = b",".join(lines)
+    # Clients repeat their few values. What is kept must not grow by what a stranger sends.
+    allows = _allows_remembered if len(value) <= MAX_REMEMBERED_BYTES else _allows
+    return allows(value, media_type)
+
+
+def _allows(accept: bytes, media_type: str) -> bool:
+    ranges = {part.split(";")[0].strip().lower() for part in accept.decode("latin-1").split(",")}
     return not ranges.isdisjoint({media_type, f"{media_type.partition('/')[0]}/*", "*/*"})
+
+
+_allows_remembered = lru_cache(maxsize=256)(_allows)
 
 
 def is_json(scope: Scope) -> bool:

@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from gateway import signals
 from gateway.access.identity import Identity, current_identity
 from gateway.exceptions import GatewayError
-from gateway.http.current_request import current_request
+from gateway.http.current_request import CurrentRequest, current_request
 from gateway.http.requests import header
 from gateway.instances.traffic import FAILURES, Failure, RecentNames, ServerTraffic
 
@@ -43,24 +43,23 @@ STATELESS: Final = "stateless"
 """What stands for the transport of a request without a session."""
 
 
-class Conversation(Protocol):
+class Conversation(NamedTuple):
     """What a call belongs to: a session, or one stateless request."""
 
-    @property
-    def transport(self) -> str: ...
-    @property
-    def client_name(self) -> str: ...
-    @property
-    def client_version(self) -> str: ...
-    @property
-    def protocol_version(self) -> str: ...
-    @property
-    def row_id(self) -> UUID | None:
-        """The id of a session's row; None if it has none."""
+    transport: str = ""
+    protocol_version: str = ""
+    client_name: str = ""
+    client_version: str = ""
+    session_id: UUID | None = None
+    """The id of the session's row; None where there is no session."""
 
 
-current_conversation: Final[ContextVar[Conversation | None]] = ContextVar("current_conversation", default=None)
-"""What the present message belongs to, in a lane."""
+NO_CONVERSATION: Final = Conversation()
+
+current_conversation: Final[ContextVar[Callable[[], Conversation]]] = ContextVar(
+    "current_conversation", default=lambda: NO_CONVERSATION
+)
+"""Says what the present message belongs to, in a lane."""
 
 
 @dataclass(slots=True)
@@ -72,12 +71,7 @@ class Call:
     user_id: str = ""
     key: str = ""
     """The public part of the key."""
-    session_id: UUID | None = None
-    """The id of the session's row."""
-    transport: str = ""
-    protocol_version: str = ""
-    client_name: str = ""
-    client_version: str = ""
+    conversation: Conversation = NO_CONVERSATION
     outcome: str = ""
     reason: str = ""
     seconds: float = 0.0
@@ -91,22 +85,9 @@ class Call:
     @classmethod
     def begin(cls, server_name: str, tool: str, user_id: str) -> "Call":
         """Note who calls what. Called in the lane, in the context of the call."""
-        identity, conversation = current_identity.get(), current_conversation.get()
+        identity = current_identity.get()
         grant = None if identity is None else identity.grant
-        key = "" if grant is None else grant.public
-        if conversation is None:
-            return cls(server_name, tool, user_id, key)
-        return cls(
-            server_name,
-            tool,
-            user_id,
-            key,
-            conversation.row_id,
-            conversation.transport,
-            conversation.protocol_version,
-            conversation.client_name[:MAX_NAME_LENGTH],
-            conversation.client_version[:MAX_NAME_LENGTH],
-        )
+        return cls(server_name, tool, user_id, "" if grant is None else grant.public, current_conversation.get()())
 
 
 current_call: Final[ContextVar[Call | None]] = ContextVar("current_call", default=None)
@@ -234,11 +215,16 @@ class CallLog:
             tool=str(getattr(error, "tool", ""))[:MAX_NAME_LENGTH],
             user_id=identity.user_id if identity is not None else "" if error is None else error.user_id,
             key=grant.public if grant is not None else "" if error is None else error.key,
-            protocol_version="" if request is None else (header(request.scope, b"mcp-protocol-version") or "")[:32],
-            client_name="" if request is None else (header(request.scope, b"user-agent") or "")[:MAX_NAME_LENGTH],
+            conversation=NO_CONVERSATION if request is None else _client_of(request),
             reason=f"{reason}: {note}" if note else reason,
         )
         self.note_refusal(call)
+
+
+def _client_of(request: CurrentRequest) -> Conversation:
+    """What a refused request says of its client."""
+    version, agent = header(request.scope, b"mcp-protocol-version"), header(request.scope, b"user-agent")
+    return Conversation("", (version or "")[:MAX_NAME_LENGTH], (agent or "")[:MAX_NAME_LENGTH])
 
 
 def refused_call(server_name: str, tool: object, identity: Identity, reason: str) -> Call:

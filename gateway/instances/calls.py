@@ -27,6 +27,7 @@ from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies, Policy
 from gateway.instances.tool_schemas import ToolSchemas
 from gateway.tool_results import error_result
+from gateway.waiting import wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class ServerCalls:
         self.log = log or CallLog(keeps_calls=False)
         """Where calls are noted when they have ended."""
         self.traffic = self.log.traffic(server_name)
+        self.metrics = metrics.ToolCallMetrics(server_name)
         self.by_user: Counter[str] = Counter()
         self.running: dict[asyncio.Task[Any], RunningCall] = {}
         self.given_up: set[asyncio.Task[Any]] = set()
@@ -153,7 +155,7 @@ class CallMiddleware:
         label, shown = calls.tool_label(name), _shown(name)
         call = Call.begin(calls.server_name, shown, self._user_id)
         if (refusal := self._refusal(policy)) is not None:
-            metrics.tool_calls.labels(calls.server_name, label, "refused").inc()
+            calls.metrics.count(label, "refused")
             call.reason = f"busy: {refusal}"
             calls.log.note_refusal(call)
             return error_result(ctx, refusal)
@@ -178,8 +180,8 @@ class CallMiddleware:
                 del calls.by_user[self._user_id]
             label = calls.tool_label(name)  # the listing may not have been known yet when the call began
             seconds = time.perf_counter() - started
-            metrics.tool_calls.labels(calls.server_name, label, outcome).inc()
-            metrics.tool_call_seconds.labels(calls.server_name, label).observe(seconds)
+            calls.metrics.count(label, outcome)
+            calls.metrics.observe(label, seconds)
             call.outcome, call.seconds, call.ended_at = outcome, seconds, time.time()
             calls.log.note(calls.traffic, call, label)
 
@@ -209,13 +211,13 @@ class CallMiddleware:
         task = asyncio.get_running_loop().create_task(_contained(ctx, call_next))
         running[task] = call
         try:
-            await asyncio.wait((task,), timeout=clock.first_look_seconds)
+            await wait_for(task, clock.first_look_seconds)
             while not task.done():
                 if clock.is_over:
                     timed_out = CallTimedOut(clock.reason)  # a handler that does not end may still report progress
                     await self._give_up(task)
                     raise timed_out
-                await asyncio.wait((task,), timeout=clock.next_look_seconds)
+                await wait_for(task, clock.next_look_seconds)
         except asyncio.CancelledError:
             await self._give_up(task)
             raise
@@ -231,7 +233,7 @@ class CallMiddleware:
         try:
             # Shielded: the SDK and the transports cancel with scopes, which would interrupt every wait in here.
             with anyio.CancelScope(shield=True):
-                await asyncio.wait((task,), timeout=GIVE_UP_SECONDS)
+                await wait_for(task, GIVE_UP_SECONDS)
         finally:  # a shield does not stop `Task.cancel`
             if not task.done():
                 self._calls.given_up.add(task)

@@ -27,6 +27,8 @@ class Policy:
     """How many of these threads may compute at once; the others wait for their turn. At least 1."""
     when_blocked: WhenBlocked
     """What calls of a version 1 module do while another one blocks its event loop."""
+    isolates: bool | None = None
+    """Whether a folder is to run in a process of its own; None where no operator has chosen."""
 
 
 class Policies:
@@ -36,6 +38,8 @@ class Policies:
         """`own_call_timeout` returns the time limit for calls that a server's manifest sets."""
         self._policies: dict[str, Policy] = {}
         self._own_call_timeout = own_call_timeout
+        self.isolation: dict[str, bool] | None = None
+        """Which servers operators want in a process of their own, or in the host's; None before rows were read."""
 
     def get(self, server_name: str) -> Policy:
         """The policy of server `server_name`, or the limits of its manifest and the settings if it has no row yet."""
@@ -46,6 +50,7 @@ class Policies:
         """Put `policies` in force. Returns the servers that were enabled and no longer are."""
         disabled = [name for name, policy in policies.items() if not policy.is_enabled and self.get(name).is_enabled]
         self._policies = dict(policies)
+        self.isolation = {name: policy.isolates for name, policy in policies.items() if policy.isolates is not None}
         return disabled
 
 

@@ -45,6 +45,7 @@ class ServerAdmin(ReadOnlyAdmin):
                     "max_concurrent_calls_per_user",
                     "max_threads",
                     "when_blocked",
+                    "isolation",
                 ],
                 "description": "Changes take effect within five seconds, without a restart.",
             },

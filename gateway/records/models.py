@@ -128,6 +128,13 @@ class ServerRecord(models.Model):
             "For version 1 servers: what calls do while another call blocks the event loop. Empty: the setting's value."
         ),
     )
+    isolation = models.CharField(
+        "process",
+        max_length=10,
+        blank=True,
+        choices=[("process", "One of its own for each user"), ("none", "The host's")],
+        help_text="Where the code of a Python folder runs. Empty: as its server.json says, or the setting.",
+    )
     reload_requested_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(
         null=True, blank=True, editable=False
     )

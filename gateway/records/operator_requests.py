@@ -106,6 +106,7 @@ class OperatorRequests:
                 ),
                 max_threads=_or_default(row.max_threads, default.max_threads),
                 max_computing_threads=default.max_computing_threads,
+                isolates=None if not row.isolation else row.isolation == "process",
                 when_blocked="wait" if (row.when_blocked or default.when_blocked) == "wait" else "spill",
             )
             for row in rows

@@ -178,6 +178,12 @@ class Recorder:
         with self._lock:
             self._conditions = conditions
 
+    @property
+    def conditions(self) -> dict[str, str]:
+        """What is wrong with which server at the moment."""
+        with self._lock:
+            return self._conditions
+
     def note_look(self, request: datetime) -> None:
         """Tell who asked this process to look for new folders that it has done so."""
         with self._lock:

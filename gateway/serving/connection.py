@@ -26,6 +26,7 @@ from gateway.serving.chunks import ChunkedBody
 from gateway.serving.exchange import Exchange, ExchangeServer
 from gateway.serving.head import RequestHead, RequestRefusedError, is_malformed, malformed, parse_head
 from gateway.serving.limits import ServingEvent, ServingLimits
+from gateway.serving.loop_transport import LoopTransport
 from gateway.serving.sockets import innermost, watch_for_lost_peer
 from gateway.serving.timetable import DRAIN_ALLOWANCE_SECONDS
 from gateway.serving.turns import BodyTurns
@@ -442,6 +443,8 @@ class HttpConnection(Protocol):  # type: ignore[misc]
     def _held_bytes(self) -> int:
         # Under TLS these are encrypted bytes, a few more than were written. OpenSSL itself keeps none.
         transport = self._socket_transport
+        if isinstance(transport, LoopTransport):
+            return transport.held_bytes
         return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
 
     def _is_slow_reader(self, now: float) -> bool:

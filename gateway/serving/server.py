@@ -42,7 +42,10 @@ differences and their reasons (measured with Daphne 4.2.3 and Twisted 26.10):
 17. Few large bodies are read in one turn of the loop, and a chunked body has a budget for its framing, see `turns` and
     `chunks`. In Twisted a small request waits while all other sockets are read, up to 64 KiB of each.
 
-Over TLS (`-e ssl:…`) all of this holds, except that a response is written in Twisted's way and not by one `send(2)`.
+18. The loop is uvloop's where that is installed, and carries plain TCP itself, see `loop_transport`.
+
+Over TLS (`-e ssl:…`) all of this holds, except 18, and that a response is written in Twisted's way and not by one
+`send(2)`.
 """
 
 from __future__ import annotations
@@ -66,6 +69,7 @@ from gateway.serving.connections import ConnectionFactory
 from gateway.serving.descriptors import AcceptFailures, fit_connections
 from gateway.serving.exchange import Exchange
 from gateway.serving.limits import Hook, ServingHooks, ServingLimits
+from gateway.serving.loop_transport import serve_on_loop
 from gateway.serving.shutdown import ShutdownWatch, drop_unwritable_streams
 from gateway.serving.timetable import (
     CANCELLATION_SECONDS,
@@ -75,6 +79,11 @@ from gateway.serving.timetable import (
     SHUTDOWN_MARGIN_SECONDS,
 )
 from gateway.serving.turns import BodyTurns
+
+try:
+    import uvloop
+except ImportError:  # it does not exist for Windows
+    uvloop = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +127,8 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
             globalLogBeginner.beginLoggingTo([AcceptFailures()], redirectStandardIO=False, discardBuffer=True)
         else:
             globalLogBeginner.beginLoggingTo([AcceptFailures(), STDLibLogObserver(__name__)])
+        if uvloop is not None:
+            _run_reactor_on(uvloop.new_event_loop())
         self._loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop
         self.body_turns = BodyTurns(self._loop.call_soon)
         asyncio.set_event_loop(self._loop)
@@ -143,6 +154,7 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
             limit = self.limits.shutdown_grace_seconds + SHUTDOWN_MARGIN_SECONDS
             self._watch = ShutdownWatch(self._drain_from_thread, limit, has_guard=self._has_guard)
             self._watch.install()
+            self._loop.call_soon(self._watch.resume)
             self._loop.call_soon(self._watch.freezes.start)
         self._loop.call_soon(self._call_hook, "on_start", self.hooks.on_start)
         if self.ready_callable:
@@ -155,6 +167,8 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
     def listen_success(self, port: Any) -> None:
         """Remember the port, which is closed when the server drains."""
         super().listen_success(port)
+        if uvloop is not None:
+            serve_on_loop(port, self._loop, _is_served)
         self._ports.append(port)
 
     # Applications
@@ -298,6 +312,22 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         if "backlog=" in description or not description.startswith(("tcp:", "tcp6:", "ssl:", "unix:")):
             return description
         return f"{description}:backlog={self.limits.backlog}"
+
+
+def _run_reactor_on(loop: asyncio.AbstractEventLoop) -> None:
+    """Let Twisted use `loop`. It must not run yet: `daphne.server` has installed it with a loop of asyncio's own."""
+    readers = reactor.getReaders()
+    for reader in readers:
+        reactor.removeReader(reader)
+    reactor._asyncioEventloop.close()
+    reactor._asyncioEventloop = loop
+    for reader in readers:
+        reactor.addReader(reader)
+
+
+def _is_served(protocol: object) -> bool:
+    """Whether a connection reads requests. One that only refuses does so before the loop has taken its socket."""
+    return isinstance(protocol, HttpConnection) and not protocol.is_surplus
 
 
 async def _run_hook(hook: Hook) -> None:

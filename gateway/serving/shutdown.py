@@ -69,6 +69,12 @@ class ShutdownWatch(threading.Thread):
             self._guard.start(self._reader, self._limit_seconds + FROZEN_MARGIN_SECONDS)
         self.start()
 
+    def resume(self) -> None:
+        """Notice signals again: a loop of uvloop's takes them when it begins to run. Call it in that loop."""
+        previous = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        if previous != self._writer.fileno():
+            self._previous_wakeup = previous
+
     def finish(self) -> None:
         """Give the signals back to whoever handled them. Only the main thread may call this."""
         self._is_finished = True

@@ -63,11 +63,19 @@ class EventStream:
     loop.
     """
 
-    def __init__(self, send: Send, *, buffer_bytes: int, slow_reader_seconds: float) -> None:
+    def __init__(
+        self,
+        send: Send,
+        *,
+        buffer_bytes: int,
+        slow_reader_seconds: float,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """`loop` is the host's, which is the running one if none is given."""
         self._send = send
         self._buffer_bytes = buffer_bytes
         self._slow_reader = SlowReaderRule(slow_reader_seconds, buffer_bytes)
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop or asyncio.get_running_loop()
         self._chunks: deque[bytes] = deque()
         # Two counters instead of one size: only the sender writes the second one, so it needs no lock.
         self._bytes_written = 0

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from gateway import metrics, signals
 from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull, StreamClosed
 from gateway.http.asgi import Scope
-from gateway.instances.call_log import note_answer_size
+from gateway.instances.call_log import MAX_NAME_LENGTH, Conversation, note_answer_size
 from gateway.instances.lanes import Lane
 from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, request_key
 from gateway.transports.message_budget import MessageMemory
@@ -151,6 +151,7 @@ class Link:
         self.inbound = Inbound(lane, wait_for_room)
         self.is_initialized = False
         """Whether the server has accepted `initialize`. Set in the lane, read on any thread."""
+        self._conversation: Conversation | None = None
         self._is_closed = False
         self._initialize_key: RequestId | None = None
         self._own_requests: dict[RequestId, asyncio.Future[bool]] = {}
@@ -264,6 +265,22 @@ class Link:
         except anyio.EndOfStream:
             return False
         return isinstance(opening, JSONRPCRequest) and opening.method == INITIALIZE
+
+    def conversation(self) -> Conversation:
+        """What is noted of the calls of this session. Called in the lane."""
+        if self._conversation is None:
+            session = self.session
+            found = Conversation(
+                session.transport,
+                session.protocol_version,
+                session.client_name[:MAX_NAME_LENGTH],
+                session.client_version[:MAX_NAME_LENGTH],
+                session.row_id,
+            )
+            if not self.is_initialized:  # the client may not have said who it is
+                return found
+            self._conversation = found
+        return self._conversation
 
     def note_sent(self, message: JSONRPCMessage, size_bytes: int = 0) -> None:
         """Count a message to the client, and settle the request that it answers. Call it before it is sent.

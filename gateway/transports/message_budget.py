@@ -100,6 +100,8 @@ class MessageBudget:
             memory.holders -= 1
             if memory.holders:
                 return
+            # Its traceback leads back to the memory, and to the message: such a circle lives until the next collection.
+            memory.refusal = None
             key, address, size = memory.key, memory.address, memory.size_bytes
             self.held_bytes -= size
             left = self._by_address[address] - size

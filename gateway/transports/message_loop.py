@@ -104,7 +104,7 @@ class MessageLoop:
     async def _serve(self) -> None:
         running, link = self._running, self._link
         can_ask_client.set(self._can_ask)
-        current_conversation.set(link.session)
+        current_conversation.set(link.conversation)
         # `serve_dual_era_loop` alone would be enough, but it relays every message of the session through one more task
         # and stream. A session that starts with `initialize` needs neither.
         is_handshake = not self._takes_stateless or await link.opens_with_handshake()

@@ -18,6 +18,7 @@ from typing import Final
 from gateway.http.asgi import Headers, Receive, Send
 from gateway.http.responses import respond
 from gateway.transports.event_stream import EventStream
+from gateway.waiting import wait_for
 
 WATCH_AFTER_SECONDS: Final = 1.0
 """Most answers come sooner; only after this is a task spent on noticing that the client has left."""
@@ -39,8 +40,11 @@ class Reply:
     `answer` and `open_stream` may be called from any thread; the first call of either decides.
     """
 
-    def __init__(self, stream: EventStream, send: Send, headers: Headers = ()) -> None:
-        self.stream = stream
+    def __init__(self, make_stream: Callable[[], EventStream], send: Send, headers: Headers = ()) -> None:
+        """`make_stream` is called when the stream is first needed, on any thread."""
+        self._make_stream = make_stream
+        self._stream: EventStream | None = None
+        self._is_stream_closed = False
         self._send = send
         self._headers = headers
         self._loop = asyncio.get_running_loop()
@@ -51,6 +55,24 @@ class Reply:
         """Whether the answer is an event stream."""
         self.on_silence: Callable[[], object] | None = None
         """Called on the host's loop when the answer became a stream because nothing was decided for too long."""
+
+    @property
+    def stream(self) -> EventStream:
+        """The stream that the answer is, or may become."""
+        with self._lock:
+            if self._stream is None:
+                self._stream = self._make_stream()
+                if self._is_stream_closed:
+                    self._stream.close()
+            return self._stream
+
+    def close_stream(self) -> None:
+        """Close the stream, if the answer is one or still becomes one."""
+        with self._lock:
+            self._is_stream_closed = True
+            stream = self._stream
+        if stream is not None:
+            stream.close()
 
     def answer(self, answer: Answer) -> bool:
         """Answer with a whole response. False if the answer is a stream already, and this belongs on it."""
@@ -85,10 +107,10 @@ class Reply:
         `counted` is entered while the answer is a stream.
         """
         started = time.monotonic()
-        await asyncio.wait({self._decided}, timeout=min(WATCH_AFTER_SECONDS, silence_seconds))
+        await wait_for(self._decided, min(WATCH_AFTER_SECONDS, silence_seconds))
         if not self._decided.done():
             if not await self._wait_watching(receive, silence_seconds - (time.monotonic() - started)):
-                self.stream.close()
+                self.close_stream()
                 return False
             if not self._decided.done():
                 self.open_stream()  # unless it is answered by now

@@ -189,7 +189,7 @@ class Sessions:
         if (
             session is None
             or session.server_name != server_name
-            or session.identity != identity
+            or (session.identity is not identity and session.identity != identity)
             or session.transport != transport
         ):
             return None

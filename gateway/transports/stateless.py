@@ -15,8 +15,8 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
-from uuid import UUID
 
 import anyio
 from mcp.server.connection import Connection
@@ -55,13 +55,12 @@ from gateway.exceptions import GatewayError, StreamClosed
 from gateway.http.asgi import Scope
 from gateway.http.refusals import count_refusal
 from gateway.http.requests import header
-from gateway.instances.call_log import STATELESS, current_conversation, note_answer_size
+from gateway.instances.call_log import MAX_NAME_LENGTH, STATELESS, Conversation, current_conversation, note_answer_size
 from gateway.instances.running_server import RunningServer
 from gateway.jsonrpc import NOT_WRITABLE, error_body, is_request_id, json_body
 from gateway.transports.announcements import listen_frames
 from gateway.transports.event_stream import frame
 from gateway.transports.reply import Answer, Reply
-from gateway.transports.sessions import MAX_FACT_LENGTH
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +128,7 @@ class StatelessCall:
     def stop_listening(self) -> None:
         """End a `subscriptions/listen` request."""
         self._reply.open_stream()
-        self._reply.stream.close()
+        self._reply.close_stream()
 
     # -- In the lane -------------------------------------------------------------------------------------------------
 
@@ -144,7 +143,7 @@ class StatelessCall:
             logger.exception("A stateless request of %s failed", self.server_name)
             self._refuse(ErrorData(code=INTERNAL_ERROR, message="Internal server error"), status=500)
         finally:
-            self._reply.stream.close()
+            self._reply.close_stream()
 
     async def _handle(self) -> None:
         body = self._body
@@ -166,7 +165,7 @@ class StatelessCall:
         if isinstance(route, InboundLadderRejection):
             self._refuse(ErrorData(code=route.code, message=route.message, data=route.data))
             return
-        current_conversation.set(_StatelessConversation.of(route))
+        current_conversation.set(partial(_conversation, route))
         channel = _RequestChannel(
             self,
             TransportContext(kind="streamable-http", can_send_request=False, headers=headers),
@@ -272,25 +271,15 @@ _NOT_A_MESSAGE = ErrorData(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _StatelessConversation:
-    """What is noted of the client of one stateless request."""
-
-    client_name: str
-    client_version: str
-    protocol_version: str
-    transport: str = STATELESS
-    row_id: UUID | None = None
-
-    @classmethod
-    def of(cls, route: InboundModernRoute) -> "_StatelessConversation":
-        client = route.client_info
-        name, version = (client.get("name"), client.get("version")) if isinstance(client, dict) else ("", "")
-        return cls(_fact(name), _fact(version), route.protocol_version)
+def _conversation(route: InboundModernRoute) -> Conversation:
+    """What is noted of a call: who the client says it is."""
+    client = route.client_info
+    name, version = (client.get("name"), client.get("version")) if isinstance(client, dict) else ("", "")
+    return Conversation(STATELESS, route.protocol_version, _fact(name), _fact(version))
 
 
 def _fact(value: object) -> str:
-    return value[:MAX_FACT_LENGTH] if isinstance(value, str) else ""
+    return value[:MAX_NAME_LENGTH] if isinstance(value, str) else ""
 
 
 @dataclass

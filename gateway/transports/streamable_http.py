@@ -199,7 +199,7 @@ class _Post(_ResumableStream):
 
     def close_streams(self) -> None:
         """End the responses that carry the reply."""
-        self._reply.stream.close()
+        self._reply.close_stream()
         if self.stream is not None:
             self.stream.close()
 

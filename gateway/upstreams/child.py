@@ -109,8 +109,12 @@ class Child:
             OSError: no process can be started.
         """
         task = task_of(source, caller, secret)
-        loop = asyncio.get_running_loop()
-        process, control = await loop.run_in_executor(None, _spawn, task)
+        spawning = asyncio.get_running_loop().run_in_executor(None, _spawn, task)
+        try:
+            process, control = await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            spawning.add_done_callback(_abandon)
+            raise
         child = cls(process, control, tell)
         try:
             await child._connect()
@@ -235,3 +239,13 @@ def _spawn(task: Mapping[str, Any]) -> tuple["subprocess.Popen[bytes]", int]:
         while data:
             data = data[os.write(write_end, data) :]
     return process, write_end
+
+
+def _abandon(spawning: "asyncio.Future[tuple[subprocess.Popen[bytes], int]]") -> None:
+    """Stop a launcher that nobody waits for any more."""
+    if not spawning.cancelled() and spawning.exception() is None:
+        process, control = spawning.result()
+        os.close(control)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()

@@ -87,6 +87,7 @@ class Link:
         self._leaving = asyncio.Event()
         self._version = LATEST_HANDSHAKE_VERSION
         self._modern_version: str | None = None
+        self._has_streams = False
         self._is_over = False
         """Whether the other side has closed its end. What belongs to it may still be stopping (`closed`)."""
         self.server: dict[str, Any] = {}
@@ -121,6 +122,7 @@ class Link:
         """Hold the streams open. They are opened and closed by one task, as their cancel scopes require."""
         try:
             async with opener() as (read, write):
+                self._has_streams = True
                 self._dispatcher = JSONRPCDispatcher(read, write)
                 running = asyncio.create_task(
                     self._dispatcher.run(self._on_request, self._on_notify, task_status=self._started)
@@ -228,6 +230,8 @@ class Link:
         """End the conversation and wait until the streams are closed."""
         self._leaving.set()
         if self._task is not None:
+            if not self._has_streams:
+                self._task.cancel()
             with anyio.CancelScope(shield=True):
                 await asyncio.wait({self._task}, timeout=10)
             if not self._task.done():

@@ -6,8 +6,10 @@ and checked as addresses are, so that a name cannot lead to an address that is r
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Final
 
 import httpcore2
@@ -28,10 +30,6 @@ READ_SECONDS: Final = 3600.0
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 
 
-class RefusedAddress(OSError):
-    """A host's name leads to an address that nobody may connect to."""
-
-
 class LastFault:
     """What the remote server's last bad response was."""
 
@@ -43,6 +41,8 @@ class LastFault:
         """Where a redirect led."""
         self.has_lost_session = False
         """Whether a request with a session id was answered 404."""
+        self.refused = ""
+        """Why no connection was made, if the host's name leads to an address that nobody may connect to."""
 
     async def note(self, response: httpx2.Response) -> None:
         """Look at one response (an httpx2 event hook)."""
@@ -62,6 +62,8 @@ class LastFault:
     def sentence(self) -> str | None:
         """What is wrong, for callers and operators; None if no response was bad."""
         status = self.status
+        if self.refused:
+            return "The remote server's name leads to an address that is refused."
         if status is None:
             return None
         if status in (401, 403):
@@ -80,8 +82,9 @@ class LastFault:
 class _CheckedBackend(httpcore2.AsyncNetworkBackend):
     """Connects to addresses that may be connected to, and to no others."""
 
-    def __init__(self, *, allows_private: bool) -> None:
+    def __init__(self, fault: LastFault, *, allows_private: bool) -> None:
         self._inner = AutoBackend()
+        self._fault = fault
         self._allows_private = allows_private
 
     async def connect_tcp(
@@ -98,7 +101,8 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
         for address in addresses:
             reason = refused_address(address, allows_private=self._allows_private)
             if reason is not None:
-                raise httpcore2.ConnectError(f"{host} is {reason}")
+                self._fault.refused = f"{host} is {reason}"
+                raise httpcore2.ConnectError(self._fault.refused)
         failure: Exception | None = None
         for address in addresses:
             try:
@@ -116,14 +120,21 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
 
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    """The certificates that are trusted. To read them takes a tenth of a second, in which the lane stands still."""
+    return httpx2.create_ssl_context()
+
+
 class _CheckedTransport(httpx2.AsyncHTTPTransport):
     """httpx2's transport on a pool whose addresses are checked."""
 
-    def __init__(self, *, allows_private: bool) -> None:
-        super().__init__()
+    def __init__(self, fault: LastFault, *, allows_private: bool) -> None:
+        super().__init__(verify=_ssl_context())
         # httpx2 2.16 has no parameter for the backend of its pool.
         self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=httpx2.create_ssl_context(), network_backend=_CheckedBackend(allows_private=allows_private)
+            ssl_context=_ssl_context(),
+            network_backend=_CheckedBackend(fault, allows_private=allows_private),
         )
 
 
@@ -144,7 +155,7 @@ async def open_remote(source: RemoteSource, caller: Caller, fault: LastFault) ->
             timeout=timeout,
             auth=auth,
             trust_env=False,
-            transport=_CheckedTransport(allows_private=source.allows_private_addresses),
+            transport=_CheckedTransport(fault, allows_private=source.allows_private_addresses),
             event_hooks={"response": [fault.note]},
         )
 

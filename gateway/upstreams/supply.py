@@ -25,11 +25,12 @@ from gateway.exceptions import InstanceUnavailable
 from gateway.printable import Lines
 from gateway.upstreams.child import Child, StderrLines
 from gateway.upstreams.link import Link, LinkClosed
+from gateway.upstreams.link_state import LinkState
 from gateway.upstreams.manifest import CommandSource, Manifest
 from gateway.upstreams.placeholders import Caller
 from gateway.upstreams.questions import Questions
 from gateway.upstreams.remote import LastFault, open_remote
-from gateway.upstreams.secrecy import secrets_of
+from gateway.upstreams.secrecy import secrets_of, without_secrets
 from gateway.upstreams.slots import Slots
 
 logger = logging.getLogger(__name__)
@@ -127,6 +128,10 @@ class Supply:
         """Its command line or URL, with placeholders in place of values."""
         return self.manifest.source.summary
 
+    def states(self) -> list[LinkState]:
+        """The links of this process, for operators. Any thread."""
+        return [holder.state for holder in list(self._holders.values())]
+
     def condition(self) -> str:
         """What operators are told: how many links are open and what failed last."""
         holders = list(self._holders.values())
@@ -153,6 +158,8 @@ class Holder:
         self._stopping: asyncio.Task[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._starts = 0
+        self._started_at: float | None = None
+        self._pid: int | None = None
         self._exit_status: int | None = None
         self._fault = LastFault()
         self._log_level: str | None = None
@@ -163,6 +170,12 @@ class Holder:
     def is_open(self) -> bool:
         """Whether the other side is connected now."""
         return self._link is not None and self._link.is_open
+
+    @property
+    def state(self) -> LinkState:
+        """What operators see of it. Any thread."""
+        pid = self._pid if self.is_open else None
+        return LinkState(self._caller.user_id, self.is_open, pid, self._starts, self._started_at, self.ending)
 
     @property
     def server(self) -> dict[str, Any]:
@@ -210,10 +223,11 @@ class Holder:
                 raise
             reason = self._reason(link, error)
             back_off.note_failure(reason)
-            self._log_failure(reason)
+            self._log_failure(reason, link.failure)
             raise InstanceUnavailable(reason) from None
         back_off.note_success()
         self._starts += 1
+        self._started_at = time.time()
         self._link = link
         self._watching = asyncio.create_task(self._watch(link))
         if self._starts > 1:
@@ -262,7 +276,8 @@ class Holder:
         await link.closed.wait()
         if self._link is link:
             status = "" if self._exit_status is None else f" (exit status {self._exit_status})"
-            self.ending = f"The server's process ended{status}."
+            noun = "process" if isinstance(self._supply.manifest.source, CommandSource) else "connection"
+            self.ending = f"The server's {noun} ended{status}."
             lines = self._supply.stderr.last(1)
             logger.warning(
                 "Server %s: a child process or connection ended%s. It is started again with the next use.%s",
@@ -307,10 +322,16 @@ class Holder:
             return "The server refused the handshake."
         return "The server could not be started."
 
-    def _log_failure(self, reason: str) -> None:
-        lines = self._supply.stderr.last(SHOWN_LINES)
-        said = Lines("".join(["\nIts last lines:", *(f"\n  {line}" for line in lines)] if lines else []))
-        logger.error("Server %s: %s%s", self._supply.server_name, reason, said)
+    def _log_failure(self, reason: str, failure: BaseException | None) -> None:
+        name, source = self._supply.server_name, self._supply.manifest.source
+        if isinstance(source, CommandSource):
+            lines = self._supply.stderr.last(SHOWN_LINES)
+            said = Lines("".join(["\nIts last lines:", *(f"\n  {line}" for line in lines)] if lines else []))
+            logger.error("Server %s: %s%s", name, reason, said)
+        else:
+            cause = "" if failure is None else f" ({_first_of(failure)!r})"
+            secrets = secrets_of(source.values, [source.url], self._caller)
+            logger.error("Server %s: %s%s", name, reason, without_secrets(cause, secrets))
 
     async def _unsubscribe(self, uri: str) -> None:
         if self._link is not None and self._link.is_open:
@@ -351,3 +372,9 @@ class Holder:
             self._starting.cancel()
             await asyncio.wait({self._starting})
         await self._end_link()
+
+
+def _first_of(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -66,10 +66,12 @@ def pages(scene: Scene) -> list[str]:
     failed = first("records_serverrecord", "status = 'failed'")
     return [
         "/-/connect/",
+        "/-/playground/",
         "/admin/",
         "/admin/records/serverrecord/",
         f"/admin/records/serverrecord/{workshop}/change/",
         f"/admin/records/serverrecord/{failed}/change/",
+        "/admin/records/callrecord/",
         "/admin/records/sessionrecord/",
         "/admin/access/apikey/",
         "/admin/access/apikey/add/",

@@ -18,7 +18,8 @@ from django.test import Client, override_settings
 
 from gateway.access.models import ApiKey, AuditEvent
 from gateway.access.store import issue_key
-from gateway.endpoints.playground import PREFIX, PlaygroundEndpoint
+from gateway.console.playground import PREFIX
+from gateway.endpoints.playground import PlaygroundEndpoint
 from gateway.endpoints.routing import HttpRouter
 from tests.support.canary import CANARY
 from tests.support.in_process import Exchange, InProcessHost, Reply, host_in_process, no_django

@@ -11,7 +11,9 @@ from tests.evidence import (
     blocked_user,
     canary,
     computing_users,
+    dying_children,
     fifty_clients,
+    heavy_messages,
     held_sessions,
     load_sixty,
     never_returning,
@@ -21,6 +23,7 @@ from tests.evidence import (
 
 CLAIMS = {
     "fifty_clients": fifty_clients,
+    "heavy_messages": heavy_messages,
     "held_sessions": held_sessions,
     "blocked_lane": blocked_lane,
     "canary": canary,
@@ -30,6 +33,7 @@ CLAIMS = {
     "never_returning": never_returning,
     "reload_under_load": reload_under_load,
     "wrong_keys": wrong_keys,
+    "dying_children": dying_children,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ import pytest
 from mcp import Client
 from mcp.client.sse import sse_client
 
+from gateway.console.playground import PREFIX
+from tests.support.admin_site import MAKE_USERS, Admin
 from tests.support.host_process import HostProcess, StartHost
-from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, until
+from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, manage, until
 from tests.support.streamable import StatelessClient
+from tests.support.wire import request
 
 SERVERS = f"{BUNDLED_SERVERS}:{PLAIN_SERVERS}"
 
@@ -60,6 +64,21 @@ def test_stream_of_a_relayed_session_stays_open_and_its_messages_find_it(fleet: 
     for user in range(6):
         with fleet.session("workshop", f"streams-{user}:key") as stream:
             assert stream.call("echo", text="x" * 300_000) == "x" * 300_000
+
+
+def test_messages_of_a_playground_page_find_its_session_whichever_worker_they_reach(fleet: HostProcess) -> None:
+    made = manage("shell", "--no-imports", "-c", MAKE_USERS, data_dir=fleet.data_dir)
+    assert made.returncode == 0, made.stderr
+    operator = Admin(fleet, "root", "root-password")
+    for user in range(6):
+        place = f"{PREFIX}workshop/page-{user}"
+        with operator.post_json(f"{place}/open", {}) as stream:
+            assert stream.readline() == b"event: session\r\n"
+            session_id = json.loads(stream.readline().removeprefix(b"data: "))["id"]
+            for number in range(4):
+                headers = {"Mcp-Session-Id": session_id}
+                with operator.post_json(f"{place}/send", request("ping", None, number), headers) as answer:
+                    assert answer.status == 202
 
 
 def test_gauge_counts_the_open_streams_of_all_workers_and_falls_when_they_leave(fleet: HostProcess) -> None:

@@ -73,6 +73,24 @@ async def test_reload_ends_with_the_reason_whatever_the_new_code_raises(write_se
         assert registry.get("touchy") is served
 
 
+async def test_change_of_an_isolated_folders_code_is_taken_and_of_its_manifest_only_if_it_says_something_else(
+    write_server: WriteServer,
+) -> None:
+    directory = write_server("apart")
+    manifest = directory / "apart" / "server.json"
+    manifest.write_text('{"gumcp": {"isolation": "process"}}')
+    async with reloading(directory) as (registry, reloader):
+        first = registry.get("apart")
+        await reloader.update(changed_paths=[manifest])
+        assert registry.get("apart") is first
+        await reloader.update(changed_paths=[directory / "apart" / "main.py"])
+        second = registry.get("apart")
+        assert second is not first
+        manifest.write_text('{"gumcp": {"isolation": "process", "memoryMiB": 512}}')
+        await reloader.update(changed_paths=[manifest])
+        assert registry.get("apart") is not second
+
+
 # It disables the host's loggers before and after it waits.
 HANGING = """
     import logging.config, sys, time

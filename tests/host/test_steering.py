@@ -1,23 +1,28 @@
 """What operators ask for, carried out inside this process. Through the admin: `e2e/test_steering`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from gateway.catalog.manifests import load_manifest
 from gateway.exceptions import ServerDisabled, UnknownServer
 from gateway.host.availability import DISABLED, REMOVED, SWITCHED_OFF
 from gateway.host.control import ENDED_BY_OPERATOR
 from gateway.host.host import Host
 from gateway.instances.policies import Policy, default_policy
 from gateway.transports.sessions import Session
+from gateway.upstreams.slots import Slots
 from tests.support.in_process import InProcessHost, host_in_process
 from tests.support.processes import ROOT
 
+ERAS = ROOT / "tests" / "servers" / "eras"
 LEDGER = "/ledger/ada:key"
 OFF = replace(default_policy(), is_enabled=False)
 
@@ -49,7 +54,7 @@ class Wishes:
 @asynccontextmanager
 async def steered() -> AsyncIterator[tuple[InProcessHost, Wishes]]:
     """A host and what its operators want."""
-    async with host_in_process(ROOT / "tests" / "servers" / "eras") as host:
+    async with host_in_process(ERAS) as host:
         wishes: Any = Wishes()
         host.host.recorder.operator_requests = wishes
         yield host, wishes
@@ -119,6 +124,29 @@ async def test_limits_that_an_operator_sets_are_those_of_the_server() -> None:
         carry_out(host.host)
         assert host.host.policies.get("ledger").call_timeout_seconds == 7.5
         assert host.host.policies.get("another") == default_policy()
+
+
+async def test_folder_that_an_operator_wants_in_a_process_of_its_own_is_loaded_so_now_and_at_the_next_start(
+    tmp_path: Path, settings: Any
+) -> None:
+    settings.GUMCP_DATA_DIR = tmp_path
+    settings.GUMCP_SERVER_DIRS = (ERAS,)
+    async with steered() as (host, wishes):
+
+        async def choose(isolates: bool | None) -> str:
+            """Choose, and return how the folder is served then."""
+            wishes.policies = {"ledger": replace(default_policy(), isolates=isolates)}
+            carry_out(host.host)
+            await asyncio.gather(*host.host.loop._tasks)
+            source = host.host.registry.get("ledger").source
+            at_the_next_start = load_manifest(host.host.registry.get("ledger").folder, Slots())
+            assert (source is None) == (at_the_next_start is None)
+            return "host" if source is None else source.kind
+
+        assert await choose(True) == "process"
+        assert await choose(False) == "host"
+        assert await choose(True) == "process"
+        assert await choose(None) == "host"
 
 
 async def test_server_that_an_operator_wants_reloaded_runs_its_newest_code(monkeypatch: pytest.MonkeyPatch) -> None:

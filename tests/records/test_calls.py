@@ -16,7 +16,7 @@ from django.test import Client, override_settings
 from gateway.access import doorkeeper
 from gateway.access.keys import make_key
 from gateway.instances import call_log
-from gateway.instances.call_log import Call, CallLog
+from gateway.instances.call_log import Call, CallLog, Conversation
 from gateway.instances.traffic import ServerTraffic
 from gateway.records import call_admin, calls
 from gateway.records.calls import CallRows
@@ -85,15 +85,20 @@ async def test_calls_of_every_era_are_noted_with_who_called_what_and_how_it_ende
         call = {"name": "echo", "arguments": ARGUMENTS}
         await host.post_stateless("/workshop/eve", "tools/call", call).reply()
         noted = taken(host)
-    assert [(call.user_id, call.tool, call.outcome, call.transport) for call in noted] == [
+    assert [(call.user_id, call.tool, call.outcome, call.conversation.transport) for call in noted] == [
         ("ada", "echo", "ok", "sse"),
         ("bob", "fail", "error", "streamable-http"),
         ("bob", "break", "exception", "streamable-http"),
         ("eve", "echo", "ok", "stateless"),
     ]
-    assert [call.protocol_version for call in noted] == ["2025-11-25", "2025-11-25", "2025-11-25", "2026-07-28"]
+    assert [call.conversation.protocol_version for call in noted] == [
+        "2025-11-25",
+        "2025-11-25",
+        "2025-11-25",
+        "2026-07-28",
+    ]
     assert all(call.seconds > 0 and call.size_bytes > 40 for call in noted)
-    assert [call.session_id is None for call in noted] == [False, False, False, True]
+    assert [call.conversation.session_id is None for call in noted] == [False, False, False, True]
     assert noted[2].reason == "ValueError"
     assert "canary" not in repr(noted)
 
@@ -193,7 +198,7 @@ HOSTILE = "<b onclick=x>\u202eevil\x00\n" + "x" * 300
 
 @pytest.mark.django_db
 def test_names_that_clients_send_are_stored_escaped_and_bounded_and_shown_as_text(admin_client: Client) -> None:
-    write(ended(tool=HOSTILE[:100], client_name=HOSTILE, protocol_version="9" * 300, session_id=uuid4()))
+    write(ended(tool=HOSTILE[:100], conversation=Conversation("sse", "9" * 300, HOSTILE, "1", uuid4())))
     row = CallRecord.objects.get()
     assert row.tool.startswith(r"<b onclick=x>\u202eevil\x00\n")
     assert len(row.tool) <= 100

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from http.cookiejar import CookieJar
+from typing import Any
 from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, Request, build_opener
 
@@ -30,6 +33,13 @@ class Admin:
     def get(self, path: str) -> str:
         with self._opener.open(self.base + path, timeout=10) as response:
             return str(response.read().decode())
+
+    def post_json(self, path: str, content: Any, headers: Mapping[str, str] | None = None) -> Any:
+        """Post JSON as a page's script does, on a connection of its own. Close the response."""
+        (token,) = (cookie.value for cookie in self.cookies if cookie.name == "csrftoken")
+        fields = {"Content-Type": "application/json", "X-CSRFToken": token or "", "Origin": self.base}
+        request = Request(self.base + path, json.dumps(content).encode(), {**fields, **(headers or {})})
+        return self._opener.open(request, timeout=10)
 
     def post(self, path: str, fields: dict[str, str]) -> str:
         (token,) = (cookie.value for cookie in self.cookies if cookie.name == "csrftoken")

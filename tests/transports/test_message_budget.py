@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -112,6 +114,31 @@ def test_last_part_of_a_limit_is_for_answers() -> None:
         assert request.refusal is None
         with budget.hold(ADA, "192.0.2.1", 100) as later:
             assert isinstance(later.refusal, TooManyRequests)
+
+
+class Message:
+    """A message that can be asked whether it is still there."""
+
+
+def test_refused_message_is_freed_as_soon_as_it_was_refused() -> None:
+    """A body of 4 MiB must not wait for the collector, which counts objects and not bytes."""
+    budget = new_budget()
+    budget.hold(ADA, "192.0.2.1", 1000)
+
+    def refuse() -> weakref.ref[Message]:
+        message = Message()
+        try:
+            with budget.hold(ADA, "192.0.2.1", 900) as memory:
+                assert memory.refusal is not None
+                raise memory.refusal
+        except TooManyRequests:
+            return weakref.ref(message)
+
+    gc.disable()
+    try:
+        assert refuse()() is None
+    finally:
+        gc.enable()
 
 
 def test_message_that_grows_after_its_client_left_counts_nothing() -> None:

@@ -35,7 +35,7 @@ class Streams:
 
 def new_reply(client: AsgiClient) -> Reply:
     stream = EventStream(client.send, buffer_bytes=1000, slow_reader_seconds=5)
-    return Reply(stream, client.send, ((b"mcp-session-id", b"abc"),))
+    return Reply(lambda: stream, client.send, ((b"mcp-session-id", b"abc"),))
 
 
 def start(reply: Reply, client: AsgiClient, streams: Streams, silence_seconds: float = 60) -> asyncio.Task[bool]:

@@ -40,7 +40,7 @@ class Exchange:
     ) -> None:
         self.client = AsgiClient()
         stream = EventStream(self.client.send, buffer_bytes=10_000, slow_reader_seconds=5)
-        self.reply = Reply(stream, self.client.send)
+        self.reply = Reply(lambda: stream, self.client.send)
         fields = {"MCP-Protocol-Version": STATELESS}
         if isinstance(message, dict):
             fields["Mcp-Method"] = str(message.get("method"))

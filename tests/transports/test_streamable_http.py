@@ -74,7 +74,7 @@ class Session:
     def post(self, message: JSONRPCRequest) -> Exchange:
         client = AsgiClient()
         stream = EventStream(client.send, buffer_bytes=100_000, slow_reader_seconds=5)
-        reply = Reply(stream, client.send)
+        reply = Reply(lambda: stream, client.send)
         with new_memory(self.budget) as memory:
             self.transport.call(message, SCOPE, memory, reply)
         running = asyncio.create_task(reply.run(client.receive, silence_seconds=60, counted=nullcontext))
@@ -311,7 +311,8 @@ async def test_batch_is_answered_when_all_of_it_is_even_if_its_first_answer_come
 
     session.transport._link.admit = admit_slowly  # type: ignore[method-assign]
     client = AsgiClient()
-    reply = Reply(EventStream(client.send, buffer_bytes=1000, slow_reader_seconds=5), client.send)
+    stream = EventStream(client.send, buffer_bytes=1000, slow_reader_seconds=5)
+    reply = Reply(lambda: stream, client.send)
     batch = batch_from([{"jsonrpc": "2.0", "id": number, "method": "ping"} for number in range(3)])
     with new_memory(session.budget) as memory:
         assert session.transport.call_batch(batch, SCOPE, memory, reply)

@@ -275,6 +275,16 @@ class Migration(migrations.Migration):
                         max_length=10,
                     ),
                 ),
+                (
+                    "isolation",
+                    models.CharField(
+                        blank=True,
+                        choices=[("process", "One of its own for each user"), ("none", "The host's")],
+                        help_text="Where the code of a Python folder runs. Empty: as its server.json says, or the setting.",
+                        max_length=10,
+                        verbose_name="process",
+                    ),
+                ),
                 ("reload_requested_at", models.DateTimeField(blank=True, editable=False, null=True)),
             ],
             options={

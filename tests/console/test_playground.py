@@ -1,0 +1,95 @@
+"""The playground's page: who sees it, and which servers and users it offers."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client, override_settings
+from django.utils import timezone
+
+from gateway.access.store import issue_key, revoke_keys
+from gateway.apps import GatewayConfig
+from gateway.catalog.discovery import discover
+from gateway.catalog.registry import Registry
+from tests.support.processes import BUNDLED_SERVERS
+
+pytestmark = pytest.mark.django_db
+
+PAGE = "/-/playground/"
+KEYS = override_settings(GUMCP_AUTH="keys")
+
+
+@pytest.fixture(autouse=True)
+def _three_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GatewayConfig.current(), "registry", Registry(discover([BUNDLED_SERVERS])))
+
+
+def logged_in(name: str, *permissions: str, is_staff: bool = True) -> Client:
+    user = User.objects.create_user(name, is_staff=is_staff)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def client() -> Client:
+    return logged_in("olga", "run_as")
+
+
+def test_page_is_for_staff_with_the_permission(client: Client) -> None:
+    assert client.get(PAGE).status_code == 200
+    assert 'href="/-/playground/"' in client.get("/admin/").content.decode()
+    assert client.post(PAGE).status_code == 405
+    for other in (logged_in("otto", "revoke_apikey"), logged_in("ulf", "run_as", is_staff=False)):
+        answer = other.get(PAGE)
+        assert answer.status_code == 403
+        assert b"permission" not in answer.content.lower()
+    assert "playground" not in logged_in("iris", "view_apikey").get("/admin/").content.decode()
+    answer = Client().get(PAGE)
+    assert (answer.status_code, answer.headers["Location"]) == (302, f"/admin/login/?next={PAGE}")
+
+
+def test_page_has_nothing_inline_and_its_policy_adds_only_sounds(client: Client) -> None:
+    page = client.get(PAGE)
+    elsewhere = client.get("/admin/").headers["Content-Security-Policy"]
+    assert page.headers["Content-Security-Policy"] == f"{elsewhere}; media-src data:"
+    assert not re.search(rb"<script(?![^>]*\bsrc=)[^>]*>\s*\S|<style|\sstyle=|\son[a-z]+=", page.content)
+    assert "no-store" in page.headers["Cache-Control"]
+
+
+def test_host_without_keys_takes_a_user_id(client: Client) -> None:
+    page = client.get(f"{PAGE}?server=time").content.decode()
+    assert '<option value="time" selected>' in page
+    assert re.search(r'<input type="text"[^>]* name="who" value="olga"', page)
+
+
+@KEYS
+def test_valid_keys_are_offered_by_their_public_part_with_the_servers_they_are_for(client: Client) -> None:
+    ada = User.objects.create_user("ada")
+    row, new = issue_key(ada, label="<b>laptop</b>", scope={"time": None})
+    revoked, _ = issue_key(ada, label="revoked")
+    revoke_keys([revoked])
+    issue_key(ada, label="expired", expires_at=timezone.now() - timedelta(days=1))
+    issue_key(User.objects.create_user("eve", is_active=False), label="disabled")
+    page = client.get(f"{PAGE}?key={row.public}").content.decode()
+    option = f'<option value="{row.public}" data-servers="[&quot;time&quot;]" selected>'
+    assert f"{option}ada ({row.public}…, &lt;b&gt;laptop&lt;/b&gt;)" in page
+    assert new.text not in page
+    for label in ("revoked", "expired", "disabled"):
+        assert label not in client.get(PAGE).content.decode()
+
+
+@KEYS
+def test_keys_are_searched_if_there_are_more_than_are_offered(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.console.playground.MAX_OFFERED_KEYS", 2)
+    for name in ("ada", "bob", "eve"):
+        issue_key(User.objects.create_user(name))
+    page = client.get(PAGE).content.decode()
+    assert ("ada (" in page, "bob (" in page, "eve (" in page) == (True, True, False)
+    assert "Only the 2 keys" in page
+    page = client.get(f"{PAGE}?q=EVE").content.decode()
+    assert ("ada (" in page, "eve (" in page) == (False, True)
