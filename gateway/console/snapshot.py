@@ -7,10 +7,11 @@ that keeps it up to date read the same tables.
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from heapq import nlargest
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -41,6 +42,8 @@ SLOW_LANE_SECONDS: Final = 0.1
 _SessionCounts = Counter[tuple[str, str, str, str]]
 """(server, transport, version, client) -> how many sessions are open."""
 
+_FACTS: Final = attrgetter("server_name", "transport", "protocol_version", "client_name")
+
 CALLS: Final = "records/callrecord/"
 SERVERS: Final = "records/serverrecord/"
 SESSIONS: Final = "records/sessionrecord/"
@@ -56,21 +59,17 @@ Table = dict[str, Any]
 def take_snapshot(host: Host) -> dict[str, Any]:
     """What the overview shows now. May be called from any thread."""
     now = time.time()
-    sessions: _SessionCounts = Counter(
-        (session.server_name, session.transport, session.protocol_version, session.client_name)
-        for session in host.sessions
-        if session.is_established
-    )
+    sessions: _SessionCounts = Counter(map(_FACTS, host.sessions))
     state = host_state(host)
-    samples = host.recorder.history.samples()
+    samples, servers = host.recorder.history.samples(), host.recorder.history.server_figures()
     return {
         "at": round(now, 1),
         "state": {"level": state.level, "text": state.text},
         "late": database_state(host.recorder),
         "of": _whose_figures(host),
-        "figures": _figures(host, samples),
+        "figures": _figures(host, samples, servers),
         "tables": [
-            _servers(host, sessions, now),
+            _servers(host, servers, sessions, now),
             _sessions(sessions),
             _refusals(host),
             _users(host),
@@ -107,12 +106,11 @@ def _whose_figures(host: Host) -> str:
     )
 
 
-def _figures(host: Host, samples: list[Sample]) -> list[dict[str, str]]:
-    servers = host.recorder.history.server_figures().values()
+def _figures(host: Host, samples: list[Sample], servers: Mapping[str, ServerFigures]) -> list[dict[str, str]]:
     newest = samples[-1] if samples else None
     return [
-        _figure("Calls a second", f"{sum(server.calls_per_second for server in servers):,.1f}"),
-        _figure("Errors in the last minute", f"{sum(server.errors for server in servers):,}"),
+        _figure("Calls a second", f"{sum(server.calls_per_second for server in servers.values()):,.1f}"),
+        _figure("Errors in the last minute", f"{sum(server.errors for server in servers.values()):,}"),
         _figure("Median duration", _duration(newest and newest.p50_ms)),
         _figure("95th percentile", _duration(newest and newest.p95_ms)),
         _figure("Open sessions", f"{len(host.sessions):,}"),
@@ -126,12 +124,11 @@ def _figure(label: str, value: str) -> dict[str, str]:
     return {"label": label, "value": value}
 
 
-def _servers(host: Host, sessions: _SessionCounts, now: float) -> Table:
-    figures = host.recorder.history.server_figures()
+def _servers(host: Host, figures: Mapping[str, ServerFigures], sessions: _SessionCounts, now: float) -> Table:
     traffics = host.call_log.traffics()
-    open_sessions: Counter[str] = Counter()
-    for (server_name, *_), count in sessions.items():
-        open_sessions[server_name] += count
+    open_sessions: dict[str, int] = {}
+    for (server_name, _, _, _), count in sessions.items():
+        open_sessions[server_name] = open_sessions.get(server_name, 0) + count
     conditions = host.recorder.conditions
     failures = {failure.name: failure for failure in host.registry.failures}
     found: list[tuple[int, float, str, Row]] = []
@@ -154,14 +151,14 @@ def _servers(host: Host, sessions: _SessionCounts, now: float) -> Table:
         cells = [
             name,
             _shown(state),
-            f"{open_sessions[name]:,}",
+            f"{open_sessions.get(name, 0):,}",
             f"{server.calls_per_second:,.1f}",
             f"{server.errors:,}",
             _duration(server.p50_ms),
             _duration(server.p95_ms),
             _failure(failure, now),
         ]
-        row = _row(cells, level, f"{SERVERS}?{urlencode({'q': name})}")
+        row = _row(cells, level, _link(SERVERS, q=name))
         found.append(((BAD, WARN, GOOD).index(level), -server.calls_per_second, name, row))
     found.sort(key=itemgetter(0, 1, 2))
     columns = ["Server", "State", "#Sessions", "#Calls/s", "#Errors", "#p50", "#p95", "Last failure"]
@@ -172,18 +169,19 @@ def _servers(host: Host, sessions: _SessionCounts, now: float) -> Table:
 
 
 def _sessions(sessions: _SessionCounts) -> Table:
-    groups: Counter[tuple[str, str, str]] = Counter()
+    groups: dict[tuple[str, str, str], int] = {}
     for (_, transport, version, client), count in sessions.items():
-        groups[version_label(version), transport, client] += count
+        group = (version, transport, client)
+        groups[group] = groups.get(group, 0) + count
     most = nlargest(MAX_SESSION_ROWS, groups.items(), key=itemgetter(1))
     rows = [
         _row(
-            [_shown(client) or "(says nothing)", version, transport, f"{count:,}"],
-            href=f"{SESSIONS}?{urlencode({'q': client})}" if client else "",
+            [_shown(client) or "(says nothing)", version_label(version), transport, f"{count:,}"],
+            href=_link(SESSIONS, q=client) if client else "",
         )
         for (version, transport, client), count in most
     ]
-    if others := groups.total() - sum(count for _, count in most):
+    if others := sum(groups.values()) - sum(count for _, count in most):
         rows.append(_row(["(other clients)", "", "", f"{others:,}"]))
     note = "Clients of 2026-07-28 have no sessions; their calls count in all other tables."
     return _table("sessions", "Open sessions", note, ["Client", "Era", "Transport", "#Open"], rows, "None is open.")
@@ -200,15 +198,12 @@ def _refusals(host: Host) -> Table:
 
 
 def _users(host: Host) -> Table:
-    counts: Counter[str] = Counter()
-    traffics = host.call_log.traffics().values()
-    for traffic in traffics:
-        counts.update(traffic.users.counts())
+    counts = host.call_log.users.counts()
     rows = [
-        _row([_shown(name), f"{count:,}"], href=f"{CALLS}?{urlencode({'user_id': name})}")
+        _row([_shown(name), f"{count:,}"], href=_link(CALLS, user_id=name))
         for name, count in nlargest(MAX_ROWS, counts.items(), key=itemgetter(1))
     ]
-    note = _since(traffic.users.since for traffic in traffics)
+    note = f"Since {_clock(host.call_log.users.since)}."
     return _table("users", "Busiest users", note, ["User", "#Calls"], rows, "Nobody has called a tool.")
 
 
@@ -222,7 +217,7 @@ def _tools(host: Host) -> Table:
     rows = [
         _row(
             [_shown(tool), server_name, f"{count:,}"],
-            href=f"{CALLS}?{urlencode({'server_name': server_name, 'tool': tool})}",
+            href=_link(CALLS, server_name=server_name, tool=tool),
         )
         for (server_name, tool), count in nlargest(MAX_ROWS, counts.items(), key=itemgetter(1))
     ]
@@ -286,6 +281,11 @@ def _table(name: str, title: str, note: str, columns: list[str], rows: list[Row]
 
 def _row(cells: list[str], level: str = GOOD, href: str = "") -> Row:
     return {"level": level, "href": href, "cells": cells}
+
+
+@lru_cache(maxsize=1000)
+def _link(page: str, **parameters: str) -> str:
+    return f"{page}?{urlencode(parameters)}"
 
 
 def _shown(text: str) -> str:

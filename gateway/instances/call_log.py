@@ -121,7 +121,9 @@ class CallLog:
         self._refusals: dict[tuple[str, ...], Call] = {}
         """The kinds of refusals of this minute. `times` says how many came after the first one."""
         self.refusals = RecentNames()
-        """Refusals by reason. Written under the lock."""
+        """Refusals by reason. Written under the lock, as the next one."""
+        self.users = RecentNames()
+        """Calls by user."""
 
     def traffic(self, server_name: str) -> ServerTraffic:
         """The counters of one server."""
@@ -136,7 +138,9 @@ class CallLog:
 
     def note(self, traffic: ServerTraffic, call: Call, label: str) -> None:
         """Note a call that has ended. `label`: its tool's label in metrics."""
-        traffic.note(call.user_id, label, call.outcome, call.seconds)
+        traffic.note(label, call.outcome, call.seconds)
+        with self._lock:
+            self.users.note(call.user_id)
         if call.outcome in FAILURES:
             traffic.last_failure = Failure(call.ended_at, label, call.outcome, call.reason)
         if self._keeps_calls:

@@ -113,7 +113,7 @@ class ServerTraffic:
     Threads: written in the server's lane. Any thread may read; it copies what it reads.
     """
 
-    __slots__ = ("calls", "durations", "errors", "last_failure", "tools", "users")
+    __slots__ = ("calls", "durations", "errors", "last_failure", "tools")
 
     def __init__(self) -> None:
         self.calls = 0
@@ -121,15 +121,13 @@ class ServerTraffic:
         self.errors = 0
         self.durations = [0] * COUNTERS
         """How many of them took how long: see `duration_index`."""
-        self.users = RecentNames()
         self.tools = RecentNames()
         self.last_failure: Failure | None = None
 
-    def note(self, user_id: str, label: str, outcome: str, seconds: float) -> None:
+    def note(self, label: str, outcome: str, seconds: float) -> None:
         """Count a call that has ended. `label`: its tool's label in metrics."""
         self.calls += 1
         self.durations[duration_index(seconds)] += 1
-        self.users.note(user_id)
         self.tools.note(label)
         if outcome in FAILURES:
             self.errors += 1

@@ -69,10 +69,13 @@ class _OutcomeFilter(admin.SimpleListFilter):
         return [("failed", "All that failed"), *CallRecord.Outcome.choices]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[CallRecord]) -> QuerySet[CallRecord]:
-        if self.value() == "failed":
+        value = self.value()
+        if value is None:
+            return queryset
+        if value != CallRecord.Outcome.OK:
             # In the words of the index that has these rows only.
-            return queryset.filter(~Q(outcome="ok"))
-        return queryset.filter(outcome=self.value()) if self.value() else queryset
+            queryset = queryset.filter(~Q(outcome="ok"))
+        return queryset if value == "failed" else queryset.filter(outcome=value)
 
 
 @admin.register(CallRecord)

@@ -82,14 +82,17 @@ class CallRows:
             self.delete_surplus()
 
     def _insert(self, rows: Sequence[Row]) -> None:
-        quote = connection.ops.quote_name
-        columns = ", ".join(quote(column) for column in _COLUMNS)
-        places = ", ".join([f"({', '.join(['%s'] * len(_COLUMNS))})"] * len(rows))
-        statement = f"INSERT INTO {quote(CallRecord._meta.db_table)} ({columns}) VALUES {places}"
-        with connection.cursor() as cursor:
-            # One statement for all: SQLite's `executemany` gives the interpreter's lock away and takes it again for
-            # each row, which costs ten times as much while other threads work.
-            cursor.execute(statement, [value for row in rows for value in row])
+        # One statement for all: SQLite's `executemany` gives the interpreter's lock away and takes it again for each
+        # row, which costs ten times as much while other threads work.
+        values = [value for row in rows for value in row]
+        if connection.vendor == "sqlite":
+            # Django 5.2 would rewrite all placeholders each time, which takes as long as SQLite takes for the rows.
+            connection.ensure_connection()
+            with connection.wrap_database_errors:
+                connection.connection.execute(_statement(len(rows), "?"), values)
+        else:
+            with connection.cursor() as cursor:
+                cursor.execute(_statement(len(rows), "%s"), values)
 
     def delete_surplus(self, chunks: int = 1) -> None:
         """Delete the oldest rows if there are too many, or they are too old; so many chunks of them at the most."""
@@ -108,6 +111,14 @@ class CallRows:
                 chunk.filter(at__lt=oldest).delete()
             else:
                 return
+
+
+@lru_cache(maxsize=BATCH_SIZE)
+def _statement(rows: int, placeholder: str) -> str:
+    quote = connection.ops.quote_name
+    columns = ", ".join(quote(column) for column in _COLUMNS)
+    places = ", ".join([f"({', '.join([placeholder] * len(_COLUMNS))})"] * rows)
+    return f"INSERT INTO {quote(CallRecord._meta.db_table)} ({columns}) VALUES {places}"
 
 
 def _row(call: Call) -> Row:

@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_percentile_is_right_to_five_percent(seconds: float) -> None:
     counted = ServerTraffic()
     for outcome in ("ok", "ok", "ok", "error"):
-        counted.note("ada", "echo", outcome, seconds)
+        counted.note("echo", outcome, seconds)
     (p50,) = percentiles(counted.durations, 0.5)
     assert p50 == pytest.approx(seconds, rel=0.05)
 
@@ -56,7 +56,7 @@ def test_durations_beyond_the_counters_are_counted_in_the_outermost() -> None:
 def test_percentiles_tell_the_slow_from_the_usual() -> None:
     counted = ServerTraffic()
     for number in range(100):
-        counted.note("ada", "echo", "ok", 0.01 if number < 94 else 1.0)
+        counted.note("echo", "ok", 0.01 if number < 94 else 1.0)
     p50, p95 = percentiles(counted.durations, 0.5, 0.95)
     assert p50 == pytest.approx(0.01, rel=0.05)
     assert p95 == pytest.approx(1.0, rel=0.05)
