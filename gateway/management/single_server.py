@@ -18,7 +18,7 @@ from gateway.catalog.definitions import LoadFailure, ServerDefinition
 from gateway.catalog.discovery import load_server
 from gateway.catalog.standard_streams import stdout_on_stderr
 from gateway.conf import conf
-from gateway.exceptions import GatewayError
+from gateway.exceptions import GatewayError, InstanceUnavailable
 from gateway.management.error_display import AuthorHandler, describe_error, fold_traceback, leaves
 
 
@@ -73,6 +73,9 @@ class OneServer:
                     raise leaf from None
                 if isinstance(leaf, MCPError):
                     raise CommandError("\n\n".join([self.clean(str(leaf)), *self.take_failures()])) from error
+                if isinstance(leaf, InstanceUnavailable):
+                    # A command or a URL that cannot be used. No author's code has raised it.
+                    raise CommandError(self.clean(str(leaf))) from error
             raise CommandError(self.describe(error)) from error
         finally:
             current_identity.reset(token)

@@ -144,8 +144,8 @@ class RemoteSource:
 
     @property
     def summary(self) -> str:
-        """The URL with placeholders in place of values, without its query."""
-        return self.url.source.partition("?")[0]
+        """The URL with placeholders in place of values, without its query and without what looks like a secret."""
+        return hide_secrets([self.url.source.partition("?")[0]])[0]
 
     @property
     def values(self) -> Mapping[str, Text]:

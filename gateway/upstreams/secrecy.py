@@ -32,7 +32,7 @@ def hide_secrets(arguments: Sequence[str]) -> list[str]:
         elif equals and _SECRET_NAME.search(name):
             shown.append(f"{name}={_hidden(value)}")
         else:
-            shown.append(_REDACT_PATTERNS(argument))
+            shown.append(_shown(argument))
         hides_next = not equals and argument.startswith("-") and _SECRET_NAME.search(argument) is not None
     return shown
 
@@ -58,6 +58,11 @@ def secrets_of(values: Mapping[str, Text], others: Iterable[Text], caller: Calle
 def without_secrets(text: str, secrets: tuple[str, ...]) -> str:
     """A text without these secrets, and without what is recognized as one by its form."""
     return _REDACT_PATTERNS(redact(text, *secrets))
+
+
+def _shown(argument: str) -> str:
+    # A session key that is a placeholder looks like one that is not.
+    return argument if "${" in argument else _REDACT_PATTERNS(argument)
 
 
 def _hidden(value: str) -> str:

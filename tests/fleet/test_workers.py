@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +22,7 @@ from tests.support.admin_site import MAKE_USERS, Admin
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, manage, until
 from tests.support.streamable import StatelessClient
+from tests.support.upstreams import TALKING_CHILD
 from tests.support.wire import request
 
 SERVERS = f"{BUNDLED_SERVERS}:{PLAIN_SERVERS}"
@@ -36,8 +38,12 @@ def workers(host: HostProcess) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def fleet(start_host: StartHost) -> Iterator[HostProcess]:
-    with start_host(asgi_server="workers", server_dirs=SERVERS) as host:
+def fleet(start_host: StartHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    commands = tmp_path_factory.mktemp("commands")
+    (commands / "talking").mkdir()
+    manifest = {"command": sys.executable, "args": ["-S", str(TALKING_CHILD)]}
+    (commands / "talking" / "server.json").write_text(json.dumps(manifest))
+    with start_host(asgi_server="workers", server_dirs=f"{SERVERS}:{commands}") as host:
         until(lambda: "serves with 2 workers" in host.log())
         yield host
 
@@ -58,6 +64,24 @@ async def test_new_connection_for_each_request_finds_what_the_last_one_left(flee
 
     found = await asyncio.gather(*(pair(user) for user in range(12)))
     assert [f"green-{user}" in text for user, text in enumerate(found)] == [True] * 12, found
+
+
+async def test_child_of_an_identity_is_the_one_of_its_owner_whichever_worker_is_reached(fleet: HostProcess) -> None:
+    async def pids(user: int) -> set[str]:
+        found = set()
+        for mode in ("auto", "legacy") * 2:
+            server: Any = fleet.url("talking", f"user-{user}:key")
+            async with Client(server, mode=mode, cache=None, read_timeout_seconds=20) as client:
+                result: Any = await client.call_tool("pid", {})
+            found.add(result.content[0].text)
+        return found
+
+    found = await asyncio.gather(*(pids(user) for user in range(4)))
+    assert [len(pids) for pids in found] == [1] * 4
+    assert len(set.union(*found)) == 4
+    launchers = [psutil.Process(int(pid)).ppid() for pid in set.union(*found)]
+    parents = {psutil.Process(launcher).ppid() for launcher in launchers}
+    assert parents <= {worker.pid for worker in workers(fleet)}
 
 
 def test_stream_of_a_relayed_session_stays_open_and_its_messages_find_it(fleet: HostProcess) -> None:

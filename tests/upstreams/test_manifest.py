@@ -70,6 +70,7 @@ def test_entry_with_a_url_is_remote() -> None:
     assert manifest.source.summary == "https://mcp.example.com/u/${user_id}"
     url = manifest.source.url.render(Caller("a/d?a", "k&k"), quote_segment)
     assert url == "https://mcp.example.com/u/a%2Fd%3Fa?k=k%26k"
+    assert parse(url="https://example.com/notes/ada:s3cret").source.summary == "https://example.com/notes/[redacted]"
     assert parse(url="https://example.com/sse").source.type == "sse"
     assert parse(serverUrl="https://example.com/mcp", type="streamable-http").source.type == "http"
 

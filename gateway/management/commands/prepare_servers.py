@@ -32,6 +32,7 @@ class Command(BaseCommand):
         if missing := wanted - {folder.name for folder in folders}:
             raise CommandError(f"There is no server called {', '.join(sorted(missing))}.")
         failed: list[str] = []
+        ready = 0
         for folder in folders:
             if wanted and folder.name not in wanted:
                 continue
@@ -47,6 +48,9 @@ class Command(BaseCommand):
                 lines = (error.stderr or error.stdout or "").strip().splitlines()[-SHOWN_LINES:]
                 failed.append("\n  ".join([f"{folder.name}: its requirements could not be installed:", *lines]))
             else:
+                ready += 1
                 self.stdout.write(f"{folder.name}: ready in {environment}")
         if failed:
             raise CommandError("\n".join(failed))
+        if not ready and not wanted:
+            self.stdout.write("No server needs an environment of its own (isolation: process, and a requirements.txt).")
