@@ -31,7 +31,7 @@ enforces this (the contracts are in pyproject.toml).
 
 The ground, imported by many and importing little: `conf` (settings), `exceptions`, `signals`, `metrics`, `jsonrpc`,
 `operator_commands`, `database_thread`, `private_sqlite`, `tool_results`, `waiting`, `storable` (texts that databases
-take), `printable` (texts that people read), `read_only_admin`.
+take), `printable` (texts that people read), `read_only_admin`, `admin_cells` (how values look in the admin).
 """
 
 __version__ = "2.0.0"

@@ -17,6 +17,7 @@ from django.http import HttpRequest
 
 from gateway.access import audit
 from gateway.access.models import ApiKey, AuditEvent, LimitHit
+from gateway.admin_cells import ago, short, two_lines
 from gateway.read_only_admin import ModelAdmin, ReadOnlyAdmin
 
 if TYPE_CHECKING:
@@ -51,9 +52,8 @@ class AuditedDeletions(ModelAdmin):
 admin.site.unregister([User, Group])
 
 
-@admin.register(User)
 class AuditedUserAdmin(AuditedDeletions, _UserAdmin):
-    """Django's page of users. All deletions are recorded, also of several users at once."""
+    """Django's page of users. All deletions are recorded, also of several users at once. `console` registers it."""
 
 
 @admin.register(Group)
@@ -65,16 +65,36 @@ class AuditedGroupAdmin(AuditedDeletions, GroupAdmin):
 class AuditEventAdmin(ReadOnlyAdmin):
     """What operators did."""
 
-    list_display = ["at", "actor", "action", "target", "detail", "address"]
+    list_display = ["when", "actor", "what", "detail", "address"]
     list_filter = ["action"]
     search_fields = ["actor", "target"]
     date_hierarchy = "at"
+
+    @admin.display(description="When", ordering="at")
+    def when(self, event: AuditEvent) -> str:
+        """When it was done."""
+        return ago(event.at)
+
+    @admin.display(description="What", ordering="action")
+    def what(self, event: AuditEvent) -> str:
+        """What was done, and to what."""
+        return two_lines(short(event.action), short(event.target, 80))
 
 
 @admin.register(LimitHit)
 class LimitHitAdmin(ReadOnlyAdmin):
     """Which key or address was refused by which limit."""
 
-    list_display = ["subject", "rule", "count", "first_at", "last_at"]
+    list_display = ["subject", "rule", "count", "first", "last"]
     list_filter = ["rule"]
     search_fields = ["subject"]
+
+    @admin.display(description="First time", ordering="first_at")
+    def first(self, hit: LimitHit) -> str:
+        """When it was first refused."""
+        return ago(hit.first_at)
+
+    @admin.display(description="Last time", ordering="last_at")
+    def last(self, hit: LimitHit) -> str:
+        """When it was last refused."""
+        return ago(hit.last_at)

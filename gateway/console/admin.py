@@ -1,8 +1,16 @@
 """Registers the console's admin pages: Django looks for admin classes here."""
 
 from django.contrib import admin
+from django.contrib.auth.models import User
 
 from gateway.access.models import ApiKey
 from gateway.console.key_admin import ApiKeyAdmin
+from gateway.console.server_admin import ServerAdmin
+from gateway.console.session_admin import SessionAdmin
+from gateway.console.user_admin import UserAdmin
+from gateway.records.models import ServerRecord, SessionRecord
 
 admin.site.register(ApiKey, ApiKeyAdmin)
+admin.site.register(ServerRecord, ServerAdmin)
+admin.site.register(SessionRecord, SessionAdmin)
+admin.site.register(User, UserAdmin)

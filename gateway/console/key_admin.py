@@ -14,14 +14,16 @@ from django.utils import timezone
 
 from gateway.access import audit
 from gateway.access.keys import NewKey, make_key
-from gateway.access.models import ApiKey, read_scope
+from gateway.access.models import ApiKey, LimitHit, read_scope
 from gateway.access.store import revoke_keys
+from gateway.admin_cells import ago, badge, list_url, short, two_lines
 from gateway.conf import conf
 from gateway.console.client_setups import Address, Setup, setups
+from gateway.console.list_filters import StateFilter
 from gateway.console.scope_field import ScopeField
 from gateway.operator_commands import send_keys_changed
 from gateway.read_only_admin import ModelAdmin
-from gateway.records.models import ServerRecord
+from gateway.records.models import CallRecord, ServerRecord
 
 if TYPE_CHECKING:
     _KeyForm = forms.ModelForm[ApiKey]
@@ -48,6 +50,10 @@ MAX_SHOWN_SERVERS: Final = 20
 """For how many servers the page of a new key has client configurations. The connect page has them for all."""
 
 
+SHOWN_REFUSALS: Final = 20
+"""How many refusals a key's page shows."""
+
+
 class KeyForm(_KeyForm):
     """A key's facts. Whose it is cannot be changed once it is issued."""
 
@@ -64,10 +70,6 @@ class KeyForm(_KeyForm):
         self._had_expiry = self.instance.expires_at
         if "scope" not in self.fields:  # the page of somebody who may only look
             return
-        expires_on = self.fields["expires_on"].widget
-        assert isinstance(expires_on, AdminSplitDateTime)
-        for widget, label in zip(expires_on.widgets, ("Expires at: date", "Expires at: time"), strict=True):
-            widget.attrs["aria-label"] = label
         if self.instance.pk is not None:
             expires_in = self.fields["expires_in"]
             assert isinstance(expires_in, forms.ChoiceField)
@@ -105,12 +107,25 @@ class KeyForm(_KeyForm):
         return [*changed, "expires_at"] if self.instance.expires_at != self._had_expiry else changed
 
 
+class _StateFilter(StateFilter):
+    title = "state"
+    parameter_name = "state"
+    choices_of_state = [("kept", "Not revoked"), ("revoked", "Revoked"), ("expired", "Expired")]
+
+    def in_state(self, queryset: "QuerySet[Any]", state: str) -> "QuerySet[Any]":
+        if state == "revoked":
+            return queryset.exclude(revoked_at=None)
+        kept = queryset.filter(revoked_at=None)
+        return kept.filter(expires_at__lte=timezone.now()) if state == "expired" else kept
+
+
 class ApiKeyAdmin(ModelAdmin):
     """Issues, changes and revokes keys. They are never deleted: the audit log names them."""
 
     form = KeyForm
-    list_display = ["public", "user", "label", "servers", "state", "created_at", "expires_at", "last_used_at"]
-    list_filter = ["revoked_at", "expires_at"]
+    change_form_template = "console/key.html"
+    list_display = ["key", "user", "state_now", "servers", "expires", "used"]
+    list_filter = [_StateFilter]
     list_select_related = ["user"]
     search_fields = ["public", "label", "user__username"]
     autocomplete_fields = ["user"]
@@ -118,13 +133,53 @@ class ApiKeyAdmin(ModelAdmin):
     fieldsets = [("State", {"fields": ["state", "created_at", "revoked_at", "last_used_at"]})]
     readonly_fields = ["public", "expires_at", "state", "created_at", "revoked_at", "last_used_at"]
 
+    @admin.display(description="Key", ordering="public")
+    def key(self, key: ApiKey) -> str:
+        """Its public part, and what it is for."""
+        return two_lines(f"{key.public}…", short(key.label) if key.label else "")
+
+    @admin.display(description="State")
+    def state_now(self, key: ApiKey) -> str:
+        """Whether it can be used, and why not."""
+        return state_badge(key)
+
     @admin.display(description="Servers")
     def servers(self, key: ApiKey) -> str:
         try:
             servers = read_scope(key.scope)
         except forms.ValidationError:
             return "none"
-        return "all" if servers is None else ", ".join(servers)
+        return "all" if servers is None else short(", ".join(servers))
+
+    @admin.display(description="Expires", ordering="expires_at")
+    def expires(self, key: ApiKey) -> str:
+        """When it expires."""
+        return ago(key.expires_at) if key.expires_at is not None else "never"
+
+    @admin.display(description="Last used", ordering="last_used_at")
+    def used(self, key: ApiKey) -> str:
+        """When it was last used, to the minute."""
+        return ago(key.last_used_at)
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
+        """Show who uses the key, and where it was refused."""
+        if obj is not None:
+            sees_calls = request.user.has_perm("records.view_callrecord")
+            context.update(
+                clients_url=list_url("records_sessionrecord", q=obj.public, state__exact="all"),
+                calls_url=list_url("records_callrecord", q=obj.public) if sees_calls else "",
+                refusals=_refusals(obj) if sees_calls else None,
+                limit_hits=[(hit, ago(hit.last_at)) for hit in LimitHit.objects.filter(subject=obj.public)],
+            )
+        return super().render_change_form(request, context, add, change, form_url, obj)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return [*self.readonly_fields, "user"] if obj is not None else list(self.readonly_fields)
@@ -194,6 +249,17 @@ class ApiKeyAdmin(ModelAdmin):
                 audit.record(audit.KEY_REVOKED, str(key), request=request)
         transaction.on_commit(send_keys_changed)
         self.message_user(request, f"{len(revoked)} keys were revoked.", messages.SUCCESS)
+
+
+def state_badge(key: ApiKey) -> str:
+    """Whether a key can be used, with a colour."""
+    return badge(key.state.capitalize(), "good" if key.state == "valid" else "warn")
+
+
+def _refusals(key: ApiKey) -> list[tuple[CallRecord, str, str]]:
+    """The newest refusals of a key."""
+    rows = CallRecord.objects.filter(key=key.public, outcome=CallRecord.Outcome.REFUSED).order_by("-id")
+    return [(call, ago(call.at), short(call.tool)) for call in rows[:SHOWN_REFUSALS]]
 
 
 def _servers_of(row: ApiKey, issued: NewKey) -> list[tuple[str, list[Setup]]]:

@@ -64,8 +64,9 @@ class StatelessRequests:
                 call.end(Unauthenticated())
 
             with self._listening(call, request), host.stateless_calls.open(call), request.identity.closing(end_revoked):
-                instance.activity.note(method == "tools/call")
-                metrics.note_stateless_request(name, header(scope, VERSION) or "")
+                version = header(scope, VERSION) or ""
+                instance.activity.note(message, method == "tools/call", request.address, version)
+                metrics.note_stateless_request(name, version)
                 call.start()
                 if call.is_listening and host.drain.is_begun:
                     call.stop_listening()

@@ -27,6 +27,7 @@ from gateway.host.freed_memory import FreedMemory
 from gateway.host.lane_watch import LaneWatch
 from gateway.host.metrics_port import MetricsPort
 from gateway.host.reloading import Reloader
+from gateway.host.server_log import ServerLog
 from gateway.host.serving_loop import ServingLoop
 from gateway.host.steering import Steering
 from gateway.http.origins import OriginPolicy
@@ -109,6 +110,7 @@ class Host:
             on_removed=self.availability.end_removed,
         )
         self.lane_watch = LaneWatch(self.lanes, self.instances)
+        self.server_log = ServerLog(registry)
         self.drain = Drain(
             self.loop, self.sessions, self.streams, self.stateless_calls, on_begin=self.restorable.keep_superseded
         )
@@ -131,6 +133,7 @@ class Host:
             return
         self._is_prepared = True
         install_record_redaction(self.redactor)
+        self.server_log.install()
         metrics.connect()
         metrics.load_failures.set(len(self.registry.failures))
         for definition in self.registry:
@@ -216,6 +219,7 @@ class Host:
         """Do the part of `stop` that needs no event loop, in about `seconds`."""
         self.message_reader.close()
         self.lanes.stop(seconds)
+        self.server_log.uninstall()
         self.recorder.stop()
         self.restorable.stop()
         self.doorkeeper.stop()

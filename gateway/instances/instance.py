@@ -3,13 +3,19 @@
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any, Final
 from uuid import UUID, uuid4
+
+from mcp_types import CLIENT_INFO_META_KEY
 
 from gateway.access.identity import Identity
 from gateway.catalog.definitions import ServerDefinition
 from gateway.instances.dependencies import ServerDependencies
 from gateway.instances.lanes import Lane
 from gateway.instances.running_server import RunningServer
+
+MAX_FACT_LENGTH: Final = 200
+"""The longest name and version of a client that are kept."""
 
 
 @dataclass(slots=True)
@@ -23,12 +29,26 @@ class Activity:
     calls: int = 0
     last: float = 0.0
     """When the last request came (seconds since the epoch); 0 before the first."""
+    address: str = ""
+    """Where it came from."""
+    protocol_version: str = ""
+    client_name: str = ""
+    client_version: str = ""
+    """What the client says of itself, cut to `MAX_FACT_LENGTH`."""
 
-    def note(self, is_call: bool) -> None:
-        """Count one request."""
+    def note(self, message: Any, is_call: bool, address: str, protocol_version: str) -> None:
+        """Count one request. `message`: its decoded JSON, which may be anything."""
         self.requests += 1
         self.calls += is_call
         self.last = time.time()
+        self.address, self.protocol_version = address, protocol_version
+        try:
+            client = message["params"]["_meta"][CLIENT_INFO_META_KEY]
+            name, version = client["name"], client["version"]
+        except (TypeError, KeyError, IndexError):
+            return
+        if isinstance(name, str) and isinstance(version, str):
+            self.client_name, self.client_version = name[:MAX_FACT_LENGTH], version[:MAX_FACT_LENGTH]
 
 
 @dataclass(eq=False, slots=True)

@@ -4,6 +4,7 @@ A factory may make a different `Server` for every user. What is kept here is sho
 labels, so the first instance's answer stands for all. Later calls of tools that it did not name count as "(other)".
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,6 +24,13 @@ MAX_PAGES: Final = 20
 MAX_NAMES: Final = 1000
 """Bounds on what one server may list: its tools become metric labels."""
 
+_SHOWN_FIELDS: Final = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
+"""What operators see of a tool's definition."""
+
+MAX_DEFINITION_BYTES: Final = 16 * 1024
+MAX_DEFINITIONS_BYTES: Final = 256 * 1024
+"""How long the definition of one tool, and those of all tools of a server, may be as JSON to be shown to operators."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -32,6 +40,8 @@ class Listing:
     tools: tuple[str, ...] = ()
     resources: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    tool_definitions: str = ""
+    """The tools in wire form, for operators, as ASCII JSON. One that is too long has its name only."""
 
 
 class Listings:
@@ -61,11 +71,13 @@ async def ask_listing(server: Server[Any], lifespan_state: Any) -> Listing:
 
     A list that has no handler is empty. Raises whatever a list handler raises.
     """
+    tools = await list_items(server, lifespan_state, "tools")
     return Listing(
         version=server.version,
-        tools=await _list_names(server, lifespan_state, "tools", "name"),
+        tools=_names(tools, "name"),
         resources=await _list_names(server, lifespan_state, "resources", "uri"),
         prompts=await _list_names(server, lifespan_state, "prompts", "name"),
+        tool_definitions=_definitions(tools),
     )
 
 
@@ -95,8 +107,26 @@ async def list_items(server: Server[Any], lifespan_state: Any, kind: str) -> lis
 
 
 async def _list_names(server: Server[Any], lifespan_state: Any, kind: str, key: str) -> tuple[str, ...]:
-    items = await list_items(server, lifespan_state, kind)
+    return _names(await list_items(server, lifespan_state, kind), key)
+
+
+def _names(items: list[dict[str, Any]], key: str) -> tuple[str, ...]:
     return tuple(str(item[key]) for item in items[:MAX_NAMES] if key in item)
+
+
+def _definitions(tools: list[dict[str, Any]]) -> str:
+    left = MAX_DEFINITIONS_BYTES
+    texts = []
+    for tool in tools[:MAX_NAMES]:
+        try:
+            text = json.dumps({field: tool[field] for field in _SHOWN_FIELDS if field in tool})
+        except (TypeError, ValueError, RecursionError):
+            text = ""
+        if not text or len(text) > min(left, MAX_DEFINITION_BYTES):
+            text = json.dumps({"name": str(tool.get("name", ""))})
+        left -= len(text)
+        texts.append(text)
+    return f"[{', '.join(texts)}]"
 
 
 @dataclass

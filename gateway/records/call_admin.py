@@ -11,13 +11,17 @@ from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html
 
+from gateway.admin_cells import NOTHING, Tone, ago, badge, short, two_lines
 from gateway.read_only_admin import ReadOnlyAdmin
 from gateway.records.models import CallRecord, ServerRecord
 
 MAX_COUNTED: Final = 10_000
 """How many rows are counted, and can be paged through. Filters reach the others."""
+
+
+OUTCOME_TONES: Final[dict[str, Tone]] = {"ok": "good", "refused": "warn", "cancelled": "warn"}
+"""The colours of outcomes. All others are failures."""
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # Django's class takes no type argument when it runs
@@ -82,30 +86,14 @@ class _OutcomeFilter(admin.SimpleListFilter):
 class CallAdmin(ReadOnlyAdmin):
     """Recent calls and refusals, the newest first."""
 
-    list_display = [
-        "at",
-        "server_name",
-        "tool",
-        "user_id",
-        "key",
-        "ending",
-        "reason",
-        "duration",
-        "size",
-        "client",
-        "protocol_version",
-        "times",
-    ]
-    list_display_links = ["at"]
+    list_display = ["when", "call", "caller", "ending", "took", "client_and_era"]
+    list_display_links = ["when"]
     list_filter = [_OutcomeFilter, _ServerFilter, _ToolFilter]
     search_fields = ["user_id", "key"]
     search_help_text = "The whole name of a user, or the public part of a key (gumcp_ and 8 characters)."
     sortable_by = ()
     paginator = BoundedPaginator
     show_full_result_count = False
-
-    class Media:
-        css = {"all": ["console/console.css"]}
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[CallRecord], search_term: str
@@ -114,21 +102,50 @@ class CallAdmin(ReadOnlyAdmin):
         term = search_term.strip().rstrip("…")
         return (queryset.filter(Q(user_id=term) | Q(key=term)) if term else queryset), False
 
-    @admin.display(description="outcome")
+    @admin.display(description="When")
+    def when(self, call: CallRecord) -> str:
+        """When it ended."""
+        return ago(call.at)
+
+    @admin.display(description="Call")
+    def call(self, call: CallRecord) -> str:
+        """What was called, and at which server."""
+        server = short(call.server_name)
+        return two_lines(short(call.tool), server) if call.tool else server
+
+    @admin.display(description="User")
+    def caller(self, call: CallRecord) -> str:
+        """Who called, with which key."""
+        return two_lines(short(call.user_id), f"{call.key}…" if call.key else "")
+
+    @admin.display(description="Outcome")
     def ending(self, call: CallRecord) -> str:
-        """How it ended, with a colour."""
-        return format_html('<span class="outcome-{}">{}</span>', call.outcome, call.get_outcome_display())
+        """How it ended, why it was refused, and how often."""
+        why = short(call.reason, 120) if call.reason else ""
+        outcome = badge(call.get_outcome_display(), OUTCOME_TONES.get(call.outcome, "bad"))
+        return two_lines(outcome, f"{why} ({call.times} times)" if call.times > 1 else why)
 
-    @admin.display(description="duration")
-    def duration(self, call: CallRecord) -> str:
-        """How long it took."""
-        if call.outcome == CallRecord.Outcome.REFUSED:
-            return "-"
-        return f"{call.milliseconds:,.1f} ms" if call.milliseconds < 10_000 else f"{call.milliseconds / 1000:,.1f} s"
+    @admin.display(description="Took")
+    def took(self, call: CallRecord) -> str:
+        """How long it took, and how long the answer was."""
+        size = size_text(call.size_bytes)
+        return two_lines(duration_text(call), "" if size == NOTHING else size)
 
-    @admin.display(description="answer")
-    def size(self, call: CallRecord) -> str:
-        """How long the answer was."""
-        if not call.size_bytes:
-            return "-"
-        return f"{call.size_bytes} B" if call.size_bytes < 10_000 else f"{call.size_bytes / 1024:,.0f} KiB"
+    @admin.display(description="Client")
+    def client_and_era(self, call: CallRecord) -> str:
+        """What the client says of itself, and which protocol it speaks."""
+        return two_lines(short(call.client, 30), short(call.protocol_version))
+
+
+def duration_text(call: CallRecord) -> str:
+    """How long a call took."""
+    if call.outcome == CallRecord.Outcome.REFUSED:
+        return NOTHING
+    return f"{call.milliseconds:,.1f} ms" if call.milliseconds < 10_000 else f"{call.milliseconds / 1000:,.1f} s"
+
+
+def size_text(size_bytes: int) -> str:
+    """A number of bytes as people read it."""
+    if not size_bytes:
+        return NOTHING
+    return f"{size_bytes} B" if size_bytes < 10_000 else f"{size_bytes / 1024:,.0f} KiB"

@@ -5,10 +5,13 @@
 
 import uuid
 from datetime import datetime
-from typing import Final
+from typing import ClassVar, Final
 
 from django.core.validators import MinValueValidator
 from django.db import models
+
+STATELESS: Final = "stateless"
+"""What stands for the transport of a client that has no session."""
 
 FLUSH_SECONDS: Final = 0.5
 """How often rows are brought up to date. Operators see events within two seconds."""
@@ -82,6 +85,9 @@ class ServerRecord(models.Model):
     tools = models.JSONField(default=list, blank=True, help_text="Known after its first user.")
     resources = models.JSONField(default=list, blank=True)
     prompts = models.JSONField(default=list, blank=True)
+    tool_definitions = models.TextField(
+        blank=True, editable=False, help_text="The tools in wire form, as far as they are short enough, as ASCII JSON."
+    )
     load_seconds = models.FloatField(default=0.0)
     loaded_at = models.DateTimeField()
     condition = models.CharField(max_length=500, blank=True, help_text="What is wrong with the server now.")
@@ -142,6 +148,7 @@ class ServerRecord(models.Model):
     class Meta:
         verbose_name = "server"
         default_permissions = ("view", "change")
+        permissions = [("view_server_log", "Can see the log lines of servers")]
         constraints = [models.UniqueConstraint(fields=["folder"], name="one_row_per_folder")]
         ordering = ["name"]
 
@@ -150,19 +157,25 @@ class ServerRecord(models.Model):
 
 
 class SessionRecord(models.Model):
-    """One MCP session, open or ended."""
+    """One client of a server: an MCP session, open or ended, or the stateless requests of one user to one server.
+
+    A client of the stateless protocol has no session. Its row lasts as long as its instance, whose primary key it has,
+    and says which client sent the last request.
+    """
 
     class State(models.TextChoices):
-        """Whether the session is open."""
+        """Whether the client is connected."""
 
         OPEN = "open", "Open"
         CLOSED = "closed", "Closed"
         LOST = "lost", "Lost (its process died)"
+        STATELESS = "stateless", "Without session"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     process = models.ForeignKey(HostProcess, on_delete=models.CASCADE, related_name="sessions")
     server_name = models.CharField("server", max_length=255, db_index=True)
     user_id = models.CharField(max_length=255, db_index=True)
+    key = models.CharField(max_length=32, blank=True, help_text="The public part of the key.")
     transport = models.CharField(max_length=20)
     client_name = models.CharField(max_length=200, blank=True)
     client_version = models.CharField(max_length=200, blank=True)
@@ -178,8 +191,11 @@ class SessionRecord(models.Model):
     end_reason = models.CharField(max_length=200, blank=True)
     is_end_requested = models.BooleanField(default=False, help_text="An operator asked to end the session.")
 
+    CONNECTED: ClassVar = (State.OPEN, State.STATELESS)
+    """The states of clients that may send a request at any moment."""
+
     class Meta:
-        verbose_name = "session"
+        verbose_name = "client"
         default_permissions = ("view",)
         permissions = [("end_session", "Can end a session")]
         ordering = ["-opened_at"]

@@ -6,7 +6,7 @@ The host takes what was read and carries it out once a second.
 
 import threading
 from datetime import datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 from gateway.catalog.registry import Registry
@@ -15,6 +15,21 @@ from gateway.records.models import HostProcess, ServerRecord, SessionRecord
 from gateway.storable import storable
 
 _Limit = TypeVar("_Limit", int, float)
+
+_READ_FIELDS: Final = (
+    "name",
+    "folder",
+    "loaded_at",
+    "is_enabled",
+    "call_timeout_seconds",
+    "max_call_seconds",
+    "max_concurrent_calls",
+    "max_concurrent_calls_per_user",
+    "max_threads",
+    "when_blocked",
+    "isolation",
+)
+"""What is read of servers' rows twice a second. Tracebacks and definitions of tools are long."""
 
 
 class OperatorRequests:
@@ -90,7 +105,7 @@ class OperatorRequests:
         """The policy of each server, also of those that are not served now: they may come back at any moment."""
         served = {storable(str(found.folder), 1024) for found in self._registry}
         # If several rows have one name, the last one counts: the folder that is served, or the one loaded last.
-        rows = sorted(ServerRecord.objects.order_by("loaded_at"), key=lambda row: row.folder in served)
+        rows = sorted(ServerRecord.objects.only(*_READ_FIELDS), key=lambda row: (row.folder in served, row.loaded_at))
         default = default_policy()
         return {
             row.name: Policy(

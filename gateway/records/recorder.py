@@ -23,6 +23,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from gateway import __version__, metrics, signals
+from gateway.access.identity import Identity
 from gateway.catalog.registry import Registry
 from gateway.conf import conf
 from gateway.database_thread import DatabaseThread, Outage
@@ -35,6 +36,7 @@ from gateway.records.history import History, resident_bytes
 from gateway.records.migrations_check import UnappliedMigrations, is_migrated
 from gateway.records.models import (
     FLUSH_SECONDS,
+    STATELESS,
     HostProcess,
     InstanceRecord,
     ServerRecord,
@@ -404,6 +406,7 @@ class Recorder:
                     tools=_storable_names(listing.tools),
                     resources=_storable_names(listing.resources),
                     prompts=_storable_names(listing.prompts),
+                    tool_definitions=listing.tool_definitions,
                 )
 
     def _write_sessions(self) -> None:
@@ -460,6 +463,7 @@ class Recorder:
             process_id=self.process_id,
             server_name=session.server_name,
             user_id=session.identity.user_id,
+            key=_public_key(session.identity),
             transport=session.transport,
             client_name=session.client_name,
             client_version=session.client_version,
@@ -489,6 +493,7 @@ class Recorder:
             if (written := self._written_instances.get(instance.row_id)) is None
             or written.requests != instance.activity.requests
         ]
+        self._write_stateless_clients([instance for instance in changed if instance.activity.requests])
         self._writer.upsert(
             [
                 InstanceRecord(
@@ -511,9 +516,41 @@ class Recorder:
         ended = {row_id: written for row_id, written in self._written_instances.items() if row_id not in alive}
         row_ids = list(ended)
         for start in range(0, len(row_ids), BATCH_SIZE):
-            InstanceRecord.objects.filter(id__in=row_ids[start : start + BATCH_SIZE]).update(ended_at=timezone.now())
+            batch, now = row_ids[start : start + BATCH_SIZE], timezone.now()
+            InstanceRecord.objects.filter(id__in=batch).update(ended_at=now)
+            SessionRecord.objects.filter(id__in=batch).update(
+                state=SessionRecord.State.CLOSED, closed_at=now, end_reason="its instance ended"
+            )
         self._new_ended_rows.update(written.user_id for written in ended.values())
         self._written_instances = alive
+
+    def _write_stateless_clients(self, instances: list[Instance]) -> None:
+        """Write who sends stateless requests: one row for each instance, which is one user at one server."""
+        self._writer.upsert(
+            [
+                SessionRecord(
+                    id=instance.row_id,
+                    process_id=self.process_id,
+                    server_name=instance.server_name,
+                    user_id=instance.identity.user_id,
+                    key=_public_key(instance.identity),
+                    transport=STATELESS,
+                    client_name=instance.activity.client_name,
+                    client_version=instance.activity.client_version,
+                    # The client may have invented it.
+                    protocol_version=metrics.version_label(instance.activity.protocol_version),
+                    address=instance.activity.address,
+                    opened_at=instance.started_at,
+                    last_activity_at=datetime.fromtimestamp(instance.activity.last, UTC),
+                    messages_in=instance.activity.requests,
+                    calls=instance.activity.calls,
+                    state=SessionRecord.State.STATELESS,
+                )
+                for instance in instances
+            ],
+            "id",
+            [*_UPDATED_SESSION_FIELDS, "address"],
+        )
 
 
 @dataclass(slots=True)
@@ -523,6 +560,10 @@ class _WrittenInstance:
     user_id: str
     requests: int | None
     """None: not known."""
+
+
+def _public_key(identity: Identity) -> str:
+    return "" if identity.grant is None else identity.grant.public
 
 
 def _storable_names(names: Iterable[str]) -> list[str]:

@@ -22,7 +22,7 @@ LONGEST_RETENTION_DAYS: Final = 36_500.0
 
 def close_rows_of_dead_processes(own_process_id: UUID) -> None:
     """Mark the sessions of dead processes as lost, and their instances as ended."""
-    is_open, is_alive = Q(state=SessionRecord.State.OPEN), Q(ended_at=None)
+    is_open, is_alive = Q(state__in=SessionRecord.CONNECTED), Q(ended_at=None)
     others = list(
         HostProcess.objects.exclude(id=own_process_id).filter(
             Exists(SessionRecord.objects.filter(is_open, process=OuterRef("pk")))

@@ -7,11 +7,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
-from tests.support.admin_site import MAKE_USERS
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
+
 from tests.support.host_process import HostProcess, StartHost
-from tests.support.issued_keys import IssuedKey, expire, issue, revoke
-from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, manage, until
+from tests.support.issued_keys import IssuedKey, change_row, expire, issue, revoke
+from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, until
 from tests.support.streamable import StatelessClient
 from tests.support.wire import SseStream
 
@@ -25,7 +27,21 @@ class Scene:
 
     host: HostProcess
     ada: IssuedKey
+    bob: IssuedKey
     session: SseStream
+
+
+def make_operator(host: HostProcess, name: str) -> None:
+    """Make an operator who may do everything, with the password `{name}-password`."""
+    # One round of hashing: a test need not wait for what attackers shall wait for.
+    password = PBKDF2PasswordHasher().encode(f"{name}-password", "salt", iterations=1)
+    change_row(
+        host.data_dir,
+        "INSERT INTO auth_user (username, password, is_active, is_staff, is_superuser, date_joined, first_name,"
+        " last_name, email) VALUES (?, ?, 1, 1, 1, datetime('now'), '', '', '')",
+        name,
+        password,
+    )
 
 
 @contextmanager
@@ -39,8 +55,7 @@ def shown_host(start_host: StartHost, folder: Path, **settings: str) -> Iterator
         start_host(folder / "data", server_dirs=servers, GUMCP_AUTH="keys", **settings) as host,
         ExitStack() as streams,
     ):
-        made = manage("shell", "--no-imports", "-c", MAKE_USERS, data_dir=host.data_dir)
-        assert made.returncode == 0, made.stderr
+        make_operator(host, "root")
         ada, bob, eve = (issue(host.data_dir, name) for name in ("ada", "bob", "eve"))
         revoke(host.data_dir, issue(host.data_dir, "ada", {"time": None, "workshop": ["echo", "slow"]}))
         expire(host.data_dir, issue(host.data_dir, "bob"))
@@ -52,7 +67,7 @@ def shown_host(start_host: StartHost, folder: Path, **settings: str) -> Iterator
         StatelessClient(host, "workshop", bob.session_key).call("echo", text="y")
         query = "SELECT 1 FROM records_sessionrecord WHERE state = 'closed' AND messages_in > 1"
         until(lambda: host.rows(query))
-        yield Scene(host, ada, session)
+        yield Scene(host, ada, bob, session)
 
 
 def pages(scene: Scene) -> list[str]:
@@ -62,20 +77,32 @@ def pages(scene: Scene) -> list[str]:
         (row,) = scene.host.rows(f"SELECT id FROM {table} WHERE {condition} LIMIT 1")
         return str(row["id"])
 
+    servers = "/admin/records/serverrecord"
+    clients = "/admin/records/sessionrecord"
     workshop = first("records_serverrecord", "name = 'workshop'")
     failed = first("records_serverrecord", "status = 'failed'")
+    client = UUID(first("records_sessionrecord", "user_id = 'ada' AND state = 'open'"))
+    hostile = UUID(first("records_sessionrecord", "user_id = 'eve'"))
+    user = first("auth_user", "username = 'ada'")
     return [
         "/-/connect/",
         "/-/playground/",
         "/admin/",
-        "/admin/records/serverrecord/",
-        f"/admin/records/serverrecord/{workshop}/change/",
-        f"/admin/records/serverrecord/{failed}/change/",
+        f"{servers}/",
+        f"{servers}/{workshop}/change/",
+        f"{servers}/{failed}/change/",
+        f"{clients}/",
+        f"{clients}/?state__exact=all",
+        f"{clients}/{client}/change/",
+        f"{clients}/{hostile}/change/",
         "/admin/records/callrecord/",
-        "/admin/records/sessionrecord/",
+        "/admin/records/hostprocess/",
+        "/admin/records/instancerecord/",
         "/admin/access/apikey/",
+        f"/admin/access/apikey/{scene.ada.id}/change/",
         "/admin/access/apikey/add/",
         "/admin/access/auditevent/",
         "/admin/access/limithit/",
         "/admin/auth/user/",
+        f"/admin/auth/user/{user}/change/",
     ]

@@ -121,7 +121,10 @@ def test_detail_of_a_server_that_failed_shows_reason_and_traceback_escaped(host:
 def test_detail_of_a_server_lists_its_tools(host: HostProcess, admin: Admin) -> None:
     with host.session("workshop", "lists:key"):
         (row,) = host.rows("SELECT id FROM records_serverrecord WHERE name = 'workshop'")
-        until(lambda: "<li>echo</li>" in admin.get(f"/admin/records/serverrecord/{row['id']}/change/"), ROW_SECONDS)
+        until(
+            lambda: "<strong>echo</strong>" in admin.get(f"/admin/records/serverrecord/{row['id']}/change/"),
+            ROW_SECONDS,
+        )
 
 
 def test_list_of_sessions_can_be_filtered_and_searched(host: HostProcess, admin: Admin) -> None:

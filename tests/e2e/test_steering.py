@@ -144,7 +144,7 @@ def test_server_that_is_switched_off_answers_503_and_its_sessions_close(
 
 
 def sessions_of(host: HostProcess, server: str, user_id: str) -> list[dict[str, Any]]:
-    query = "SELECT * FROM records_sessionrecord WHERE server_name = ? AND user_id = ?"
+    query = "SELECT * FROM records_sessionrecord WHERE server_name = ? AND user_id = ? AND transport <> 'stateless'"
     return host.rows(query, server, user_id)
 
 

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, OperationalError
 from django.utils import timezone
+from mcp_types import CLIENT_INFO_META_KEY
 
 from gateway.apps import GatewayConfig
 from gateway.catalog.definitions import Discovery, LoadFailure
 from gateway.catalog.registry import Registry
+from gateway.instances.instance import Instance
 from gateway.instances.listings import Listing
 from gateway.records import models
 from gateway.records.models import HostProcess
@@ -133,6 +135,52 @@ def test_instance_that_ends_while_the_database_is_away_has_its_end_written_later
     mirror.flush()
     assert instance_row(ended).ended_at is not None
     assert instance_row(alive).ended_at is None
+
+
+def stateless_request(instance: Instance, client_info: object, *, version: str = "2026-07-28") -> None:
+    message = {"method": "tools/call", "params": {"_meta": {CLIENT_INFO_META_KEY: client_info}}}
+    instance.activity.note(message, True, "192.0.2.1", version)
+
+
+def test_user_without_sessions_is_a_client_too_until_the_instance_ends() -> None:
+    mirror = Mirror()
+    instance = mirror.add_instance()
+    mirror.flush()
+    assert not models.SessionRecord.objects.exists()
+    stateless_request(instance, {"name": "agent", "version": "2"})
+    stateless_request(instance, {"name": "agent", "version": "3"})
+    mirror.flush()
+    client = models.SessionRecord.objects.get(id=instance.row_id)
+    assert (client.user_id, client.state, client.transport) == ("ada", "stateless", "stateless")
+    assert (client.client_name, client.client_version, client.protocol_version) == ("agent", "3", "2026-07-28")
+    assert (client.address, client.messages_in, client.calls) == ("192.0.2.1", 2, 2)
+    mirror.instances.remove(instance)
+    mirror.flush()
+    client.refresh_from_db()
+    assert (client.state, client.end_reason) == ("closed", "its instance ended")
+    assert client.closed_at is not None
+
+
+@pytest.mark.parametrize("info", [None, "x", [], {}, {"name": 1, "version": "2"}, {"name": "a"}])
+def test_stateless_request_that_says_nothing_useful_of_its_client_counts_all_the_same(info: object) -> None:
+    mirror = Mirror()
+    instance = mirror.add_instance()
+    stateless_request(instance, info, version="9" * 300)
+    instance.activity.note(["no", "request"], False, "", "")
+    mirror.flush()
+    client = models.SessionRecord.objects.get(id=instance.row_id)
+    assert (client.client_name, client.messages_in, client.calls) == ("", 2, 1)
+    assert client.protocol_version == "unknown"
+
+
+def test_name_that_a_stateless_client_chose_is_cut_and_escaped() -> None:
+    mirror = Mirror()
+    instance = mirror.add_instance()
+    stateless_request(instance, {"name": "\x00\u202e" + "n" * 1000, "version": "v" * 1000})
+    mirror.flush()
+    client = models.SessionRecord.objects.get(id=instance.row_id)
+    assert client.client_name.startswith(r"\x00\u202en")
+    assert (len(client.client_name), len(client.client_version)) == (200, 200)
 
 
 def test_instance_marked_ended_by_mistake_is_alive_again_once_its_process_writes() -> None:

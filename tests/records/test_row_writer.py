@@ -55,7 +55,7 @@ def test_row_that_no_database_takes_is_left_out_alone_and_said_once(caplog: pyte
     assert row(after).messages_in == 1
     mirror.close(odd)
     mirror.flush()
-    assert caplog.messages == [f"The row of session {odd.row_id} is left out, it cannot be written: OverflowError"]
+    assert caplog.messages == [f"The row of client {odd.row_id} is left out, it cannot be written: OverflowError"]
     assert mirror.recorder.last_error == ""
 
 

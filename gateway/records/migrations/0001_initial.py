@@ -209,6 +209,14 @@ class Migration(migrations.Migration):
                 ("tools", models.JSONField(blank=True, default=list, help_text="Known after its first user.")),
                 ("resources", models.JSONField(blank=True, default=list)),
                 ("prompts", models.JSONField(blank=True, default=list)),
+                (
+                    "tool_definitions",
+                    models.TextField(
+                        blank=True,
+                        editable=False,
+                        help_text="The tools in wire form, as far as they are short enough, as ASCII JSON.",
+                    ),
+                ),
                 ("load_seconds", models.FloatField(default=0.0)),
                 ("loaded_at", models.DateTimeField()),
                 (
@@ -289,6 +297,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "verbose_name": "server",
+                "permissions": [("view_server_log", "Can see the log lines of servers")],
                 "ordering": ["name"],
                 "default_permissions": ("view", "change"),
                 "constraints": [models.UniqueConstraint(fields=("folder",), name="one_row_per_folder")],
@@ -300,6 +309,7 @@ class Migration(migrations.Migration):
                 ("id", models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
                 ("server_name", models.CharField(db_index=True, max_length=255, verbose_name="server")),
                 ("user_id", models.CharField(db_index=True, max_length=255)),
+                ("key", models.CharField(blank=True, help_text="The public part of the key.", max_length=32)),
                 ("transport", models.CharField(max_length=20)),
                 ("client_name", models.CharField(blank=True, max_length=200)),
                 ("client_version", models.CharField(blank=True, max_length=200)),
@@ -314,7 +324,12 @@ class Migration(migrations.Migration):
                 (
                     "state",
                     models.CharField(
-                        choices=[("open", "Open"), ("closed", "Closed"), ("lost", "Lost (its process died)")],
+                        choices=[
+                            ("open", "Open"),
+                            ("closed", "Closed"),
+                            ("lost", "Lost (its process died)"),
+                            ("stateless", "Without session"),
+                        ],
                         db_index=True,
                         max_length=10,
                     ),
@@ -332,7 +347,7 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
-                "verbose_name": "session",
+                "verbose_name": "client",
                 "ordering": ["-opened_at"],
                 "permissions": [("end_session", "Can end a session")],
                 "default_permissions": ("view",),
