@@ -77,7 +77,7 @@ class SessionAdmin(ReadOnlyAdmin):
     """Clients, those that are connected at first, the most active ones first."""
 
     change_form_template = "console/session.html"
-    list_display = ["user", "server", "state_badge", "client", "activity", "opened", "calls_count"]
+    list_display = ["user", "server", "state_badge", "client", "activity", "calls_count"]
     list_filter = [_StateFilter, ServerFilter, _TransportFilter, "protocol_version"]
     search_fields = ["user_id", "server_name", "client_name", "address", "key"]
     search_help_text = "User, server, client, address, or the public part of a key."

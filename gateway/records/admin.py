@@ -85,7 +85,7 @@ class HostProcessAdmin(ReadOnlyAdmin):
 class InstanceAdmin(ReadOnlyAdmin):
     """Instances, and the requests that belong to no session."""
 
-    list_display = ["user_id", "server_name", "started", "ended", "last_request", "requests", "calls"]
+    list_display = ["user_id", "server_name", "started", "ended", "last_request", "request_count"]
     list_filter = [("ended_at", admin.EmptyFieldListFilter)]
     search_fields = ["user_id", "server_name"]
 
@@ -99,7 +99,12 @@ class InstanceAdmin(ReadOnlyAdmin):
         """When it ended."""
         return ago(instance.ended_at)
 
-    @admin.display(description="Last stateless request", ordering="last_request_at")
+    @admin.display(description="Requests", ordering="requests")
+    def request_count(self, instance: InstanceRecord) -> str:
+        """How many requests without a session came, and how many of them called a tool."""
+        return two_lines(f"{instance.requests:,}", f"{instance.calls:,} calls")
+
+    @admin.display(description="Last request", ordering="last_request_at")
     def last_request(self, instance: InstanceRecord) -> str:
         """When the last request without a session came."""
         return ago(instance.last_request_at)

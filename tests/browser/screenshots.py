@@ -39,13 +39,17 @@ def main(folder: Path, part: str) -> None:
                     continue
                 page = visitor.visit(path)
                 name = path.partition("?")[0].strip("/").replace("/", "-")
+                faults = []
                 for size in (WIDE, NARROW):
                     for is_dark in (False, True):
                         visitor.resize(size, is_dark=is_dark)
+                        faults += visitor.barriers()
+                        if pixels := visitor.overflow():
+                            faults.append(f"{pixels} pixels are cut at {size[0]}")
                         picture = folder / f"{name}-{size[0]}-{'dark' if is_dark else 'light'}.png"
                         # To hide the caret, Playwright would add an inline style, which the host's policy forbids.
                         page.screenshot(path=picture, full_page=True, caret="initial")
-                print(path, "overflow at 390 px:", visitor.overflow(), *visitor.barriers(), sep="\n  ")
+                print(path, *faults, sep="\n  ")
             print(*visitor.faults, sep="\n")
             visitor.close()
 
