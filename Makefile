@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix wheel screenshots bench faults promises soak hostile clean
+.PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix wheel screenshots bench profile faults promises soak hostile clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -84,6 +84,9 @@ screenshots: $(BIN)/.dev ## pictures of every page in the folder screenshots (ne
 
 fleet: $(BIN)/.dev ## two nodes of two workers, nginx, PostgreSQL and Redis on this machine, until Ctrl-C
 	@$(BIN)/python -m tests.fleet.topology
+
+profile: $(BIN)/.dev ## where the CPU time of a call goes, by package and library (Linux and macOS)
+	PATH=$(BIN):$$PATH $(BIN)/python -m tests.benchmarks.layers
 
 bench: $(BIN)/.dev ## the host beside what one would use instead
 	$(BIN)/python -m tests.benchmarks

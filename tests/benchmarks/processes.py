@@ -43,6 +43,7 @@ _DAPHNE: Final = ("-m", "daphne", "-b", "127.0.0.1", "-p", "{port}")
 _MIGRATE: Final = ("manage.py", "migrate", "--verbosity", "0")
 
 REFERENCE: Final = Host("reference", "SDK on uvicorn", (*_UVICORN, "tests.benchmarks.reference:application"))
+FLOOR: Final = Host("floor", "the floor", ("-m", "tests.benchmarks.floor", "{port}"))
 DAPHNE: Final = Host("daphne", "project on Daphne", (*_DAPHNE, "gumcp_site.asgi:application"), (_MIGRATE,))
 UVICORN: Final = Host("uvicorn", "project on uvicorn", (*_UVICORN, "gumcp_site.asgi:application"), (_MIGRATE,))
 
@@ -72,7 +73,7 @@ def with_keys(host: Host) -> Host:
     )
 
 
-HOSTS: Final = {host.name: host for host in (REFERENCE, DAPHNE, UVICORN, with_keys(DAPHNE), with_keys(UVICORN))}
+HOSTS: Final = {host.name: host for host in (REFERENCE, FLOOR, DAPHNE, UVICORN, with_keys(DAPHNE), with_keys(UVICORN))}
 
 
 def of_another_checkout(host: Host, directory: Path) -> Host:
