@@ -59,10 +59,12 @@ import time
 from typing import Any
 
 import daphne.server
+from daphne.access import AccessLogGenerator
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import STDLibLogObserver, globalLogBeginner
 
+from gateway.serving.access_log import AccessLog
 from gateway.serving.bodies import UnfinishedBodies
 from gateway.serving.connection import HttpConnection
 from gateway.serving.connections import ConnectionFactory
@@ -104,6 +106,8 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         `has_guard` is false where another process ends this one if it is frozen.
         """
         super().__init__(*args, **kwargs)
+        if isinstance(kwargs.get("action_logger"), AccessLogGenerator):
+            self.action_logger: Any = AccessLog(kwargs["action_logger"].stream)
         self.limits = limits or ServingLimits()
         self.hooks = hooks or ServingHooks()
         self.is_draining = False

@@ -93,8 +93,10 @@ def measure(host_name: str, era: str, seconds: float) -> None:
         process = psutil.Process(target.pid)
         before = process.cpu_times()
         subprocess.run(
-            ["py-spy", "record", "--gil", "--nolineno", "--format", "raw", "--output", str(raw), "--pid"]  # noqa: S607
-            + [str(target.pid), "--rate", str(SAMPLES_PER_SECOND), "--duration", str(round(seconds))],
+            [
+                *("py-spy", "record", "--gil", "--nolineno", "--format", "raw", "--output", str(raw)),
+                *("--pid", str(target.pid), "--rate", str(SAMPLES_PER_SECOND), "--duration", str(round(seconds))),
+            ],
             check=True,
             capture_output=True,
         )
