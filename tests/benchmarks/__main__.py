@@ -26,7 +26,6 @@ from tests.benchmarks.client import Job, as_json
 from tests.benchmarks.eras import ERAS
 from tests.benchmarks.processes import (
     HOSTS,
-    REFERENCE,
     Host,
     Running,
     of_another_checkout,
@@ -201,7 +200,7 @@ def main() -> int:
     if arguments.against is not None:
         directory = arguments.against.resolve()
         # Those with keys are compared with those without, of the same checkout.
-        compared = [host for host in hosts if host is not REFERENCE and not host.checks_keys]
+        compared = [host for host in hosts if host.is_ours and not host.checks_keys]
         hosts += [of_another_checkout(host, directory) for host in compared]
     plan = Plan(
         arguments.rounds, arguments.seconds, arguments.warm_up, arguments.sessions, arguments.held, arguments.users

@@ -20,7 +20,7 @@ from typing import Final
 import psutil
 
 from tests.benchmarks.client import Job
-from tests.benchmarks.processes import REFERENCE, Host, Running, running
+from tests.benchmarks.processes import Host, Running, running
 from tests.benchmarks.report import Series
 from tests.benchmarks.workloads import IN_CHILD, IN_HOST, Workload
 from tests.support.processes import ProcessFailed
@@ -53,7 +53,7 @@ def measure(
     """Measure both folders on every host of this project, and print what the child costs."""
     measured: list[Series] = []
     for host in hosts:
-        if host.name == REFERENCE.name or host.checks_keys:
+        if not host.is_ours or host.checks_keys:
             continue
         rows = {
             (era, workload, sessions): Series("load", era, workload.name, host.name, host.title, [])

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Final
 
 from tests.benchmarks.client import Job
-from tests.benchmarks.processes import REFERENCE, Host, running
+from tests.benchmarks.processes import Host, running
 from tests.benchmarks.report import Series
 from tests.benchmarks.workloads import ON_VERSION_1, ON_VERSION_2
 from tests.support.processes import ProcessFailed
@@ -37,7 +37,7 @@ def measure(
     """Measure both tools on every host of this project, and print what the threads add."""
     measured: list[Series] = []
     for host in hosts:
-        if host.name == REFERENCE.name or host.checks_keys:
+        if not host.is_ours or host.checks_keys:
             continue
         for era in eras:
             pair = {

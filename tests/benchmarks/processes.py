@@ -33,6 +33,8 @@ class Host:
     checks_keys: bool = False
     """Whether the last preparation printed the session keys to call with, as a JSON list."""
     directory: Path = ROOT
+    is_ours: bool = True
+    """Whether it is the project, and not what the project is compared with."""
 
 
 _UVICORN: Final = (
@@ -42,8 +44,10 @@ _UVICORN: Final = (
 _DAPHNE: Final = ("-m", "daphne", "-b", "127.0.0.1", "-p", "{port}")
 _MIGRATE: Final = ("manage.py", "migrate", "--verbosity", "0")
 
-REFERENCE: Final = Host("reference", "SDK on uvicorn", (*_UVICORN, "tests.benchmarks.reference:application"))
-FLOOR: Final = Host("floor", "the floor", ("-m", "tests.benchmarks.floor", "{port}"))
+REFERENCE: Final = Host(
+    "reference", "SDK on uvicorn", (*_UVICORN, "tests.benchmarks.reference:application"), is_ours=False
+)
+FLOOR: Final = Host("floor", "the floor", ("-m", "tests.benchmarks.floor", "{port}"), is_ours=False)
 DAPHNE: Final = Host("daphne", "project on Daphne", (*_DAPHNE, "gumcp_site.asgi:application"), (_MIGRATE,))
 UVICORN: Final = Host("uvicorn", "project on uvicorn", (*_UVICORN, "gumcp_site.asgi:application"), (_MIGRATE,))
 
