@@ -189,7 +189,7 @@ def serve_as_worker(
         ),
         endpoints=endpoints,
         action_logger=log,
-        limits=serving_limits(),
+        limits=replace(serving_limits(), has_successor=True),
         hooks=replace(hooks, on_start=start, on_drain=drain, on_stop=stop),
         # The supervisor ends a worker that is frozen.
         has_guard=False,

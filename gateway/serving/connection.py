@@ -280,7 +280,12 @@ class HttpConnection(Protocol):  # type: ignore[misc]
             self.exchange.close_after_response()
         elif self._reading is _Reading.DISCARDING:
             self._socket_transport.loseConnection()
-        elif self._reading is _Reading.HEAD and self._requests_read and not self._buffer:
+        elif (
+            self._reading is _Reading.HEAD
+            and self._requests_read
+            and not self._buffer
+            and not self._limits.has_successor
+        ):
             self._close(lingers=False)
         else:
             self._deadline = time.monotonic() + DRAIN_ALLOWANCE_SECONDS

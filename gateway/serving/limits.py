@@ -81,6 +81,10 @@ class ServingLimits:
     shutdown_grace_seconds: float = 20.0
     """From the first SIGTERM to the cancellation of applications that are still running."""
 
+    has_successor: bool = False
+    """Whether another process serves already when this one drains. Then a connection without a request may send one more
+    within `DRAIN_ALLOWANCE_SECONDS`: a client may be sending it just now, and would find the connection closed."""
+
 
 def _ignore_event(event: ServingEvent) -> None:
     """Do nothing."""
