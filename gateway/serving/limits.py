@@ -82,7 +82,7 @@ class ServingLimits:
     """From the first SIGTERM to the cancellation of applications that are still running."""
 
     has_successor: bool = False
-    """Whether another process serves already when this one drains. Then a connection without a request may send one more
+    """Whether another process serves already when this one drains. Then an idle connection may bring one more request
     within `DRAIN_ALLOWANCE_SECONDS`: a client may be sending it just now, and would find the connection closed."""
 
 

@@ -350,3 +350,11 @@ async def test_nothing_is_written_or_restored_where_that_is_switched_off(process
     assert len(client.id) == 32
     assert (await on(second, client).start("look").reply()).body.decode() == GONE
     assert not processes.table.rows
+
+
+async def test_request_state_of_one_process_is_good_in_another(processes: Processes) -> None:
+    first, second = await processes.start(), await processes.start()
+    sealing, unsealing = (
+        process.host.instances.dependencies("scribe").request_state.codec for process in (first, second)
+    )
+    assert unsealing.unseal(sealing.seal(b"round 1")) == b"round 1"

@@ -241,3 +241,20 @@ async def test_drain_closes_idle_connections_and_lets_a_request_finish() -> None
     await busy.settle()
     assert b"connection: close" in busy.answer
     assert busy.is_closed
+
+
+async def test_drain_of_a_process_that_was_replaced_takes_the_request_that_is_on_its_way() -> None:
+    server = LocalServer(has_successor=True)
+    busy, idle = server.connect(), server.connect()
+    for client in (busy, idle):
+        await client.send(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
+    server.is_draining = True
+    for client in (busy, idle):
+        client.connection.drain()
+        assert not client.is_closed
+    await busy.send(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert statuses(busy.answer) == [200, 200]
+    assert b"connection: close" in busy.answer.lower()
+    assert busy.is_closed
+    later(idle, 1)
+    assert idle.is_closed
