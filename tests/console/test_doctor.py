@@ -39,7 +39,9 @@ def key(data_dir: Path) -> IssuedKey:
 
 @pytest.fixture(scope="module")
 def host(start_host: StartHost, data_dir: Path, key: IssuedKey) -> Iterator[HostProcess]:
-    settings = {"GUMCP_AUTH": "keys", "GUMCP_PING_SECONDS": "0.2s"}
+    servers_file = data_dir / "mcp.json"
+    servers_file.write_text('{"mcpServers": {"broken": {"command": "/no/such/command"}}}')
+    settings = {"GUMCP_AUTH": "keys", "GUMCP_PING_SECONDS": "0.2s", "GUMCP_SERVERS_FILE": str(servers_file)}
     with start_host(data_dir, server_dirs=BUNDLED_SERVERS, metrics=False, **settings) as host:
         yield host
 
@@ -172,6 +174,11 @@ def test_certificate_that_clients_refuse_is_named_and_a_good_one_is_not(
         assert causes(address) == {"certificate": "the certificate"}
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
         assert causes(address) == {"host": "a wrong public URL"}  # an HTML page is not the host's
+
+
+def test_server_that_cannot_be_started_is_named(host: HostProcess, key: IssuedKey) -> None:
+    found = causes(f"{host.base_url}/broken/{key.session_key}")
+    assert set(found.values()) == {"a server that is not available"}
 
 
 def test_host_that_is_not_there_is_named() -> None:

@@ -141,6 +141,8 @@ def _cause_of(answer: Answer) -> Cause:
             return Cause.TEXT_NOT_FOUND if answer.json is None else Cause.WRONG_URL
         case 421:
             return Cause.WRONG_URL
+        case 503 if answer.content_type == "application/json":  # a proxy answers with a page
+            return Cause.NO_SERVER
         case 502 | 503 | 504:
             return Cause.UNREACHABLE
     return Cause.WRONG_URL if answer.content_type == "text/html" else Cause.UNEXPECTED

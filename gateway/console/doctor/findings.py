@@ -17,6 +17,7 @@ class Cause(StrEnum):
     NOT_ALLOWED = "a key without permission"
     CERTIFICATE = "the certificate"
     UNREACHABLE = "an unreachable host"
+    NO_SERVER = "a server that is not available"
     LOST_HEADER = "a lost header"
     COMPRESSION = "a compressed event stream"
     PREFLIGHT = "a refused preflight"
@@ -51,6 +52,10 @@ REMEDIES: Final = {
         "certificates."
     ),
     Cause.UNREACHABLE: "Check that the host runs, that the proxy points to it, and that a firewall lets clients in.",
+    Cause.NO_SERVER: (
+        "The host answers, and this server does not. Its page in the admin and the host's log say why; `manage.py call "
+        "SERVER TOOL` shows it without a host."
+    ),
     Cause.LOST_HEADER: "The proxy removes a header that MCP needs. Let it pass on all headers in both directions.",
     Cause.COMPRESSION: "Compression holds events back. Switch it off for text/event-stream.",
     Cause.PREFLIGHT: (
