@@ -189,8 +189,11 @@ WHITENOISE_AUTOREFRESH = False
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "text": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "json": {"()": "gateway.host.json_log.JsonLines"},
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": _env.log_format}},
     "root": {"handlers": ["stderr"], "level": _env.log_level},
     "loggers": {
         # Its level is fixed: at DEBUG the SDK prints message bodies, at INFO whole session ids.

@@ -54,6 +54,7 @@ __all__ = [
 ]
 
 AuthMode = Literal["open", "keys"]
+LogFormat = Literal["text", "json"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 Rule = Literal[
@@ -240,6 +241,12 @@ class GatewaySettings:
         Choice[LogLevel](("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), is_case_sensitive=False),
         "INFO",
         "How much is logged.",
+    )
+    log_format = Setting(
+        Choice[LogFormat](("text", "json")),
+        "text",
+        "json: each log line and each access line is a JSON object. ASGI servers that are not started by "
+        "`manage.py serve` write access lines of their own.",
     )
     debug = Setting(Flag(), "false", "Shows error pages with their cause. Never on a public host.")
 

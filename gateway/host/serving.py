@@ -3,7 +3,9 @@
 from gateway import metrics
 from gateway.conf import conf
 from gateway.host.host import UPKEEP_SECONDS, Host
+from gateway.host.json_log import JsonAccessLog
 from gateway.serving import ServingHooks, ServingLimits
+from gateway.serving.access_log import AccessLog
 
 
 def serving_limits() -> ServingLimits:
@@ -35,6 +37,7 @@ def serving_hooks(host: Host) -> ServingHooks:
 
     return ServingHooks(
         redact=host.redactor.path,
+        make_access_log=JsonAccessLog if conf.log_format == "json" else AccessLog,
         on_event=count,
         on_start=host.ensure_started,
         on_drain=drain,

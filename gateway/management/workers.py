@@ -132,15 +132,13 @@ def serve_as_worker(
     host, application = load()
 
     # Imported here: this installs Twisted's reactor, which only a process that serves needs.
-    from daphne.access import AccessLogGenerator
-
     from gateway.fleet.relay import RelayingApplication
     from gateway.fleet.signatures import Signatures
     from gateway.host.serving import serving_hooks, serving_limits
     from gateway.serving.server import HttpServer
 
     hooks = serving_hooks(host)
-    access_log = AccessLogGenerator(sys.stdout)
+    access_log = hooks.make_access_log(sys.stdout)
     members = Members(node, ownership.set_nodes) if node else None
     endpoints: list[Any] = [
         endpoint_of(assignment.listener, family),

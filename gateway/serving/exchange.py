@@ -274,6 +274,7 @@ class Exchange:
                     "client": "{}:{}".format(*self._client) if self._client else None,
                     "time_taken": time.monotonic() - self._started_at,
                     "size": self._bytes_sent,
+                    "headers": self._head.headers,
                 },
             )
         except Exception:

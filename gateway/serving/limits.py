@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from gateway.serving.access_log import AccessLog
 
 ServingEvent = Literal[
     "slow_reader",
@@ -21,6 +23,9 @@ ServingEvent = Literal[
     "wasteful_body",
 ]
 """Why the server itself refused or ended a connection: a metric label."""
+
+ActionLogger = Callable[[str, str, dict[str, Any]], None]
+"""Daphne's word for an access log: it is called with a protocol ("http"), an action ("complete") and details."""
 
 Hook = Callable[[], Awaitable[None] | None]
 """Called on the server's event loop. If it returns an awaitable, that is awaited."""
@@ -104,6 +109,9 @@ class ServingHooks:
 
     redact: Callable[[str], str] = _keep_path
     """Returns a request target as it may be logged: without the session key."""
+
+    make_access_log: Callable[[Any], ActionLogger] = AccessLog
+    """Makes what writes the access log to a text stream."""
 
     on_event: Callable[[ServingEvent], None] = _ignore_event
     """Counts a refused or ended connection."""

@@ -64,7 +64,6 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import STDLibLogObserver, globalLogBeginner
 
-from gateway.serving.access_log import AccessLog
 from gateway.serving.bodies import UnfinishedBodies
 from gateway.serving.connection import HttpConnection
 from gateway.serving.connections import ConnectionFactory
@@ -106,10 +105,10 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         `has_guard` is false where another process ends this one if it is frozen.
         """
         super().__init__(*args, **kwargs)
-        if isinstance(kwargs.get("action_logger"), AccessLogGenerator):
-            self.action_logger: Any = AccessLog(kwargs["action_logger"].stream)
         self.limits = limits or ServingLimits()
         self.hooks = hooks or ServingHooks()
+        if isinstance(kwargs.get("action_logger"), AccessLogGenerator):
+            self.action_logger: Any = self.hooks.make_access_log(kwargs["action_logger"].stream)
         self.is_draining = False
         self.unfinished_bodies: UnfinishedBodies[HttpConnection] = UnfinishedBodies(self.limits.unfinished_bodies_bytes)
         self.connections: dict[Exchange, asyncio.Task[None]] = {}

@@ -15,7 +15,10 @@ from tests.support.wire import JSON
 @pytest.fixture(scope="module", params=["daphne", "uvicorn", "serve"])
 def host(start_host: StartHost, request: pytest.FixtureRequest) -> Iterator[HostProcess]:
     with start_host(
-        asgi_server=request.param, GUMCP_FACTORY_TIMEOUT_SECONDS="1", GUMCP_MAX_BODY_BYTES=str(BODY_LIMIT)
+        asgi_server=request.param,
+        GUMCP_FACTORY_TIMEOUT_SECONDS="1",
+        GUMCP_MAX_BODY_BYTES=str(BODY_LIMIT),
+        GUMCP_LOG_FORMAT="json" if request.param == "serve" else "text",
     ) as host:
         yield host
 
