@@ -212,12 +212,14 @@ class CallLog:
         grant = None if identity is None else identity.grant
         note = "" if error is None else error.note_for_operators
         server_name = "" if request is None else request.server_name[:MAX_NAME_LENGTH]
-        if identity is None and not self._is_server(server_name):
-            server_name = ""
+        user_id = identity.user_id if identity is not None else "" if error is None else error.user_id
+        if grant is None and not self._is_server(server_name):
+            # A stranger invented the path. What stands for the user in it may be a key.
+            server_name = user_id = ""
         call = Call(
             server_name=server_name,
             tool=str(getattr(error, "tool", ""))[:MAX_NAME_LENGTH],
-            user_id=identity.user_id if identity is not None else "" if error is None else error.user_id,
+            user_id=user_id,
             key=grant.public if grant is not None else "" if error is None else error.key,
             conversation=NO_CONVERSATION if request is None else _client_of(request),
             reason=f"{reason}: {note}" if note else reason,
