@@ -75,17 +75,17 @@ class JsonAccessLog:
 
 
 def _add_caller(line: dict[str, Any]) -> None:
-    request, identity, conversation = current_request.get(), current_identity.get(), current_conversation.get()
+    request, identity, conversation = current_request.get(), current_identity.get(), current_conversation.get()()
     if request is not None:
         line["server"] = printable(request.server_name[:MAX_NAME_LENGTH])
         _add_request_id(line, request.scope["headers"])
     if identity is not None:
         line["user"] = printable(identity.user_id)
-    if conversation is not None:
+    if conversation.transport:
         line["transport"] = conversation.transport
         line["era"] = printable(conversation.protocol_version)
-        if conversation.row_id is not None:
-            line["session"] = str(conversation.row_id)
+    if conversation.session_id is not None:
+        line["session"] = str(conversation.session_id)
 
 
 def _time(seconds: float | None) -> str:

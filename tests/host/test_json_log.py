@@ -14,17 +14,10 @@ import pytest
 from gateway.access.identity import Identity, current_identity
 from gateway.host.json_log import JsonAccessLog, JsonLines
 from gateway.http.current_request import CurrentRequest, current_request
-from gateway.instances.call_log import current_conversation
+from gateway.instances.call_log import Conversation, current_conversation
 
+CONVERSATION = Conversation("sse", "2025-11-25", "client", "1", UUID(int=7))
 REQUEST_ID = "5f3c9e0a1b2c4d5e8f90a1b2c3d4e5f6"
-
-
-class Conversation:
-    transport = "sse"
-    client_name = "client"
-    client_version = "1"
-    protocol_version = "2025-11-25"
-    row_id = UUID(int=7)
 
 
 def line_of(message: str, *arguments: Any, exc_info: Any = None) -> dict[str, Any]:
@@ -47,7 +40,7 @@ def test_record_of_a_request_says_whose_it_is() -> None:
     tokens = [
         (current_request, current_request.set(CurrentRequest("notes", {"type": "http", "headers": headers}))),
         (current_identity, current_identity.set(Identity("ada", "canary-key"))),
-        (current_conversation, current_conversation.set(Conversation())),
+        (current_conversation, current_conversation.set(lambda: CONVERSATION)),
     ]
     try:
         line = line_of("Hello")
