@@ -1,6 +1,7 @@
 """The ASGI application of a host: its outermost layer, which every ASGI server calls.
 
-Lives here: scope types, the host's start and stop as the ASGI server tells of them, and the last resort for errors.
+Lives here: the types of scopes, the host's start and stop when the ASGI server announces them, and the answer to errors
+that nothing else has handled.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Application:
-    """Serves HTTP, follows the lifespan protocol where the ASGI server speaks it, refuses everything else."""
+    """Serves HTTP, follows the lifespan protocol if the ASGI server speaks it, and refuses everything else."""
 
     def __init__(self, host: Host, django: Any) -> None:
         self.host = host
@@ -40,7 +41,7 @@ class Application:
         """Answer one connection."""
         if scope["type"] == "http":
             self.host.ensure_started()
-            # Whoever looks at the request from here on sees the client, not a trusted proxy.
+            # From here on, the request is the client's and not a trusted proxy's.
             scope = self.host.doorkeeper.proxies.client_scope(scope)
             if self._has_lifespan:
                 await self._serve_cancellable(scope, receive, send)
@@ -58,12 +59,12 @@ class Application:
         try:
             await self._http(scope, receive, response.send)
             await response.flush()
-        # The last border: an ASGI server may do anything with an exception (Daphne's checks of its connections end for
-        # good if one leaves after a response has started, server.py:308 of 4.2). Cancellation is none.
+        # No exception may reach the ASGI server, which may do anything with it. Daphne stops checking its connections
+        # for good if an exception comes after a response has started (server.py:308 of 4.2). Cancellation passes.
         except Exception:
             logger.exception("A request failed")
             metrics.request_failures.labels(response.progress).inc()
-            # Whichever route it was: the 500 says nothing that a page may not read.
+            # On every route: the 500 contains nothing that a web page may not read.
             origin = self.host.origin_policy.allowed_origin(scope)
             await response.fail(() if origin is None else readable_headers(origin))
 
@@ -94,11 +95,11 @@ class Application:
             self._requests.discard(task)
 
     def _drain_on_signals(self) -> None:
-        """Begin to drain as soon as the process is told to stop, and see to it that it ends.
+        """Begin to drain as soon as the process is told to stop, and make sure that it ends.
 
-        uvicorn and other servers send `lifespan.shutdown` only after every connection has ended. Event streams do not
-        end by themselves, and for requests that never end these servers wait for ever. So their signals are noticed
-        here too; their own handlers stay.
+        uvicorn and other servers send `lifespan.shutdown` only after every connection has ended, and they wait without
+        a limit. Event streams do not end by themselves. So the signals are noticed here too. The server's own handlers
+        stay in place.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -118,7 +119,7 @@ class Application:
 
 
 class _Response:
-    """What has been sent of one response, and how to end it after an error."""
+    """Notes how much of one response has been sent, and ends it after an error."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -126,7 +127,7 @@ class _Response:
         """Kept until the first body message, as ASGI allows: until then an error can still become a 500."""
         self._headers: Headers = ()
         self.progress = "before_start"
-        """How far it has come: a label of `metrics.request_failures`."""
+        """How far the response has come: a label of `metrics.request_failures`."""
 
     async def send(self, message: Message) -> None:
         """Pass a message on."""
@@ -140,7 +141,7 @@ class _Response:
         await self._send(message)
 
     async def flush(self) -> None:
-        """Pass on a start that is kept."""
+        """Pass on the start, if it is still kept."""
         if self._start is not None:
             start, self._start = self._start, None
             self._headers = start["headers"]
@@ -148,9 +149,9 @@ class _Response:
             await self._send(start)
 
     async def fail(self, headers: Headers) -> None:
-        """End it as well as can be done now. Raises nothing: the connection may be what failed.
+        """End the response as well as is still possible. Raises nothing: the connection itself may have failed.
 
-        `headers` are for a 500, where there can be one.
+        `headers` are for the 500, if one can still be sent.
         """
         try:
             if self.progress == "before_start":
@@ -158,8 +159,8 @@ class _Response:
                 await respond(self._send, 500, b'{"error": "Internal server error"}', b"application/json", headers)
             elif self.progress == "after_start" and self._is_event_stream():
                 await self._send({"type": "http.response.body", "body": b""})
-            # Any other body is left as it is: the server cuts the connection, where an orderly end would tell the
-            # client that half a page is a whole one (RFC 9112 section 8).
+            # Any other body gets no end: the server then cuts the connection. An orderly end would tell the client that
+            # half a page is a whole one (RFC 9112 section 8).
         except Exception:
             logger.debug("The response of a failed request could not be ended", exc_info=True)
 

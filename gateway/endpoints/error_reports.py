@@ -1,7 +1,7 @@
 """Django's error pages, error mails and debug pages, passed through the redactor.
 
-Django hides values whose names look secret. In this project secrets also stand in paths, in Referer, and in other
-values of innocent names: so what is reported is redacted by what it says, too.
+Django hides values whose names look secret. In this project secrets are also in paths, in the Referer header, and in
+values with harmless names. So the text of a report is redacted as well.
 """
 
 import html
@@ -26,13 +26,13 @@ _HIDDEN_NAMES: Final = re.compile(
 
 
 def current_redactor() -> PathRedactor:
-    """The redactor of the running host, or one like it in a process that serves nothing."""
+    """The redactor of the running host. In a process without a host, a new one that knows the same servers."""
     config = GatewayConfig.current()
     return config.host.redactor if config.host is not None else PathRedactor(config.registry.names)
 
 
 class RedactingFilter(SafeExceptionReporterFilter):
-    """Hides more names than Django does, and what the redactor finds in any text."""
+    """Hides the values of more names than Django does, and passes all other values through the redactor."""
 
     hidden_settings = _HIDDEN_NAMES
 
@@ -43,26 +43,26 @@ class RedactingFilter(SafeExceptionReporterFilter):
 
 
 class RedactingReporter(ExceptionReporter):
-    """A report whose whole text has gone through the redactor: messages, source lines, variables, the request."""
+    """An error report. Its whole text goes through the redactor: messages, source lines, variables, the request."""
 
     def get_traceback_html(self) -> SafeString:
         """The debug page, and the HTML part of an error mail."""
         return self._safe(super().get_traceback_html())
 
     def get_traceback_text(self) -> SafeString:
-        """An error mail, and the debug page of clients that take no HTML."""
+        """The text of an error mail, and the debug page for clients that do not accept HTML."""
         return self._safe(super().get_traceback_text())
 
     def _safe(self, text: str) -> SafeString:
-        # What is put in has no markup.
+        # The redactor adds no markup.
         return SafeString(_without_secrets(text, self.request))
 
 
 class RedactErrorPages(MiddlewareMixin):
-    """Middleware: an error page says no secret of the request that it answers. Outermost, so that it sees them all."""
+    """Middleware that removes the secrets of a request from its error page. It is the outermost, to see every page."""
 
     def process_response(self, request: HttpRequest, response: Any) -> HttpResponseBase:
-        """`response`, its text redacted if it tells of an error."""
+        """Redact the text of `response` if it reports an error."""
         is_text = response.headers.get("Content-Type", "").startswith(("text/", "application/json"))
         if response.status_code >= 400 and not response.streaming and is_text:
             text = response.content.decode(response.charset, "replace")
@@ -73,7 +73,7 @@ class RedactErrorPages(MiddlewareMixin):
 
 
 def _without_secrets(text: str, request: HttpRequest | None) -> str:
-    """`text` without what the redactor finds, nor what `request` itself may have brought, however the page shows it."""
+    """`text` without what the redactor finds, and without the secrets in `request`, in every form that pages show."""
     text = current_redactor()(text)
     for secret in sorted(_brought_by(request) if request is not None else (), key=len, reverse=True):
         for shown in {secret, html.escape(secret), repr(secret)[1:-1], quote(secret)}:
@@ -82,7 +82,7 @@ def _without_secrets(text: str, request: HttpRequest | None) -> str:
 
 
 def _brought_by(request: HttpRequest) -> set[str]:
-    """What of a request may be a secret: credentials, cookies, and the parts of its URLs that look like keys."""
+    """The parts of a request that may be secret: credentials, cookies, and parts of its URLs that look like keys."""
     found = {value for cookie in request.COOKIES.values() for value in (cookie, unquote(cookie))}
     found |= {request.META.get(name, "") for name in ("HTTP_MCP_SESSION_ID", "HTTP_LAST_EVENT_ID")}
     found.add(request.META.get("HTTP_AUTHORIZATION", "").rpartition(" ")[2])

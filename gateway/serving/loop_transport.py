@@ -30,6 +30,8 @@ _RESET: Final = struct.pack("ii", 1, 0)
 class LoopTransport(asyncio.Protocol):
     """The transport of one connection. Used on the event loop."""
 
+    __slots__ = ("_connection", "_is_closing", "_is_write_closed", "_taking", "_transport", "socket")
+
     def __init__(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket, connection: Any) -> None:
         """Take over a socket that was accepted for `connection`. The connection begins to read in a later turn."""
         self._connection = connection
@@ -38,7 +40,7 @@ class LoopTransport(asyncio.Protocol):
         """None until the loop has taken the socket."""
         self._is_closing = False
         self._is_write_closed = False
-        self._taking = loop.create_task(self._take(loop, accepted))
+        self._taking: asyncio.Task[None] | None = loop.create_task(self._take(loop, accepted))
 
     async def _take(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> None:
         try:
@@ -47,6 +49,8 @@ class LoopTransport(asyncio.Protocol):
             if self._transport is None:
                 accepted.close()
                 self._connection.connectionLost(error)
+        finally:
+            self._taking = None
 
     # Called by the connection
 

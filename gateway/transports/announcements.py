@@ -1,4 +1,4 @@
-"""Telling connected clients that a server's lists may have changed, as the host itself does after a reload."""
+"""The messages that tell clients that a server's lists may have changed. The host sends them after a reload."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ EVENTS: Final[tuple[ServerEvent, ...]] = (ToolsListChanged(), PromptsListChanged
 
 
 def list_changed_messages() -> list[JSONRPCNotification]:
-    """The handshake era's notifications: on every session, unasked."""
+    """The notifications for sessions of the handshake era, whose clients get them without asking."""
     return [
         JSONRPCNotification(jsonrpc="2.0", method=f"notifications/{kind}/list_changed")
         for kind in ("tools", "prompts", "resources")
@@ -30,9 +30,9 @@ def list_changed_messages() -> list[JSONRPCNotification]:
 
 
 def listen_frames(body: Any) -> Iterator[bytes]:
-    """The frames that a 2026-07-28 `subscriptions/listen` request, as decoded JSON, asked to get for the same events.
+    """The events for a client that listens. `body` is its `subscriptions/listen` request as decoded JSON.
 
-    Spec 2026-07-28 server/subscriptions: only what was asked for, each with the id of the request.
+    Spec 2026-07-28 server/subscriptions: a client gets only what it asked for, with the id of its request.
     """
     try:
         request = JSONRPCRequest.model_validate(body)

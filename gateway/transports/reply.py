@@ -1,7 +1,7 @@
-"""One POST and its answer: plain JSON if nothing comes before the result, an event stream as soon as something does.
+"""The answer to one POST: JSON if nothing comes before the result, and an event stream otherwise.
 
-The lane decides, by what the handler does; the host's loop does the HTTP. The SDK (mcp 2.3) always streams in the
-handshake era, at a third of the speed, or never, which loses notifications.
+What the handler does decides this, in the lane. The host's loop writes the response. The SDK (mcp 2.3) either streams
+every answer of the handshake era, at a third of the speed, or none, which loses notifications.
 
 Spec: 2025-11-25 basic/transports#sending-messages-to-the-server, rule 5: either content type may answer a request.
 """
@@ -21,7 +21,7 @@ from gateway.transports.event_stream import EventStream
 from gateway.waiting import wait_for
 
 WATCH_AFTER_SECONDS: Final = 1.0
-"""Most answers come sooner; only after this is a task spent on noticing that the client has left."""
+"""After so long a task begins to watch whether the client leaves. Most answers come sooner and need none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class Answer:
 
 
 class Reply:
-    """The answer to one POST, undecided at first.
+    """The answer to one POST. At first it is open whether it will be JSON or a stream.
 
-    `answer` and `open_stream` may be called from any thread; the first call of either decides.
+    `answer` and `open_stream` may be called from any thread. The first call of either decides.
     """
 
     def __init__(self, make_stream: Callable[[], EventStream], send: Send, headers: Headers = ()) -> None:
@@ -54,7 +54,7 @@ class Reply:
         self.is_stream = False
         """Whether the answer is an event stream."""
         self.on_silence: Callable[[], object] | None = None
-        """Called on the host's loop when the answer became a stream because nothing was decided for too long."""
+        """Called on the host's loop when the answer has become a stream because nothing was decided in time."""
 
     @property
     def stream(self) -> EventStream:
@@ -75,7 +75,7 @@ class Reply:
             stream.close()
 
     def answer(self, answer: Answer) -> bool:
-        """Answer with a whole response. False if the answer is a stream already, and this belongs on it."""
+        """Answer with a whole response. Returns False if the answer is a stream already: then write to that."""
         with self._lock:
             if self.is_stream:
                 return False
@@ -84,7 +84,7 @@ class Reply:
         return True
 
     def open_stream(self) -> None:
-        """Answer with an event stream, which is written to from now on."""
+        """Answer with an event stream."""
         with self._lock:
             self.is_stream = self._answer is None
         self._notify()
@@ -101,10 +101,10 @@ class Reply:
     async def run(
         self, receive: Receive, *, silence_seconds: float, counted: Callable[[], AbstractContextManager[object]]
     ) -> bool:
-        """Answer the client. Returns whether it got its whole answer; False when it left first or did not read.
+        """Answer the client. Returns False if it left before it had its whole answer, or did not read it.
 
         An answer that takes longer than `silence_seconds` is streamed, so that comments keep its connection open.
-        `counted` is entered while the answer is a stream.
+        While the answer is a stream, `counted` is entered.
         """
         started = time.monotonic()
         await wait_for(self._decided, min(WATCH_AFTER_SECONDS, silence_seconds))
@@ -128,7 +128,7 @@ class Reply:
         return not (self.stream.was_left or self.stream.was_slow)
 
     async def _wait_watching(self, receive: Receive, seconds: float) -> bool:
-        """Wait for the decision while watching the client; False when it has left."""
+        """Wait for the decision, and watch the client meanwhile. Returns False if it has left."""
         watcher = asyncio.create_task(_until_disconnect(receive))
         try:
             await asyncio.wait({self._decided, watcher}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

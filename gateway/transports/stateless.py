@@ -1,12 +1,12 @@
-"""Streamable HTTP of 2026-07-28: every POST is complete in itself, there are no sessions.
+"""Streamable HTTP of 2026-07-28: every POST is complete in itself, and there are no sessions.
 
-Lives here: one such request in the instance's lane, from its checks to its answer. Not here: HTTP (`endpoints`), and
-whether the answer is JSON or a stream (`reply`).
+Lives here: handling one request in the instance's lane, from its checks to its answer. Not here: HTTP (`endpoints`),
+and whether the answer is JSON or a stream (`reply`).
 
 Spec: 2026-07-28 basic/transports/streamable-http. The steps, their order and their errors are those of the SDK's own
-handler (mcp 2.3, `server/_streamable_http_modern.py`, private), made of the SDK's public parts. The handler itself is
-not called: the public way to it, `StreamableHTTPSessionManager`, enters the server's lifespan once more for each
-instance, and it spends three tasks and a memory stream on each request, where `Reply` has done that work already.
+handler (mcp 2.3, `server/_streamable_http_modern.py`, which is private). They are made of the SDK's public parts. The
+SDK's handler cannot be used: the public way to it, `StreamableHTTPSessionManager`, enters the server's lifespan once
+more for each instance. It also spends three tasks and a memory stream on each request, whose work `Reply` does already.
 """
 
 import asyncio
@@ -100,9 +100,9 @@ class StatelessCall:
         self._running.lane.post(self._start_in_lane)
 
     def cancel(self) -> None:
-        """Cancel the handler: the client closed the response, which in this protocol means that it cancels.
+        """Cancel the handler. The client has closed the response, which cancels the request in this protocol.
 
-        Spec 2026-07-28 basic/utilities/cancellation. A second call changes nothing: the handler is cleaning up.
+        Spec 2026-07-28 basic/utilities/cancellation. A second call changes nothing, so that the handler can clean up.
         """
         if self._is_cancelled:
             return
@@ -110,16 +110,16 @@ class StatelessCall:
         self._task.add_done_callback(lambda task: self._running.lane.post(task.result().cancel))
 
     def end(self, error: GatewayError) -> None:
-        """Cancel the handler and answer with `error`, where the answer is not a stream already."""
+        """Cancel the handler, and answer with `error` unless the answer is a stream already."""
         status, body, headers = count_refusal(error, as_message=True)
         if not self._reply.answer(Answer(body, status, headers=headers)):
             self._reply.stream.cut()
         self.cancel()
 
     def announce(self) -> None:
-        """Tell the client of a `subscriptions/listen` request that the server's lists may have changed, and end it.
+        """Tell a client that listens that the server's lists may have changed, and end its request.
 
-        It listens to code that is going away. Spec 2026-07-28: a client whose stream ended listens again.
+        It listens to code that is going away. Spec 2026-07-28: a client whose stream has ended listens again.
         """
         for chunk in listen_frames(self._body):
             self._reply.stream.write(chunk)
@@ -185,7 +185,7 @@ class StatelessCall:
                 lifespan_state=self._running.lifespan_state,
             )
         except Exception as error:
-            # The SDK's table for this era; what it does not know is logged there and told in general words.
+            # The SDK has a table of errors for this era. It logs others, and gives them a general message.
             self._refuse(modern_error_data(error))
             return
         try:
@@ -199,7 +199,7 @@ class StatelessCall:
     async def _find_route(
         self, request: JSONRPCRequest, headers: Headers
     ) -> InboundModernRoute | InboundLadderRejection:
-        """Check the head against the body, step by step."""
+        """Check the headers against the body, step by step, and return how to handle the request or why not."""
         duplicated = find_duplicated_routing_header(headers.items())
         if duplicated is not None:
             return InboundLadderRejection(code=HEADER_MISMATCH, message=f"{duplicated} header appears more than once")
@@ -215,7 +215,7 @@ class StatelessCall:
         """Compare `Mcp-Param-*` headers with the arguments, by the input schema of the called tool."""
         name, arguments = params.get("name"), params.get("arguments")
         if not isinstance(name, str) or not isinstance(arguments, dict | None):
-            return None  # malformed: the handler's side says so
+            return None  # it is malformed, and the SDK will answer that
         await self._running.prepare_tool_schema(name)
         try:
             schema = self._running.server.get_tool_input_schema(name)  # type: ignore[misc]  # the proxy always has one
@@ -225,7 +225,7 @@ class StatelessCall:
         return None if schema is None else validate_mcp_param_headers(schema, arguments or {}, headers)
 
     def _acknowledge(self, body: dict[str, Any]) -> None:
-        """Answer a notification: 202, and dropped. This protocol has none that a client could send here."""
+        """Answer a notification with 202 and drop it. In this protocol clients have nothing to notify a server of."""
         try:
             JSONRPCNotification.model_validate(body)
         except ValidationError:
@@ -261,7 +261,7 @@ class StatelessCall:
         self._reply.open_stream()
         stream.write(frame(b"message", json_body(message)))
         if stream.must_wait:
-            # A client that has gone or does not read ends the request, and with it this task.
+            # If the client has left or does not read, the request is cancelled, and this task with it.
             with contextlib.suppress(StreamClosed):
                 await stream.wait_for_room()
 

@@ -1,6 +1,6 @@
-"""The stateless requests that are being handled now: whom a reload, an operator or a shutdown has to tell.
+"""The stateless requests that are being handled now. A reload, an operator or a shutdown may have to tell or end them.
 
-Lives here: which there are, by server. Not here: sessions (`sessions`), what becomes of one (`stateless`).
+Lives here: the open requests by server. Not here: handling one (`stateless`), and sessions (`sessions`).
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class StatelessCalls:
 
     @contextmanager
     def open(self, call: StatelessCall) -> Iterator[StatelessCall]:
-        """Keep `call` within reach inside the block."""
+        """Count `call` as open inside the block."""
         calls = self._by_server.setdefault(call.server_name, set())
         calls.add(call)
         try:
@@ -27,18 +27,18 @@ class StatelessCalls:
             calls.discard(call)
 
     def announce(self, server_name: str) -> None:
-        """Tell those who listen to a server that its lists may have changed."""
+        """Tell the clients that listen to a server that its lists may have changed."""
         for call in self._of(server_name):
             if call.is_listening:
                 call.announce()
 
     def end(self, server_name: str, error: GatewayError) -> None:
-        """End the requests of a server that is not served any more; `error` is their answer."""
+        """End the requests of a server that is no longer served, and answer them with `error`."""
         for call in self._of(server_name):
             call.end(error)
 
     def stop_listening(self) -> None:
-        """End the requests that would go on for ever: the host is to stop."""
+        """End the requests that listen, because the host is stopping. They would never end by themselves."""
         for server_name in self._by_server:
             for call in self._of(server_name):
                 if call.is_listening:

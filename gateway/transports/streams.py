@@ -1,4 +1,4 @@
-"""The open event streams of this process: what the gauge counts, and who gets a comment when silent."""
+"""The open event streams of this process: counts them, keeps silent ones open, and ends slow ones."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ class Streams:
 
     @contextmanager
     def open(self, stream: EventStream, server_name: str) -> Iterator[EventStream]:
-        """Count `stream` as open inside the block. Signals are sent on both ends, so the gauge cannot drift."""
+        """Count `stream` as open inside the block. A signal is sent at each end of it, so the gauge cannot drift."""
         self._open.add(stream)
         signals.stream_opened.send_robust(Streams, server_name=server_name)
         try:
@@ -28,9 +28,9 @@ class Streams:
                 metrics.slow_readers.labels(server_name).inc()
 
     def keep_up(self, silence_seconds: float) -> None:
-        """Send comments where nothing was sent for so long, and end streams whose clients are too slow.
+        """Send a comment on each stream that was silent for `silence_seconds`. End streams whose clients are too slow.
 
-        One clock serves all streams; a stream has no timer of its own.
+        Call it regularly. One clock for all streams costs less than a timer for each.
         """
         now = time.monotonic()
         for stream in list(self._open):
