@@ -48,8 +48,11 @@ REFERENCE: Final = Host(
     "reference", "SDK on uvicorn", (*_UVICORN, "tests.benchmarks.reference:application"), is_ours=False
 )
 FLOOR: Final = Host("floor", "the floor", ("-m", "tests.benchmarks.floor", "{port}"), is_ours=False)
-DAPHNE: Final = Host("daphne", "project on Daphne", (*_DAPHNE, "gumcp_site.asgi:application"), (_MIGRATE,))
-UVICORN: Final = Host("uvicorn", "project on uvicorn", (*_UVICORN, "gumcp_site.asgi:application"), (_MIGRATE,))
+_ROOM: Final = {"GUMCP_MAX_SESSIONS_PER_KEY": "1000000", "GUMCP_MAX_SESSIONS_PER_ADDRESS": "1000000"}
+"""The load client is one address, and may hold thousands of sessions."""
+
+DAPHNE: Final = Host("daphne", "project on Daphne", (*_DAPHNE, "gumcp_site.asgi:application"), (_MIGRATE,), _ROOM)
+UVICORN: Final = Host("uvicorn", "project on uvicorn", (*_UVICORN, "gumcp_site.asgi:application"), (_MIGRATE,), _ROOM)
 
 _UNLIMITED: Final = "1000000000/minute"
 """Counted like any limit, and never reached."""
@@ -59,8 +62,6 @@ _KEYS: Final = {
     "GUMCP_LIMIT_REQUESTS_PER_KEY": _UNLIMITED,
     "GUMCP_LIMIT_REQUESTS_PER_ADDRESS": _UNLIMITED,
     "GUMCP_LIMIT_CALLS_PER_KEY": _UNLIMITED,
-    "GUMCP_MAX_SESSIONS_PER_KEY": "1000000",
-    "GUMCP_MAX_SESSIONS_PER_ADDRESS": "1000000",
 }
 _ISSUE: Final = ("-m", "tests.benchmarks.issue_keys")
 
