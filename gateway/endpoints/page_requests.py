@@ -34,7 +34,7 @@ MAX_WAITING: Final = 100
 CHECK_SECONDS: Final = 10.0
 """How long a check may take; beyond it 503."""
 
-_UNAVAILABLE: Final = "The database cannot be used now, so the operator cannot be checked. Try again later."
+_UNAVAILABLE: Final = "The database cannot be used now, and operators are checked and recorded in it. Try again later."
 
 
 class PageRequests:

@@ -49,8 +49,8 @@ from gateway.jsonrpc import JSONRPCMessage, message_from
 from gateway.transports.console import ConsoleTransport
 from gateway.transports.sessions import Session
 
-LOOK_SECONDS: Final = 30.0
-"""How often the operator of an open session is checked again."""
+LOOK_SECONDS: Final = 20.0
+"""How often an operator is checked again. With the time that a check may take, who logs out is cut within 30 s."""
 
 IDLE: Final = "it was not used for too long"
 """Why a session ended whose page was left open."""

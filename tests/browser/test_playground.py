@@ -17,8 +17,6 @@ from tests.support.processes import BUNDLED_SERVERS, ROOT, manage, until
 
 SERVERS = f"{BUNDLED_SERVERS}:{ROOT / 'tests' / 'servers' / 'forms'}"
 
-expect.set_options(timeout=within(WAIT_SECONDS) * 1000)
-
 
 @pytest.fixture(scope="module")
 def host(start_host: StartHost) -> Iterator[HostProcess]:
@@ -32,6 +30,7 @@ def host(start_host: StartHost) -> Iterator[HostProcess]:
 
 @pytest.fixture(scope="module")
 def operator(host: HostProcess) -> Iterator[Visitor]:
+    expect.set_options(timeout=within(WAIT_SECONDS) * 1000)
     with running_browser() as browser:
         visitor = Visitor(browser, host.base_url)
         visitor.log_in("root", "root-password")
@@ -71,7 +70,9 @@ class Playground:
         self.field(name).locator("input, textarea").fill(text)
 
     def errors(self) -> list[str]:
-        return [text for text in self.panel.locator(".fields .field-error").all_inner_texts() if text]
+        """The errors beside the fields, without what browsers say of JSON in words of their own."""
+        texts = self.panel.locator(".fields .field-error").all_inner_texts()
+        return [text.partition(":")[0] for text in texts if text]
 
 
 def test_form_makes_arguments_of_every_kind_and_shows_errors_beside_the_fields(operator: Visitor) -> None:
@@ -89,7 +90,7 @@ def test_form_makes_arguments_of_every_kind_and_shows_errors_beside_the_fields(o
         "A whole number is needed.",
         "Enter a value.",  # the city: its object is not left out
         "Enter at least 1 (0 now).",
-        "This is not JSON: Expected property name or '}' in JSON at position 1 (line 1 column 2)",
+        "This is not JSON",
     ]
     expect(playground.field("title").locator("textarea")).to_be_focused()
     expect(playground.page.locator(".run")).to_have_count(0)
