@@ -43,15 +43,19 @@ def playground(request: HttpRequest) -> HttpResponseBase:
     needs_key = conf.auth_mode == "keys"
     servers = GatewayConfig.current().registry.names
     chosen, search = request.GET.get("key", ""), request.GET.get("q", "").strip()
-    rows = _valid_keys(search or chosen) if needs_key else []
+    rows = _valid_keys(search) if needs_key else []
+    is_long = len(rows) > MAX_OFFERED_KEYS
+    offered = rows[:MAX_OFFERED_KEYS]
+    if needs_key and chosen not in [key.public for key in offered]:
+        offered = [key for key in _valid_keys(chosen) if key.public == chosen] + offered
     context = {
         **admin.site.each_context(request),
         "title": "Playground",
         "servers": servers,
         "server": request.GET.get("server", ""),
         "needs_key": needs_key,
-        "keys": [_offer(key) for key in rows[:MAX_OFFERED_KEYS]],
-        "is_long": len(rows) > MAX_OFFERED_KEYS,
+        "keys": [_offer(key) for key in offered],
+        "is_long": is_long,
         "chosen": chosen,
         "search": search,
         "username": request.user.get_username(),

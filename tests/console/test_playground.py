@@ -10,10 +10,12 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client, override_settings
 from django.utils import timezone
 
+from gateway.access.models import ApiKey
 from gateway.access.store import issue_key, revoke_keys
 from gateway.apps import GatewayConfig
 from gateway.catalog.discovery import discover
 from gateway.catalog.registry import Registry
+from gateway.records.models import ServerRecord
 from tests.support.processes import BUNDLED_SERVERS
 
 pytestmark = pytest.mark.django_db
@@ -84,6 +86,20 @@ def test_valid_keys_are_offered_by_their_public_part_with_the_servers_they_are_f
 
 
 @KEYS
+def test_pages_of_servers_and_keys_lead_those_to_the_playground_who_may_use_it() -> None:
+    key, _ = issue_key(User.objects.create_user("ada"))
+    server = ServerRecord.objects.create(name="time", status="loaded", loaded_at=timezone.now())
+    pages = (f"/admin/records/serverrecord/{server.pk}/change/", f"/admin/access/apikey/{key.pk}/change/")
+    links = (f'href="{PAGE}?server=time"', f'href="{PAGE}?key={key.public}"')
+    views = ("view_serverrecord", "view_apikey")
+    for may_run, operator in ((True, logged_in("uma", "run_as", *views)), (False, logged_in("otto", *views))):
+        for page, link in zip(pages, links, strict=True):
+            assert (link in operator.get(page).content.decode()) == may_run
+    revoke_keys([key])
+    assert PAGE + "?key" not in logged_in("iris", "run_as", *views).get(pages[1]).content.decode()
+
+
+@KEYS
 def test_keys_are_searched_if_there_are_more_than_are_offered(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.console.playground.MAX_OFFERED_KEYS", 2)
     for name in ("ada", "bob", "eve"):
@@ -91,5 +107,8 @@ def test_keys_are_searched_if_there_are_more_than_are_offered(client: Client, mo
     page = client.get(PAGE).content.decode()
     assert ("ada (" in page, "bob (" in page, "eve (" in page) == (True, True, False)
     assert "Only the 2 keys" in page
+    eve = ApiKey.objects.get(user__username="eve")
+    page = client.get(f"{PAGE}?key={eve.public}").content.decode()
+    assert ("ada (" in page, f'<option value="{eve.public}" data-servers="" selected>' in page) == (True, True)
     page = client.get(f"{PAGE}?q=EVE").content.decode()
     assert ("ada (" in page, "eve (" in page) == (False, True)
