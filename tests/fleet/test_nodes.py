@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 from mcp import Client
 from mcp.client.sse import sse_client
@@ -113,6 +114,7 @@ def test_node_that_drains_leaves_the_ring_and_no_request_fails(fleet: Topology, 
     staying, process = fleet.nodes[0], leaving.process
     assert process is not None
     statuses: list[int] = []
+    sessions = [(user, opened_session(fleet, user)) for user in map("deploy-{}".format, range(8))]
 
     def call(number: int) -> None:
         while process.poll() is None or others_of(staying) != "none":
@@ -125,6 +127,7 @@ def test_node_that_drains_leaves_the_ring_and_no_request_fails(fleet: Topology, 
             done.result()
     assert process.returncode == 0
     assert set(statuses) == {200}
+    assert [post(fleet, user, PING, session)[0] for user, session in sessions] == [200] * 8
 
 
 def test_users_of_a_node_that_dies_are_told_to_try_again_and_soon_served_by_another(
@@ -133,7 +136,9 @@ def test_users_of_a_node_that_dies_are_told_to_try_again_and_soon_served_by_anot
     staying = fleet.nodes[0]
     ring = Ring([staying.name, leaving.name])
     victim = next(user for user in map("death-{}".format, range(200)) if owner(ring, user) == leaving.name)
-    assert post(staying, victim, initialize_message())[0] == 200
+    known = kept_sessions(fleet)
+    session = opened_session(staying, victim)
+    until(lambda: kept_sessions(fleet) > known)
     for process in [psutil.Process(leaving.pid), *psutil.Process(leaving.pid).children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -144,6 +149,29 @@ def test_users_of_a_node_that_dies_are_told_to_try_again_and_soon_served_by_anot
     assert answers[0][0] in (200, 502, 503)
     assert {retry_after for status, retry_after, _ in answers if status == 503} <= {"2"}
     assert max(seconds for _, _, seconds in answers) < within(2)
+    # The session that it had with the dead node goes on, once all workers know that the node is dead.
+    statuses: list[int] = []
+    until(lambda: statuses.append(post(staying, victim, PING, session)[0]) or statuses[-1] == 200)
+    assert set(statuses) <= {200, 502, 503}
+
+
+PING = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+
+
+def kept_sessions(fleet: Topology) -> int:
+    with psycopg.connect(fleet.database_url) as database:
+        row = database.execute("SELECT count(*) FROM records_restorablesession").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def opened_session(node: Node | Topology, user: str) -> dict[str, str]:
+    """The headers of a session."""
+    status, headers, _ = post(node, user, initialize_message())
+    assert status == 200
+    session = {"Mcp-Session-Id": str(headers["Mcp-Session-Id"])}
+    assert post(node, user, {"jsonrpc": "2.0", "method": "notifications/initialized"}, session)[0] == 202
+    return session
 
 
 def owner(ring: Ring, user: str) -> str:
