@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PARALLEL := --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix wheel screenshots bench profile faults promises soak hostile clean
+.PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix fleet wheel screenshots bench profile faults promises soak hostile clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
