@@ -1,0 +1,386 @@
+"""Several machines: what a relay costs, what Redis and PostgreSQL cost when they stop, and whether state stays whole.
+
+    python -m tests.evidence.fleet keys       # latency of relays, Redis stopped and killed, revocation, a canary key
+    python -m tests.evidence.fleet open       # pairs of every era on new connections, PostgreSQL stopped
+    python -m tests.evidence.fleet clients    # conformance and the official clients through two nodes
+
+Prints figures; exit status 1 if a claim does not hold. Runs by hand: it needs nginx, Redis and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from gateway.access.keys import public_part
+from gateway.fleet.ring import Ring
+from tests.fleet.topology import Topology, program, running_topology
+from tests.support.processes import ROOT, until
+from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, initialize_message
+
+SERVER: Final = "simple-tools-server"
+USERS: Final = 50
+PAIR_SECONDS: Final = 60.0
+RELAYED_CALLS: Final = 1500
+
+ISSUE: Final = """
+import sys
+from django.contrib.auth.models import User
+from gateway.access.keys import make_key
+from gateway.access.models import ApiKey
+for number in range(50):
+    new = make_key()
+    user, _ = User.objects.get_or_create(username=f"user-{number}")
+    ApiKey.objects.create(user=user, public=new.public, digest=new.digest)
+    print(new.text)
+"""
+
+REVOKE: Final = """
+from django.utils import timezone
+from gateway.access.models import ApiKey
+print(ApiKey.objects.filter(public="{public}").update(revoked_at=timezone.now()))
+"""
+
+COUNT: Final = """
+from gateway.records.models import InstanceRecord
+rows = InstanceRecord.objects.filter(user_id__startswith="pair")
+print(rows.count(), rows.values("user_id").distinct().count())
+"""
+
+
+class Caller:
+    """One connection that is kept."""
+
+    def __init__(self, base_url: str, user: str) -> None:
+        address, port = base_url.removeprefix("http://").split(":")
+        self._connection = http.client.HTTPConnection(address, int(port), timeout=30)
+        self._path = f"/{SERVER}/{user}"
+        self._ids = itertools.count(1)
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._connection.close()
+
+    def post(self, message: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any, bytes]:
+        self._connection.request("POST", self._path, json.dumps(message), {**ACCEPT_BOTH, **headers})
+        response = self._connection.getresponse()
+        return response.status, response.headers, response.read()
+
+    def delete(self, session_id: str) -> None:
+        self._connection.request("DELETE", self._path, headers={"Mcp-Session-Id": session_id})
+        self._connection.getresponse().read()
+
+    def stateless(self, tool: str, **arguments: str) -> tuple[int, bytes]:
+        """Call a tool in the newest era: one request."""
+        meta = {
+            f"{META}protocolVersion": STATELESS,
+            f"{META}clientInfo": {"name": "evidence", "version": "1"},
+            f"{META}clientCapabilities": {},
+        }
+        message = {
+            "jsonrpc": "2.0",
+            "id": next(self._ids),
+            "method": "tools/call",
+            "params": {"name": tool, "arguments": arguments, "_meta": meta},
+        }
+        headers = {"MCP-Protocol-Version": STATELESS, "Mcp-Method": "tools/call", "Mcp-Name": tool}
+        status, _, body = self.post(message, headers)
+        return status, body
+
+    def in_session(self, tool: str, **arguments: str) -> tuple[int, bytes]:
+        """Call a tool in a session of its own."""
+        status, headers, body = self.post(initialize_message(), {})
+        if status != 200:
+            return status, body
+        session = {"Mcp-Session-Id": headers["Mcp-Session-Id"], "MCP-Protocol-Version": "2025-11-25"}
+        self.post({"jsonrpc": "2.0", "method": "notifications/initialized"}, session)
+        call = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
+        status, _, body = self.post(call, session)
+        self.delete(session["Mcp-Session-Id"])
+        return status, body
+
+
+def call_over_sse(base_url: str, user: str, tool: str, **arguments: str) -> tuple[int, bytes]:
+    """Call a tool over a stream of its own."""
+    address, port = base_url.removeprefix("http://").split(":")
+    with contextlib.closing(http.client.HTTPConnection(address, int(port), timeout=30)) as connection:
+        connection.request("GET", f"/{SERVER}/{user}", headers={"Accept": "text/event-stream"})
+        stream = connection.getresponse()
+        if stream.status != 200:
+            return stream.status, b""
+
+        def event() -> bytes:
+            while not (line := stream.readline()).startswith(b"data:"):
+                if not line:
+                    raise ConnectionError("the stream has ended")
+            return line[5:].strip()
+
+        endpoint = event().decode()
+        for message in (
+            initialize_message(),
+            {"jsonrpc": "2.0", "method": "notifications/initialized"},
+            {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": tool, "arguments": arguments}},
+        ):
+            with contextlib.closing(http.client.HTTPConnection(address, int(port), timeout=30)) as other:
+                other.request("POST", endpoint, json.dumps(message), {"Content-Type": "application/json"})
+                if (status := other.getresponse().status) != 202:
+                    return status, b""
+            if "id" in message:
+                answer = event()
+        return 200, answer
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def told(name: str, values: list[float]) -> None:
+    milliseconds = [value * 1000 for value in values]
+    print(f"  {name}: p50 {percentile(milliseconds, 0.5):.2f} ms, p99 {percentile(milliseconds, 0.99):.2f} ms")
+
+
+# -- With keys -------------------------------------------------------------------------------------------------------
+
+
+def measure_relays(topology: Topology, keys: list[str]) -> None:
+    ring = Ring(sorted(node.name for node in topology.nodes))
+    user = next(f"user-0:{key}" for key in keys[:1])
+    owner = ring.owner(f"{SERVER}/{keys[0]}".encode())
+    times: dict[str, list[float]] = {"to the owner's node": [], "to the other node": []}
+    with contextlib.ExitStack() as stack:
+        callers = {
+            name: [stack.enter_context(Caller(node.base_url, user)) for _ in range(4)]
+            for name, node in (
+                ("to the owner's node", next(node for node in topology.nodes if node.name == owner)),
+                ("to the other node", next(node for node in topology.nodes if node.name != owner)),
+            )
+        }
+        for number in range(RELAYED_CALLS):
+            for name, connections in callers.items():
+                started = time.perf_counter()
+                status, _ = connections[number % 4].stateless("retrieve-data", key="x")
+                times[name].append(time.perf_counter() - started)
+                assert status == 200
+    for name, values in times.items():
+        told(f"call {name}", values[100:])
+
+
+@contextlib.contextmanager
+def load(topology: Topology, keys: list[str]) -> Iterator[tuple[list[float], Counter[int]]]:
+    """Calls of four users at once, through nginx, each on a connection of its own."""
+    times: list[float] = []
+    statuses: Counter[int] = Counter()
+    is_over = threading.Event()
+
+    def call(number: int) -> None:
+        with Caller(topology.base_url, f"user-{number}:{keys[number]}") as caller:
+            while not is_over.is_set():
+                started = time.perf_counter()
+                status, _ = caller.stateless("retrieve-data", key="x")
+                times.append(time.perf_counter() - started)
+                statuses[status] += 1
+                time.sleep(0.005)
+
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(call, number) for number in range(4)]
+        try:
+            yield times, statuses
+        finally:
+            is_over.set()
+        for done in calls:
+            done.result()
+
+
+def stop_redis(topology: Topology, keys: list[str]) -> bool:
+    assert topology.redis is not None
+    holds = True
+    with load(topology, keys) as (times, statuses):
+        time.sleep(5)
+        before = len(times)
+        topology.redis.send_signal(signal.SIGSTOP)
+        time.sleep(3)
+        victim = f"user-9:{keys[9]}"
+        with Caller(topology.base_url, victim) as caller:
+            assert caller.stateless("retrieve-data", key="x")[0] == 200
+            revoke = REVOKE.format(public=public_part(keys[9]))
+            done = topology.manage("shell", "--no-imports", "-c", revoke)
+            assert done.stdout.strip() == "1", (done.stdout, done.stderr)
+            started = time.monotonic()
+            while caller.stateless("retrieve-data", key="x")[0] != 401:
+                time.sleep(0.02)
+            print(f"  key refused {time.monotonic() - started:.2f} s after its revocation, Redis being stopped")
+        time.sleep(4)
+        topology.redis.send_signal(signal.SIGCONT)
+        during = len(times)
+        time.sleep(3)
+        topology.redis.kill()
+        time.sleep(4)
+    told("calls before", times[:before])
+    told("calls while Redis was stopped", times[before:during])
+    told("calls after, Redis killed meanwhile", times[during:])
+    print(f"  statuses: {dict(statuses)}")
+    holds &= set(statuses) == {200}
+    return holds
+
+
+def look_for_canary(topology: Topology, key: str) -> bool:
+    secret = key.encode()
+    places: dict[str, bytes] = {}
+    dump = subprocess.run(
+        [str(program("pg_dump")), topology.database_url.replace("postgres://", "postgresql://")], capture_output=True
+    )
+    places["rows"] = dump.stdout
+    assert len(dump.stdout) > 10_000, dump.stderr
+    for path in topology.folder.rglob("*log*"):
+        if path.is_file():
+            places[f"log {path.relative_to(topology.folder)}"] = path.read_bytes()
+    for node in topology.nodes:
+        for process in [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]:
+            places[f"environment of {process.pid}"] = Path(f"/proc/{process.pid}/environ").read_bytes()
+    found = [place for place, content in places.items() if secret in content]
+    print(
+        f"  canary key looked for in {len(places)} places, {sum(map(len, places.values())) >> 10} KiB: {found or 'nowhere'}"
+    )
+    return not found
+
+
+def look_in_redis(topology: Topology, key: str, work: Callable[[], object]) -> bool:
+    """Whether the key travels to Redis, by MONITOR; prints how many commands the work caused."""
+    client = [str(program("redis-cli")), "-p", str(topology.redis_port), "monitor"]
+    with subprocess.Popen(client, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as monitor:
+        time.sleep(0.5)
+        work()
+        time.sleep(0.5)
+        monitor.terminate()
+        assert monitor.stdout is not None
+        seen = monitor.stdout.read()
+    print(f"  Redis saw {len(seen.splitlines())} commands, {'WITH' if key.encode() in seen else 'without'} the key")
+    return key.encode() not in seen
+
+
+def with_keys(folder: Path) -> bool:
+    limits = {"GUMCP_LIMIT_REQUESTS_PER_KEY": "100000/minute", "GUMCP_LIMIT_CALLS_PER_KEY": "100000/minute"}
+    limits["GUMCP_LIMIT_REQUESTS_PER_ADDRESS"] = "1000000/minute"
+    with running_topology(folder, GUMCP_AUTH="keys", **limits) as topology:
+        keys = topology.manage("shell", "--no-imports", "-c", ISSUE).stdout.split()
+        assert len(keys) == USERS
+        holds = look_in_redis(topology, keys[0], lambda: measure_relays(topology, keys))
+        holds &= stop_redis(topology, keys)
+        return look_for_canary(topology, keys[0]) and holds
+
+
+# -- Without keys ----------------------------------------------------------------------------------------------------
+
+
+def count_pairs(topology: Topology) -> bool:
+    misses, pairs, ends_at = Counter[str](), Counter[str](), time.monotonic() + PAIR_SECONDS
+    bases = [node.base_url for node in topology.nodes] + [topology.base_url]
+
+    def call(era: str, base: str, user: str, tool: str, **arguments: str) -> bytes:
+        if era == "sse":
+            return call_over_sse(base, user, tool, **arguments)[1]
+        with Caller(base, user) as caller:
+            if era == "2026-07-28":
+                return caller.stateless(tool, **arguments)[1]
+            return caller.in_session(tool, **arguments)[1]
+
+    def work(thread: int) -> None:
+        choose = random.Random(thread)
+        for number in itertools.count():
+            if time.monotonic() >= ends_at:
+                return
+            era = choose.choice(["sse", "2025-11-25", "2026-07-28"])
+            user, value = f"pair-{choose.randrange(USERS)}:key", f"{thread}-{number}"
+            user = user.replace(":key", f":key-{user}")
+            call(era, choose.choice(bases), user, "store-data", key=f"k{thread}", value=value)
+            era_again = choose.choice(["sse", "2025-11-25", "2026-07-28"])
+            answer = call(era_again, choose.choice(bases), user, "retrieve-data", key=f"k{thread}")
+            pairs[era] += 1
+            if value.encode() not in answer:
+                misses[f"{era} then {era_again}"] += 1
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work, thread) for thread in range(8)]:
+            done.result()
+    time.sleep(2)
+    rows = topology.manage("shell", "--no-imports", "-c", COUNT).stdout.split()
+    print(
+        f"  {sum(pairs.values())} pairs in {PAIR_SECONDS:.0f} s {dict(pairs)}: {sum(misses.values())} misses {dict(misses)}"
+    )
+    print(f"  {rows[0]} instances of {rows[1]} users")
+    return not misses and rows[0] == rows[1]
+
+
+def stop_postgresql(topology: Topology) -> bool:
+    assert topology.database is not None
+    session: dict[str, str]
+    with Caller(topology.base_url, "live:key") as caller:
+        _, headers, _ = caller.post(initialize_message(), {})
+        session = {"Mcp-Session-Id": headers["Mcp-Session-Id"], "MCP-Protocol-Version": "2025-11-25"}
+        processes = [psutil.Process(topology.database.pid), *psutil.Process(topology.database.pid).children()]
+        for process in processes:
+            process.suspend()
+        times, statuses = [], Counter[int]()
+        ends_at = time.monotonic() + 10
+        while time.monotonic() < ends_at:
+            started = time.perf_counter()
+            ping = {"jsonrpc": "2.0", "id": 5, "method": "tools/list"}
+            statuses[caller.post(ping, session)[0]] += 1
+            times.append(time.perf_counter() - started)
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+    told("calls of a live session while PostgreSQL was stopped for 10 s", times)
+    print(f"  statuses: {dict(statuses)}")
+    return set(statuses) == {200}
+
+
+def without_keys(folder: Path) -> bool:
+    with running_topology(folder) as topology:
+        ready = until(lambda: all("Nodes beside this one: 127" in node.log() for node in topology.nodes), 10)
+        holds = bool(ready) and count_pairs(topology)
+        return stop_postgresql(topology) and holds
+
+
+def clients(folder: Path) -> bool:
+    with running_topology(folder) as topology:
+        base = topology.base_url.replace("127.0.0.1", "localhost")
+        conformance = [sys.executable, "tests/conformance/run.py", "--url", f"{base}/everything/conformance"]
+        matrix = [sys.executable, "tests/matrix/run.py", "--url", f"{base}/everything/ada:key"]
+        statuses = [subprocess.run(command, cwd=ROOT).returncode for command in (conformance, matrix)]
+        return statuses == [0, 0]
+
+
+def main() -> int:
+    parts = {"keys": with_keys, "open": without_keys, "clients": clients}
+    holds = True
+    for name in sys.argv[1:] or parts:
+        print(f"{name}:", flush=True)
+        with tempfile.TemporaryDirectory(prefix="gumcp-evidence-", ignore_cleanup_errors=True) as folder:
+            Path(folder).chmod(0o755)
+            is_so = parts[name](Path(folder))
+        print(f"  {'holds' if is_so else 'DOES NOT HOLD'}", flush=True)
+        holds &= is_so
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
