@@ -256,9 +256,8 @@ def look_for_canary(topology: Topology, key: str) -> bool:
         for process in [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]:
             places[f"environment of {process.pid}"] = Path(f"/proc/{process.pid}/environ").read_bytes()
     found = [place for place, content in places.items() if secret in content]
-    print(
-        f"  canary key looked for in {len(places)} places, {sum(map(len, places.values())) >> 10} KiB: {found or 'nowhere'}"
-    )
+    size = sum(map(len, places.values())) >> 10
+    print(f"  canary key looked for in {len(places)} places, {size} KiB: {found or 'nowhere'}")
     return not found
 
 
@@ -322,9 +321,7 @@ def count_pairs(topology: Topology) -> bool:
             done.result()
     time.sleep(2)
     rows = topology.manage("shell", "--no-imports", "-c", COUNT).stdout.split()
-    print(
-        f"  {sum(pairs.values())} pairs in {PAIR_SECONDS:.0f} s {dict(pairs)}: {sum(misses.values())} misses {dict(misses)}"
-    )
+    print(f"  {pairs.total()} pairs in {PAIR_SECONDS:.0f} s {dict(pairs)}: {misses.total()} misses {dict(misses)}")
     print(f"  {rows[0]} instances of {rows[1]} users")
     return not misses and rows[0] == rows[1]
 
