@@ -19,7 +19,15 @@ from mcp import Client
 from mcp.client.sse import sse_client
 
 from gateway.fleet.ring import Ring
-from tests.fleet.topology import Node, ProgramsMissing, Topology, require_programs, running_topology
+from tests.fleet.topology import (
+    Node,
+    ProgramsMissing,
+    Topology,
+    program,
+    require_programs,
+    running_haproxy,
+    running_topology,
+)
 from tests.support.deadlines import within
 from tests.support.processes import until
 from tests.support.streamable import ACCEPT_BOTH, initialize_message
@@ -76,6 +84,13 @@ async def test_any_other_balancer_is_only_slower(fleet: Topology, transport: str
     found = await asyncio.gather(*(pair(first, transport, user, second) for user in range(100, 108)))
     assert [f"green-{user}" in text for user, text in enumerate(found, 100)] == [True] * 8, found
     assert relayed(fleet, "node") > before
+
+
+@pytest.mark.skipif(program("haproxy") is None, reason="NOT TESTED: haproxy is not installed: apt-get install haproxy")
+async def test_haproxy_finds_a_machine_for_everybody(fleet: Topology) -> None:
+    with running_haproxy(fleet) as base_url:
+        found = await asyncio.gather(*(pair(base_url, "2025-11-25", user) for user in range(200, 206)))
+    assert [f"green-{user}" in text for user, text in enumerate(found, 200)] == [True] * 6, found
 
 
 def post(node: Node | Topology, user: str, message: dict[str, Any], headers: dict[str, str] | None = None) -> Any:

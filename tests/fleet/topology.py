@@ -288,6 +288,25 @@ def _running_nginx(folder: Path, nodes: list[Node], balancing: str | None) -> It
         yield port
 
 
+@contextmanager
+def running_haproxy(topology: Topology) -> Iterator[str]:
+    """Run HAProxy with `docs/balancers/haproxy.cfg` in front of the machines; yields its address."""
+    haproxy, port = program("haproxy"), free_port()
+    assert haproxy is not None
+    text = (ROOT / "docs" / "balancers" / "haproxy.cfg").read_text().replace("bind :80", f"bind 127.0.0.1:{port}")
+    for number, node in enumerate(topology.nodes, 1):
+        text = text.replace(f"10.0.0.{number}:8000", node.name)
+    configuration = topology.folder / "haproxy.cfg"
+    configuration.write_text(text)
+    with running(
+        [haproxy, "-db", "-f", str(configuration)],
+        env={},
+        log=topology.folder / "haproxy-output.log",
+        is_ready=lambda: exchange(port, "GET", "/health_check").status == 200,
+    ):
+        yield f"http://127.0.0.1:{port}"
+
+
 def main() -> None:
     """Run the topology until Ctrl-C."""
     try:
