@@ -5,6 +5,7 @@
   worker tell each other. `worker`: a worker's side of that.
 * `relay`: requests that belong to another process are passed on to it.
 * `members`: the machines that there are. `signatures`: what proves that a request comes from one of them.
+  `moved_sessions`: what happens to streams when one joins.
 * `merged_metrics`: one set of metrics from those of all workers.
 
 Imports `endpoints` and everything below it. Only `management` imports it: a host that is one process has nothing of it.

@@ -25,6 +25,7 @@ from gateway.apps import GatewayConfig
 from gateway.conf import conf
 from gateway.conf.kinds import url_host
 from gateway.fleet.members import Members
+from gateway.fleet.moved_sessions import end_moved_sessions
 from gateway.fleet.ownership import Ownership
 from gateway.fleet.supervisor import Supervisor
 from gateway.fleet.worker import WorkerLink
@@ -139,7 +140,6 @@ def serve_as_worker(
 
     hooks = serving_hooks(host)
     access_log = hooks.make_access_log(sys.stdout)
-    members = Members(node, ownership.set_nodes) if node else None
     endpoints: list[Any] = [
         endpoint_of(assignment.listener, family),
         f"unix:{assignment.socket_path}:mode=600",
@@ -149,6 +149,14 @@ def serve_as_worker(
         with socket.socket(fileno=os.dup(assignment.peer_listener)) as listener:
             peer_family, (_, peer_port) = listener.family, address_of(listener)
         endpoints.append(endpoint_of(assignment.peer_listener, peer_family))
+
+    def is_elsewhere(key: bytes) -> bool:
+        route = ownership.find(key)
+        return route is not None and route.is_node
+
+    def set_nodes(nodes: dict[str, str]) -> None:
+        ownership.set_nodes(nodes)
+        host.loop.call_soon(lambda: host.loop.start_task(end_moved_sessions(host.sessions, is_elsewhere)))
 
     def log(protocol: str, action: str, details: dict[str, Any]) -> None:
         # What was relayed here is in the log of the worker that the client is connected to.
@@ -173,6 +181,7 @@ def serve_as_worker(
         if stopping is not None:
             await stopping
 
+    members = Members(node, set_nodes) if node else None
     link.on_leave = leave
     if members is not None:
         members.start()
