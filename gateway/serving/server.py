@@ -54,8 +54,10 @@ import asyncio
 import contextvars
 import inspect
 import logging
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import daphne.server
@@ -318,7 +320,12 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
 
 
 def _run_reactor_on(loop: asyncio.AbstractEventLoop) -> None:
-    """Let Twisted use `loop`. It must not run yet: `daphne.server` has installed it with a loop of asyncio's own."""
+    """Let Twisted use `loop`, in place of the loop of asyncio's own with which `daphne.server` has installed it.
+
+    The reactor must not be running yet.
+    """
+    if "ASGI_THREADS" in os.environ:  # as in daphne/server.py
+        loop.set_default_executor(ThreadPoolExecutor(int(os.environ["ASGI_THREADS"])))
     readers = reactor.getReaders()
     for reader in readers:
         reactor.removeReader(reader)

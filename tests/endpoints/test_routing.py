@@ -140,3 +140,40 @@ async def test_no_label_of_a_metric_comes_from_a_request() -> None:
         for number in range(1, 6):
             await send_inventions(number)
         assert series() - before == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/ledger/ada:key", "GET, POST, DELETE"),
+        ("/ledger/ada:key/", "GET, POST, DELETE"),
+        ("/ledger/ada:k%2Fey", "GET, POST, DELETE"),
+        ("/ledger/messages", "GET, POST, DELETE"),
+        ("/ledger/ada:key/messages", "POST"),
+        ("/ledger/ada:key/messages/", "POST"),
+        ("/ledger", None),
+        ("/ledger/", None),
+        ("/ledger/ada:key//", None),
+        ("/ledger//messages", None),
+        ("/ledger/ada:key/others", None),
+        ("/ledger/ada:key/messages/more", None),
+    ],
+)
+async def test_session_url_and_messages_url_are_told_apart_by_their_segments(path: str, methods: str | None) -> None:
+    with override_settings(GUMCP_AUTH="open"):
+        async with ledger() as host:
+            reply = await host.request("PUT", path)
+    if methods is None:
+        assert reply.status == 404
+    else:
+        assert (reply.status, reply.headers["allow"]) == (405, methods)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/ledger", 401), ("/ledger/", 401), ("/ledger/messages/", 401), ("/ledger/ada/messages", 401), ("/a/b/c", 404)],
+)
+async def test_url_needs_no_session_key_where_keys_are_checked(path: str, status: int) -> None:
+    with override_settings(GUMCP_AUTH="keys"):
+        async with ledger() as host:
+            assert (await host.request("POST", path, b"{}")).status == status
