@@ -78,7 +78,7 @@ class SessionAdmin(ReadOnlyAdmin):
 
     change_form_template = "console/session.html"
     list_display = ["user", "server", "state_badge", "client", "activity", "calls_count"]
-    list_filter = [_StateFilter, ServerFilter, _TransportFilter, "protocol_version"]
+    list_filter = [_StateFilter, _TransportFilter, "protocol_version", ServerFilter]
     search_fields = ["user_id", "server_name", "client_name", "address", "key"]
     search_help_text = "User, server, client, address, or the public part of a key."
     actions = ["end_sessions"]

@@ -49,6 +49,8 @@ class ServerLog(logging.Handler):
         self._count = 0
         self._folders: Mapping[str, str] = {}
         """Where the modules of servers are -> the server's name."""
+        self._prefixes: tuple[str, ...] = ()
+        self._names: frozenset[str] = frozenset()
         self._revision = -1
 
     def install(self) -> None:
@@ -87,13 +89,12 @@ class ServerLog(logging.Handler):
             self._revision = self._registry.revision
             self._folders = {f"{found.folder}{os.sep}": found.name for found in self._registry}
             self._folders |= {f"{failure.folder}{os.sep}": failure.name for failure in self._registry.failures}
-        for folder, name in self._folders.items():
-            if record.pathname.startswith(folder):
-                return name
+            self._prefixes, self._names = tuple(self._folders), frozenset(self._folders.values())
+        if record.pathname.startswith(self._prefixes):
+            return next(name for folder, name in self._folders.items() if record.pathname.startswith(folder))
         if record.name.startswith(HOST_LOGGERS) and isinstance(record.args, tuple):
-            known = set(self._folders.values())
             for argument in record.args:
-                if isinstance(argument, str) and argument in known:
+                if isinstance(argument, str) and argument in self._names:
                     return argument
         thread = record.threadName or ""
         return thread.removeprefix(LANE) if thread.startswith(LANE) else None

@@ -169,7 +169,7 @@ class SessionRecord(models.Model):
         OPEN = "open", "Open"
         CLOSED = "closed", "Closed"
         LOST = "lost", "Lost (its process died)"
-        STATELESS = "stateless", "Without session"
+        STATELESS = "stateless", "Stateless"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     process = models.ForeignKey(HostProcess, on_delete=models.CASCADE, related_name="sessions")

@@ -21,10 +21,11 @@ ROUNDS = 5
 def fill(calls: int) -> dict[str, Any]:
     """Make the rows; returns one of each that has a page of its own."""
     from django.contrib.auth.models import User
+    from django.db import connection, transaction
     from django.utils import timezone
 
     from gateway.access.store import issue_key
-    from gateway.records.models import CallRecord, HostProcess, ServerRecord, SessionRecord
+    from gateway.records.models import HostProcess, ServerRecord, SessionRecord
 
     now = timezone.now()
     process = HostProcess.objects.create(hostname="here", pid=1, started_at=now, last_seen_at=now)
@@ -62,19 +63,29 @@ def fill(calls: int) -> dict[str, Any]:
         ),
         batch_size=BATCH,
     )
-    for start in range(0, calls, BATCH):
-        CallRecord.objects.bulk_create(
-            CallRecord(
-                at=now - timedelta(seconds=(calls - number) / 10),
-                server_name=f"server-{number % SERVERS}",
-                tool=tools[number % 30],
-                user_id=f"user-{number % USERS}",
-                key=keys[number % USERS].public,
-                session=sessions[number % SESSIONS].pk,
-                outcome="refused" if number % 100 == 0 else "ok",
-                milliseconds=number % 50,
-            )
-            for number in range(start, min(start + BATCH, calls))
+    adapt = connection.ops.adapt_datetimefield_value
+    columns = "at, server_name, tool, user_id, key, session, client, protocol_version, transport, outcome, milliseconds"
+    statement = (
+        f"INSERT INTO records_callrecord ({columns}, size_bytes, reason, times)"
+        " VALUES (%s, %s, %s, %s, %s, %s, 'client 1', '2025-11-25', 'sse', %s, %s, 100, %s, 1)"
+    )
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.executemany(
+            statement,
+            (
+                (
+                    adapt(now - timedelta(seconds=(calls - number) / 10)),
+                    f"server-{number % SERVERS}",
+                    tools[number % 30],
+                    f"user-{number % USERS}",
+                    keys[number % USERS].public,
+                    sessions[number % SESSIONS].pk.hex,
+                    "refused" if number % 100 == 0 else "ok",
+                    number % 50,
+                    "rate_limited" if number % 100 == 0 else "",
+                )
+                for number in range(calls)
+            ),
         )
     return {"server": servers[1].pk, "session": sessions[-1].pk, "user": users[1].pk, "key": keys[1].pk}
 

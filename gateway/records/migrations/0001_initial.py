@@ -328,7 +328,7 @@ class Migration(migrations.Migration):
                             ("open", "Open"),
                             ("closed", "Closed"),
                             ("lost", "Lost (its process died)"),
-                            ("stateless", "Without session"),
+                            ("stateless", "Stateless"),
                         ],
                         db_index=True,
                         max_length=10,
