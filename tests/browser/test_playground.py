@@ -203,6 +203,24 @@ def test_operator_answers_what_the_server_asks(operator: Visitor) -> None:
     assert operator.faults == []
 
 
+def test_address_that_a_server_asks_to_open_is_a_link_only_if_it_is_one_of_the_web(operator: Visitor) -> None:
+    playground = Playground(operator, "shapes")
+    question = playground.page.locator(".question")
+    playground.choose("ask_to_open")
+    playground.enter("url", "javascript:alert(1)")
+    run = playground.run()
+    expect(question).to_contain_text("javascript:alert(1)")
+    assert question.locator("a").count() == 0
+    question.get_by_role("button", name="Dismiss").click()
+    expect(run).to_contain_text("cancel")
+    playground.enter("url", "https://example.com/consent")
+    run = playground.run()
+    expect(question.get_by_role("link")).to_have_attribute("rel", "noopener noreferrer")
+    question.get_by_role("button", name="Done").click()
+    expect(run).to_contain_text("accept")
+    assert operator.faults == []
+
+
 def test_images_sounds_resources_and_prompts_are_shown(operator: Visitor) -> None:
     playground = Playground(operator, "everything")
     image = playground.result("test_image_content").locator("img")

@@ -266,6 +266,18 @@ async def test_session_ends_soon_after_its_operator_logs_out(
     assert await page.end_reason() == "its operator has logged out or lacks the permission"
 
 
+@override_settings(GUMCP_SLOW_READER_SECONDS=0.1, GUMCP_STREAM_BUFFER_BYTES=10_000)
+async def test_page_that_does_not_read_is_cut(host: InProcessHost, olga: Operator) -> None:
+    page = await Page(host, olga).start()
+    page.stream.may_read.clear()
+    await page.send(tool_call("much", "fill", characters=100_000))
+    async with asyncio.timeout(10):
+        while len(host.host.sessions):
+            host.host.streams.keep_up(60)
+            await asyncio.sleep(0.01)
+    page.stream.may_read.set()
+
+
 async def test_operator_is_told_why_somebody_ended_the_session(host: InProcessHost, olga: Operator) -> None:
     page = await Page(host, olga).start()
     for session in host.host.sessions:

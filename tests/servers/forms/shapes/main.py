@@ -45,6 +45,7 @@ ENDLESS = {
     },
     "properties": {"start": {"$ref": "#/$defs/level0"}},
 }
+ADDRESS = {"type": "object", "properties": {"url": {"type": "string"}}, "required": ["url"]}
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\x1b[31m\u202eabc"
 SVG = "PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciIG9ubG9hZD0iYWxlcnQoMSkiLz4="
 
@@ -59,6 +60,7 @@ def server(user_id: str, api_key: str | None = None) -> Server[Any]:
         types.Tool(name="was_cancelled", description="Who was cancelled", input_schema=nothing),
         types.Tool(name="hostile", description=HOSTILE, input_schema=nothing),
         types.Tool(name="endless", input_schema=ENDLESS),
+        types.Tool(name="ask_to_open", description="Ask to open an address", input_schema=ADDRESS),
     ]
 
     async def list_tools(
@@ -69,6 +71,10 @@ def server(user_id: str, api_key: str | None = None) -> Server[Any]:
     async def call_tool(ctx: ServerRequestContext[Any], params: types.CallToolRequestParams) -> types.CallToolResult:
         if params.name == "hostile":
             return hostile_result()
+        if params.name == "ask_to_open":
+            url = str((params.arguments or {})["url"])
+            answer = await ctx.session.elicit_url("Please open", url, "an-id")
+            return types.CallToolResult(content=[types.TextContent(text=answer.action)])
         if params.name == "wait":
             try:
                 await asyncio.sleep(60)
