@@ -77,16 +77,18 @@ class MessageBudget:
 
     def _look_closely(self, size: int, of_key: int, of_address: int, of_host: int) -> GatewayError | None:
         """Why a request of `size` bytes is refused, if it is. Raises where no message would be let in."""
-        for held, limit, refusal in (
-            (of_key, self._key_bytes, TooManyRequests(KEY_FULL, RETRY_SECONDS)),
-            (of_address, self._address_bytes, TooManyRequests(ADDRESS_FULL, RETRY_SECONDS)),
-            (of_host, self._host_bytes, MessageBudgetFull(HOST_FULL)),
+        for held, limit, text in (
+            (of_key, self._key_bytes, KEY_FULL),
+            (of_address, self._address_bytes, ADDRESS_FULL),
+            (of_host, self._host_bytes, HOST_FULL),
         ):
             # A message that nothing else is held beside is always let in: otherwise it could never be sent.
             if held > size and held > limit:
-                raise refusal
+                # Not from a variable: the error's traceback would lead back to it, and such a circle, with the message
+                # at its end, lives until the next collection.
+                raise _refusal(text)
             if held > size and held > limit * REQUEST_SHARE:
-                return refusal
+                return _refusal(text)
         return None
 
     def keep(self, memory: "MessageMemory") -> None:
@@ -100,7 +102,7 @@ class MessageBudget:
             memory.holders -= 1
             if memory.holders:
                 return
-            # Its traceback leads back to the memory, and to the message: such a circle lives until the next collection.
+            # It was raised, so its traceback leads back to the memory, and to the message.
             memory.refusal = None
             key, address, size = memory.key, memory.address, memory.size_bytes
             self.held_bytes -= size
@@ -115,6 +117,10 @@ class MessageBudget:
                     self._by_key[key] = left
                 else:
                     del self._by_key[key]
+
+
+def _refusal(text: str) -> GatewayError:
+    return MessageBudgetFull(text) if text == HOST_FULL else TooManyRequests(text, RETRY_SECONDS)
 
 
 class MessageMemory:

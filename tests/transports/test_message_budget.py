@@ -120,7 +120,8 @@ class Message:
     """A message that can be asked whether it is still there."""
 
 
-def test_refused_message_is_freed_as_soon_as_it_was_refused() -> None:
+@pytest.mark.parametrize("size_bytes", [900, 1900])
+def test_refused_message_is_freed_as_soon_as_it_was_refused(size_bytes: int) -> None:
     """A body of 4 MiB must not wait for the collector, which counts objects and not bytes."""
     budget = new_budget()
     budget.hold(ADA, "192.0.2.1", 1000)
@@ -128,7 +129,7 @@ def test_refused_message_is_freed_as_soon_as_it_was_refused() -> None:
     def refuse() -> weakref.ref[Message]:
         message = Message()
         try:
-            with budget.hold(ADA, "192.0.2.1", 900) as memory:
+            with budget.hold(ADA, "192.0.2.1", size_bytes) as memory:
                 assert memory.refusal is not None
                 raise memory.refusal
         except TooManyRequests:
