@@ -313,7 +313,8 @@ async def _everything(folder: Path) -> bool:
                 print("  everything killed: the Python client goes on with its session")
                 for kind, script in scripts.items():
                     result = await asyncio.to_thread(_result, script)
-                    print(f"  TypeScript client over {kind}: {result}")
+                    said = dict(Counter(text[:60] for text in result["failures"]))
+                    print(f"  TypeScript client over {kind}: {result['answered']} calls answered, not answered: {said}")
                     holds &= result["silentSeconds"] < 5 and result["answered"] > 0
     return holds
 
