@@ -98,7 +98,9 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url", help="the reference server's URL, on localhost; without it a host is started")
-    parser.add_argument("--server", choices=("daphne", "uvicorn"), default="daphne", help="what serves that host")
+    parser.add_argument(
+        "--server", choices=("daphne", "uvicorn", "workers"), default="daphne", help="what serves that host"
+    )
     parser.add_argument("--requirements", choices=(*REVISIONS, "both"), default="both")
     parser.add_argument("--repeat", type=int, default=1, help="how often to run everything")
     arguments = parser.parse_args()

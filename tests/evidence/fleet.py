@@ -2,6 +2,7 @@
 
     python -m tests.evidence.fleet keys       # latency of relays, Redis stopped and killed, revocation, a canary key
     python -m tests.evidence.fleet open       # pairs of every era on new connections, PostgreSQL stopped
+    python -m tests.evidence.fleet link       # the link between two machines cut (root, in network namespaces)
     python -m tests.evidence.fleet clients    # conformance and the official clients through two nodes
 
 Prints figures; exit status 1 if a claim does not hold. Runs by hand: it needs nginx, Redis and PostgreSQL.
@@ -13,6 +14,7 @@ import contextlib
 import http.client
 import itertools
 import json
+import os
 import random
 import signal
 import subprocess
@@ -23,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +41,9 @@ SERVER: Final = "simple-tools-server"
 USERS: Final = 50
 PAIR_SECONDS: Final = 60.0
 RELAYED_CALLS: Final = 1500
+
+FIRST: Final = "10.77.0.1"
+SECOND: Final = "10.77.0.2"
 
 ISSUE: Final = """
 import sys
@@ -357,6 +363,65 @@ def without_keys(folder: Path) -> bool:
         return stop_postgresql(topology) and holds
 
 
+# -- Two network namespaces ------------------------------------------------------------------------------------------
+
+
+def cut_link(folder: Path) -> bool:
+    """Run the rest in a namespace of its own, with a second one for the second machine."""
+    if "GUMCP_EVIDENCE_INSIDE" in os.environ:
+        return _cut_link_inside(folder)
+    here, there = f"gumcp-a{os.getpid()}", f"gumcp-b{os.getpid()}"
+    run = partial(subprocess.run, check=True)
+    try:
+        for name in (here, there):
+            run(["ip", "netns", "add", name])
+            run(["ip", "-n", name, "link", "set", "lo", "up"])
+        run(["ip", "link", "add", "va", "netns", here, "type", "veth", "peer", "name", "vb", "netns", there])
+        for name, device, address in ((here, "va", FIRST), (there, "vb", SECOND)):
+            run(["ip", "-n", name, "address", "add", f"{address}/24", "dev", device])
+            run(["ip", "-n", name, "link", "set", device, "up"])
+        inside = {**os.environ, "GUMCP_EVIDENCE_INSIDE": there}
+        command = [sys.executable, "-m", "tests.evidence.fleet", "link"]
+        return run(["ip", "netns", "exec", here, *command], env=inside, check=False).returncode == 0
+    finally:
+        for name in (here, there):
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def _cut_link_inside(folder: Path) -> bool:
+    there = os.environ.pop("GUMCP_EVIDENCE_INSIDE")
+    wrappers = ((), ("ip", "netns", "exec", there))
+    with running_topology(folder, addresses=(FIRST, SECOND), services=FIRST, wrappers=wrappers) as topology:
+        first, second = topology.nodes
+        until(lambda: second.name in first.log().rpartition("Nodes beside this one")[2], 10)
+        ring = Ring(sorted([first.name, second.name]))
+        users = [f"cut-{number}" for number in range(400)]
+        moved = [user for user in users if ring.owner(f"{SERVER}/{user}".encode()) == second.name][:40]
+        answers: list[tuple[int, float]] = []
+
+        def call(user: str, ends_at: float) -> None:
+            with Caller(first.base_url, user) as caller:
+                while time.monotonic() < ends_at:
+                    started = time.monotonic()
+                    status, _ = caller.stateless("retrieve-data", key="x")
+                    answers.append((status, time.monotonic() - started))
+
+        def call_all(seconds: float) -> None:
+            answers.clear()
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(call, moved[:8], [time.monotonic() + seconds] * 8))
+
+        call_all(2)
+        print(f"  before: {Counter(status for status, _ in answers)}")
+        holds = {status for status, _ in answers} == {200}
+        threading.Timer(1, subprocess.run, [["ip", "-n", there, "link", "set", "vb", "down"]]).start()
+        call_all(12)
+        longest, last = max(seconds for _, seconds in answers), answers[-1][0]
+        print(f"  cut after 1 s: {Counter(status for status, _ in answers)}, longest {longest:.2f} s, last {last}")
+        subprocess.run(["ip", "-n", there, "link", "set", "vb", "up"], check=True)
+        return holds and longest < 2.5 and last == 200
+
+
 def clients(folder: Path) -> bool:
     with running_topology(folder) as topology:
         base = topology.base_url.replace("127.0.0.1", "localhost")
@@ -367,7 +432,7 @@ def clients(folder: Path) -> bool:
 
 
 def main() -> int:
-    parts = {"keys": with_keys, "open": without_keys, "clients": clients}
+    parts = {"keys": with_keys, "open": without_keys, "link": cut_link, "clients": clients}
     holds = True
     for name in sys.argv[1:] or parts:
         print(f"{name}:", flush=True)

@@ -76,6 +76,8 @@ class Node:
     peer_port: int
     metrics_port: int
     folder: Path
+    wrapper: tuple[str, ...] = ()
+    """A command that runs it."""
     process: subprocess.Popen[bytes] | None = None
     running: ExitStack = field(default_factory=ExitStack)
 
@@ -115,6 +117,8 @@ class Topology:
     folder: Path
     settings: dict[str, str]
     workers: int
+    services: str = "127.0.0.1"
+    """The address of PostgreSQL and Redis."""
     nodes: list[Node] = field(default_factory=list)
     port: int = 0
     database_port: int = 0
@@ -128,17 +132,17 @@ class Topology:
 
     @property
     def database_url(self) -> str:
-        return f"postgres://postgres@127.0.0.1:{self.database_port}/postgres"
+        return f"postgres://postgres@{self.services}:{self.database_port}/postgres"
 
     def environment(self, node: Node, **settings: str) -> dict[str, str]:
         return environment(
             node.folder,
             **{
                 "DATABASE_URL": self.database_url,
-                "GUMCP_REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
+                "GUMCP_REDIS_URL": f"redis://{self.services}:{self.redis_port}/0",
                 "GUMCP_PEER_ADDRESS": f"{node.address}:{node.peer_port}",
                 "GUMCP_TRUSTED_PROXIES": "127.0.0.1",
-                "GUMCP_ALLOWED_HOSTS": ",".join(NODE_ADDRESSES),
+                "GUMCP_ALLOWED_HOSTS": ",".join(it.address for it in self.nodes),
                 "GUMCP_METRICS_PORT": str(node.metrics_port),
                 "GUMCP_SERVER_DIRS": f"{BUNDLED_SERVERS}:{PLAIN_SERVERS}",
                 **self.settings,
@@ -166,7 +170,7 @@ class Topology:
         log = node.folder / "log"
         node.process = node.running.enter_context(
             running(
-                [*command, "--workers", str(self.workers)],
+                [*node.wrapper, *command, "--workers", str(self.workers)],
                 env=self.environment(node),
                 log=log,
                 is_ready=lambda: f"serves with {self.workers} workers" in log.read_text(errors="replace"),
@@ -181,40 +185,61 @@ class Topology:
 
 @contextmanager
 def running_topology(
-    folder: Path, *, nodes: int = 2, workers: int = 2, balancing: str | None = None, **settings: str
+    folder: Path,
+    *,
+    workers: int = 2,
+    balancing: str | None = None,
+    addresses: tuple[str, ...] = NODE_ADDRESSES,
+    services: str = "127.0.0.1",
+    wrappers: tuple[tuple[str, ...], ...] = ((), ()),
+    **settings: str,
 ) -> Iterator[Topology]:
     """Run everything for the length of a `with` block. `balancing`: nginx's method, if not that of our file.
+
+    `addresses` of the machines, `services`: of PostgreSQL and Redis. `wrappers`: commands that run the machines.
 
     Raises:
         ProgramsMissing
     """
     require_programs()
     settings = {"GUMCP_SECRET_KEY": secrets.token_hex(32), **settings}
-    topology = Topology(folder, settings, workers)
+    topology = Topology(folder, settings, workers, services=services)
     topology.nodes = [
-        Node(address, free_port(), free_port(), free_port(), folder / f"node-{number}")
-        for number, address in enumerate(NODE_ADDRESSES[:nodes], 1)
+        Node(address, free_port(), free_port(), free_port(), folder / f"node-{number}", wrapper)
+        for number, (address, wrapper) in enumerate(zip(addresses, wrappers, strict=True), 1)
     ]
     for node in topology.nodes:
         node.folder.mkdir(parents=True)
     with ExitStack() as stack:
-        topology.redis_port, topology.redis = stack.enter_context(_running_redis(folder))
-        topology.database_port, topology.database = stack.enter_context(_running_postgresql(folder))
+        topology.redis_port, topology.redis = stack.enter_context(_running_redis(folder, services))
+        topology.database_port, topology.database = stack.enter_context(_running_postgresql(folder, services))
         migrated = topology.manage("migrate", "--verbosity", "0")
         assert migrated.returncode == 0, migrated.stderr
         stack.callback(topology.stop)
-        with ThreadPoolExecutor(nodes) as pool:
+        with ThreadPoolExecutor(len(topology.nodes)) as pool:
             list(pool.map(topology.start, topology.nodes))
         topology.port = stack.enter_context(_running_nginx(folder, topology.nodes, balancing))
         yield topology
 
 
 @contextmanager
-def _running_redis(folder: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def _running_redis(folder: Path, address: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     port = free_port()
     server = program("redis-server")
     assert server is not None
-    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    command = [
+        server,
+        "--port",
+        str(port),
+        "--bind",
+        address,
+        "--protected-mode",
+        "no",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
     log = folder / "redis.log"
     ready = "eady to accept connections"
     with running(command, env={}, log=log, is_ready=lambda: ready in log.read_text(), cwd=folder) as process:
@@ -222,7 +247,7 @@ def _running_redis(folder: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]
 
 
 @contextmanager
-def _running_postgresql(folder: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def _running_postgresql(folder: Path, address: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     port = free_port()
     initdb, postgres = program("initdb"), program("postgres")
     assert initdb is not None
@@ -237,7 +262,9 @@ def _running_postgresql(folder: Path) -> Iterator[tuple[int, subprocess.Popen[by
     try:
         made = ["-D", str(data / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         subprocess.run([initdb, *made], check=True, env={"PATH": os.environ["PATH"]}, **quiet, **options)  # type: ignore[call-overload]
-        command = [postgres, "-D", str(data / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", str(data)]
+        command = [postgres, "-D", str(data / "data"), "-p", str(port), "-h", address, "-k", str(data)]
+        with (data / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {address}/24 trust\n")
         log = folder / "postgresql.log"
         ready = "ready to accept connections"
         with running(

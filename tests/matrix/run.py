@@ -106,7 +106,9 @@ class Outcome:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url", help="the reference server's URL with a session key; without it a host is started")
-    parser.add_argument("--server", choices=("daphne", "uvicorn"), default="daphne", help="what serves that host")
+    parser.add_argument(
+        "--server", choices=("daphne", "uvicorn", "workers"), default="daphne", help="what serves that host"
+    )
     arguments = parser.parse_args()
     try:
         commands = [command(client) for client in CLIENTS]
