@@ -84,6 +84,38 @@ class _Reading(Enum):
 class HttpConnection(Protocol):  # type: ignore[misc]
     """Speaks HTTP/1.x on one connection."""
 
+    __slots__ = (
+        "_body",
+        "_body_started_at",
+        "_body_wire_bytes",
+        "_buffer",
+        "_checked_bytes",
+        "_chunks",
+        "_deadline",
+        "_drained",
+        "_head",
+        "_is_read",
+        "_limits",
+        "_list",
+        "_reading",
+        "_requests_read",
+        "_skipped_blank_line",
+        "_slow_reader",
+        "_socket_transport",
+        "_unread",
+        "_waits_for_turn",
+        "_writes_directly",
+        "_written_bytes",
+        "address",
+        "client",
+        "exchange",
+        "host",
+        "is_secure",
+        "is_surplus",
+        "is_write_paused",
+        "server",
+    )
+
     def __init__(
         self, server: ConnectionServer, connections: ConnectionList, address: str | None, *, is_surplus: bool
     ) -> None:

@@ -63,6 +63,29 @@ class EventStream:
     loop.
     """
 
+    __slots__ = (
+        "_buffer_bytes",
+        "_bytes_sent",
+        "_bytes_written",
+        "_chunks",
+        "_cut_limit",
+        "_is_cut",
+        "_is_over",
+        "_is_sender_idle",
+        "_loop",
+        "_marks",
+        "_room_waiters",
+        "_send",
+        "_sender",
+        "_sender_wakeup",
+        "_slow_reader",
+        "_write_lock",
+        "is_closed",
+        "last_sent",
+        "was_left",
+        "was_slow",
+    )
+
     def __init__(
         self,
         send: Send,
@@ -80,7 +103,8 @@ class EventStream:
         # Two counters instead of one size: only the sender writes the second one, so it needs no lock.
         self._bytes_written = 0
         self._bytes_sent = 0
-        self._marks: deque[tuple[int, Callable[[], object]]] = deque()
+        # Lists, although they are used as queues: both are nearly always empty, and an empty deque takes 700 bytes.
+        self._marks: list[tuple[int, Callable[[], object]]] = []
         """How many bytes must have been sent, and what is called then; in ascending order."""
         self._write_lock = threading.Lock()
         self._is_sender_idle = False
@@ -88,7 +112,7 @@ class EventStream:
         self._sender: asyncio.Task[None] | None = None
         self._is_cut = False
         self._cut_limit: asyncio.TimerHandle | None = None
-        self._room_waiters: deque[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = deque()
+        self._room_waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self.is_closed = False
         self._is_over = False
         """Whether the end has been sent."""
@@ -237,7 +261,7 @@ class EventStream:
                     self.last_sent = time.monotonic()
                     self._wake_writers()
                     while self._marks and self._marks[0][0] <= self._bytes_sent:
-                        self._marks.popleft()[1]()
+                        self._marks.pop(0)[1]()
                 chunk = piece = b""  # a large event must not stay in memory while the stream is idle
                 continue
             if self.is_closed:
@@ -288,6 +312,6 @@ class EventStream:
         # Several threads may be here at once, so do not ask first whether a waiter is left.
         with contextlib.suppress(IndexError):
             while True:
-                lane, has_room = self._room_waiters.popleft()
+                lane, has_room = self._room_waiters.pop(0)
                 with contextlib.suppress(RuntimeError):  # the lane has stopped
                     lane.call_soon_threadsafe(has_room.set)
