@@ -91,7 +91,6 @@ def pages(scene: Scene) -> list[str]:
         f"{servers}/",
         f"{servers}/{workshop}/change/",
         f"{servers}/{failed}/change/",
-        f"{clients}/",
         f"{clients}/?state__exact=all",
         f"{clients}/{client}/change/",
         f"{clients}/{hostile}/change/",
