@@ -21,7 +21,7 @@ from gateway.printable import printable
 from gateway.upstreams.inherited import INHERITED_VARIABLES
 from gateway.upstreams.manifest import CommandSource, Limits
 from gateway.upstreams.pipes import MAX_LINE_BYTES, MessageReader, MessageWriter, open_reader, open_writer
-from gateway.upstreams.placeholders import Caller
+from gateway.upstreams.placeholders import Caller, render_folder
 from gateway.upstreams.secrecy import without_secrets
 
 logger = logging.getLogger(__name__)
@@ -199,12 +199,12 @@ class Child:
 def task_of(source: CommandSource, caller: Caller, secret: str | None = None) -> dict[str, Any]:
     """What the launcher is told: the command, its environment and limits, for one caller."""
     environment = {name: value for name, value in os.environ.items() if name in INHERITED_VARIABLES}
-    environment |= {name: text.render(caller) for name, text in source.env.items()}
+    environment |= {name: text.render_local(caller) for name, text in source.env.items()}
     limits: Limits = source.limits
     return {
         "argv": [source.command, *(argument.render_argument(caller) for argument in source.args)],
         "env": environment,
-        "cwd": source.cwd.render(caller) if source.cwd is not None else os.getcwd(),
+        "cwd": render_folder(source.cwd, caller) if source.cwd is not None else os.getcwd(),
         "memory_bytes": limits.memory_bytes,
         "cpu_seconds": limits.cpu_seconds,
         "open_files": limits.open_files,

@@ -384,6 +384,7 @@ def refused_address(host: str, *, allows_private: bool) -> str | None:
         return "a link-local or metadata address, which is refused always"
     if address.is_multicast or address.is_unspecified or address.is_reserved:
         return "an address that no server can have"
-    if not allows_private and (address.is_private or address.is_loopback):
+    # Not is_private: addresses of carriers and overlay networks (100.64.0.0/10) are not public either.
+    if not allows_private and not address.is_global:
         return "a private address (gumcp.allowPrivateAddresses is false)"
     return None

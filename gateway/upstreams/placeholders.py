@@ -15,6 +15,7 @@ KNOWN: Final = ("user_id", "api_key")
 """The placeholders that differ from caller to caller."""
 
 _PLACEHOLDER: Final = re.compile(r"\$\{([^}]*)\}")
+_NOT_A_FOLDER: Final = "The user id or key stands for a folder, so it cannot have slashes and cannot be dots."
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 
 
@@ -62,13 +63,25 @@ class Text:
             filled += [encode(value), part]
         return "".join(filled)
 
+    def render_local(self, caller: Caller) -> str:
+        """The text for a process of this machine. What follows a slash may be a path, so it stays one name of it.
+
+        Raises:
+            InstanceUnavailable: as `render`, or a value would lead to another folder.
+        """
+        for name, part in zip(self.names, self.parts, strict=False):
+            value = caller.user_id if name == "user_id" else caller.api_key
+            if part.endswith("/") and value is not None:
+                require_name(value)
+        return self.render(caller)
+
     def render_argument(self, caller: Caller) -> str:
         """The text as one argument of a command.
 
         Raises:
-            InstanceUnavailable: as `render`, or the caller's value would make the argument an option.
+            InstanceUnavailable: as `render_local`, or the caller's value would make the argument an option.
         """
-        text = self.render(caller)
+        text = self.render_local(caller)
         if self.names and not self.parts[0] and text.startswith("-"):
             raise InstanceUnavailable("The user id or key begins with a dash, which this server cannot take.")
         return text
@@ -102,6 +115,38 @@ def parse_text(source: str, environment: Mapping[str, str]) -> Text:
     if any(_FORBIDDEN.search(part) for part in parts):
         raise PlaceholderError("A line break or NUL is not allowed here.")
     return Text(source, tuple(parts), tuple(names), tuple(from_environment))
+
+
+def render_url(text: Text, caller: Caller) -> str:
+    """The text as a URL, with percent-encoded values.
+
+    Raises:
+        InstanceUnavailable: as `render`, or the values would lead to another path of the same server.
+    """
+    url = text.render(caller, quote_segment)
+    # HTTP clients resolve dots before they send the path, so `/users/../admin` would be `/admin`.
+    if text.names and not {".", ".."}.isdisjoint(url.partition("?")[0].split("/")):
+        raise InstanceUnavailable(_NOT_A_FOLDER)
+    return url
+
+
+def render_folder(text: Text, caller: Caller) -> str:
+    """The text as a folder's path.
+
+    Raises:
+        InstanceUnavailable: as `render`, or the values would lead to another folder.
+    """
+    filled = text.render(caller, require_name)
+    if text.names and not {".", ".."}.isdisjoint(filled.removeprefix(text.parts[0].rpartition("/")[0]).split("/")):
+        raise InstanceUnavailable(_NOT_A_FOLDER)
+    return filled
+
+
+def require_name(value: str) -> str:
+    """Return `value` if it can be the name of a file or folder. Raises `InstanceUnavailable`."""
+    if "/" in value or "\\" in value or value in (".", ".."):
+        raise InstanceUnavailable(_NOT_A_FOLDER)
+    return value
 
 
 def quote_segment(value: str) -> str:

@@ -20,7 +20,7 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 from gateway.upstreams.manifest import RemoteSource, refused_address
-from gateway.upstreams.placeholders import Caller, quote_segment
+from gateway.upstreams.placeholders import Caller, render_url
 
 CONNECT_SECONDS: Final = 10.0
 WRITE_SECONDS: Final = 30.0
@@ -141,7 +141,7 @@ class _CheckedTransport(httpx2.AsyncHTTPTransport):
 @asynccontextmanager
 async def open_remote(source: RemoteSource, caller: Caller, fault: LastFault) -> AsyncGenerator[TransportStreams]:
     """Connect to a remote server for one caller. Yields the streams of its messages."""
-    url = source.url.render(caller, quote_segment)
+    url = render_url(source.url, caller)
     headers = {name: text.render(caller) for name, text in source.headers.items()}
     timeout = httpx2.Timeout(WRITE_SECONDS, connect=CONNECT_SECONDS, read=READ_SECONDS)
 

@@ -20,7 +20,7 @@ from gateway.upstreams.manifest import (
     read_servers_file,
     refused_address,
 )
-from gateway.upstreams.placeholders import Caller, parse_text, quote_segment
+from gateway.upstreams.placeholders import Caller, parse_text, render_folder, render_url
 from gateway.upstreams.slots import Slots
 
 HERE = Path("/srv/servers/files")
@@ -68,7 +68,7 @@ def test_entry_with_a_url_is_remote() -> None:
     assert isinstance(manifest.source, RemoteSource)
     assert manifest.source.type == "http"
     assert manifest.source.summary == "https://mcp.example.com/u/${user_id}"
-    url = manifest.source.url.render(Caller("a/d?a", "k&k"), quote_segment)
+    url = render_url(manifest.source.url, Caller("a/d?a", "k&k"))
     assert url == "https://mcp.example.com/u/a%2Fd%3Fa?k=k%26k"
     assert parse(url="https://example.com/notes/ada:s3cret").source.summary == "https://example.com/notes/[redacted]"
     assert parse(url="https://example.com/sse").source.type == "sse"
@@ -149,6 +149,41 @@ def test_line_breaks_in_a_callers_value_are_refused() -> None:
     text = parse_text("Bearer ${api_key}", {})
     with pytest.raises(InstanceUnavailable, match="line break"):
         text.render(Caller("ada", "a\r\nX-Evil: 1"))
+
+
+@pytest.mark.parametrize("user_id", [".", ".."])
+def test_callers_value_does_not_lead_to_another_path_of_a_remote_server(user_id: str) -> None:
+    text = parse_text("https://example.com/users/${user_id}/mcp?of=${user_id}", {})
+    with pytest.raises(InstanceUnavailable, match="cannot be dots"):
+        render_url(text, Caller(user_id, None))
+    assert render_url(text, Caller("a..", None)) == "https://example.com/users/a../mcp?of=a.."
+    dotted = parse_text("https://example.com/${user_id}${api_key}/mcp", {})
+    with pytest.raises(InstanceUnavailable, match="cannot be dots"):
+        render_url(dotted, Caller(".", "."))
+
+
+@pytest.mark.parametrize("user_id", ["..", ".", "../bob", "/etc", "a/../../bob"])
+def test_callers_value_does_not_lead_to_another_folder(user_id: str) -> None:
+    text = parse_text("/srv/../srv/data/${user_id}", {})
+    with pytest.raises(InstanceUnavailable, match="folder"):
+        render_folder(text, Caller(user_id, None))
+    assert render_folder(text, Caller("ada.l", None)) == "/srv/../srv/data/ada.l"
+
+
+@pytest.mark.parametrize("user_id", ["..", "../bob", "/etc"])
+def test_callers_value_after_a_slash_is_one_name_of_a_path(user_id: str) -> None:
+    with pytest.raises(InstanceUnavailable, match="folder"):
+        parse_text("--root=/srv/files/${user_id}", {}).render_argument(Caller(user_id, None))
+    assert parse_text("/srv/${user_id}/x", {}).render_local(Caller("ada", None)) == "/srv/ada/x"
+    assert parse_text("${api_key}", {}).render_local(Caller("ada", "a/b+c")) == "a/b+c"
+
+
+PRIVATE = ["100.64.0.1", "10.0.0.1", "127.0.0.1", "::ffff:192.168.0.1", "fd00::1", "192.0.2.1"]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_addresses_that_are_not_public_are_refused_where_private_ones_are(address: str) -> None:
+    assert "private" in str(refused_address(address, allows_private=False))
 
 
 @pytest.mark.parametrize("address", ["example.com", "93.184.216.34", "2606:2800:220:1::1", "10.0.0.1", "127.0.0.1"])
