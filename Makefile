@@ -97,7 +97,7 @@ faults: $(BIN)/.dev ## the fault tests in the sizes of docs/evidence.md (nine mi
 promises: $(BIN)/.dev ## the whole suite, one test at a time, held to every promised time (needs a quiet machine)
 	TEST_DEADLINES=exact $(BIN)/python -m pytest
 
-hostile: $(BIN)/.dev ## attackers of every kind, and ten well-behaved clients beside them; MINUTES=60 for an hour
+hostile: $(BIN)/.dev ## attackers of every kind beside ten well-behaved clients, on both servers; MINUTES=60 for an hour each
 	$(BIN)/python -m tests.faults.hostile --minutes $(or $(MINUTES),10)
 
 soak: $(BIN)/.dev ## an hour of all kinds of clients at once, and what grows meanwhile; MINUTES=10 for less

@@ -49,6 +49,10 @@ class Watched:
     def descriptors(self) -> int:
         return int(self._process.num_fds())
 
+    @property
+    def threads(self) -> int:
+        return int(self._process.num_threads())
+
     def peak_mib_while(self, condition: Callable[[], Any], seconds: float) -> float:
         """The most it holds while `condition` is true, looked at now and then."""
         peak, end = self.mib, time.monotonic() + seconds

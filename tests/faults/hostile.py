@@ -1,8 +1,13 @@
 """``python -m tests.faults.hostile``: attackers of every kind on one host, and ten well-behaved clients beside them.
 
-The host checks keys. Each attacker has a key of its own or none, and an address of its own (127.0.0.0/8). The
-well-behaved clients measure how long their calls take before the attack, for a quarter of the time, and during it. None
-of their calls may be lost.
+The host checks keys. Each attacker has a key of its own or none, and addresses of its own (127.0.0.0/8). The attackers
+run in a process of their own. The well-behaved clients measure how long their calls take before the attack, for a
+minute at most, and during it. None of their calls may be lost.
+
+Not here, because no traffic does it: files that others may read, what modules do to their process, and code in C that
+keeps Python's lock. Open mode has tests of its own.
+
+The table is printed, and written to ``build/hostile.md``.
 """
 
 from __future__ import annotations
@@ -11,21 +16,26 @@ import argparse
 import asyncio
 import contextlib
 import json
+import multiprocessing
+import queue
 import random
+import re
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from tests.benchmarks.eras import ERAS
 from tests.faults.figures import MIB, Watched, milliseconds, percentile
 from tests.support.host_process import HostProcess, running_host
 from tests.support.issued_keys import IssuedKey, issue
-from tests.support.processes import migrate
+from tests.support.processes import PLAIN_SERVERS, ROOT, migrate
+from tests.support.smuggling import REFUSED
 
 CLIENTS: Final = 10
 ANSWER_SECONDS: Final = 10.0
@@ -33,6 +43,17 @@ PAUSE_SECONDS: Final = 0.2
 """Between two calls of one client, so that it stays within its own limits."""
 
 BODY_LIMIT: Final = 4 * MIB - 1024
+
+SERVERS: Final = f"{PLAIN_SERVERS}:{ROOT / 'tests' / 'servers' / 'calls'}"
+
+ATTACKER_PAUSE_SECONDS: Final = 0.02
+"""Between two acts of one attacker: the attack must not be limited by the ports of this machine."""
+
+BEFORE_SECONDS: Final = 60.0
+SETTLE_SECONDS: Final = 45.0
+"""After the attack: rows are written, memory goes back to the system."""
+
+TABLE: Final = ROOT / "build" / "hostile.md"
 
 
 class Client:
@@ -68,23 +89,29 @@ class Client:
 class Attackers:
     """What strangers and holders of keys try."""
 
-    def __init__(self, host: HostProcess, keys: list[IssuedKey], end: float) -> None:
-        self._host, self._keys, self._end = host, keys, end
+    def __init__(self, port: int, metrics_port: int, keys: list[IssuedKey], end: float) -> None:
+        self._port, self._metrics_port, self._keys, self._end = port, metrics_port, keys, end
         self._numbers = iter(range(sys.maxsize))
         self.counts: Counter[str] = Counter()
 
-    async def keep(self, act: Callable[[str], Awaitable[None]]) -> None:
-        name = act.__name__
-        address = f"127.0.{1 + len(name) % 200}.{1 + sum(map(ord, name)) % 250}"
+    async def keep(self, number: int, act: Callable[[str], Awaitable[None]]) -> None:
+        name = act.__name__.replace("_", " ")
         while time.monotonic() < self._end:
-            # The host may refuse and cut as it likes.
-            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            address = f"127.1.{number}.{random.randrange(1, 9)}"
+            try:
                 await act(address)
-            self.counts[name.replace("_", " ")] += 1
+            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                pass  # the host may refuse and cut as it likes
+            except Exception as error:
+                self.counts[f"  {name} failed: {type(error).__name__}"] += 1
+            self.counts[name] += 1
+            await asyncio.sleep(ATTACKER_PAUSE_SECONDS)
 
-    async def send(self, address: str, *parts: bytes, pause: float = 0.0, wait: float = ANSWER_SECONDS) -> bytes:
+    async def send(
+        self, address: str, *parts: bytes, pause: float = 0.0, wait: float = ANSWER_SECONDS, port: int = 0
+    ) -> bytes:
         """Send parts of a request from an address, and return the beginning of the answer."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._host.port, local_addr=(address, 0))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port or self._port, local_addr=(address, 0))
         try:
             for part in parts:
                 writer.write(part)
@@ -101,7 +128,7 @@ class Attackers:
     def post(self, body: bytes, key: str | None = None, headers: str = "") -> bytes:
         target = quote(key or f"stranger-{next(self._numbers)}:nothing", safe=":")
         head = (
-            f"POST /workshop/{target} HTTP/1.1\r\nHost: 127.0.0.1:{self._host.port}\r\n"
+            f"POST /workshop/{target} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
             f"Content-Type: application/json\r\n"
             f"Accept: application/json, text/event-stream\r\nContent-Length: {len(body)}\r\n{headers}"
             "Connection: close\r\n\r\n"
@@ -136,13 +163,13 @@ class Attackers:
         )
 
     async def one_byte_chunks(self, address: str) -> None:
-        host = f"127.0.0.1:{self._host.port}"
+        host = f"127.0.0.1:{self._port}"
         head = f"POST /workshop/nobody:no HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n"
         await self.send(address, head.encode(), *([b"1\r\nx\r\n" * 5000] * 20), wait=3)
 
     async def invented_methods(self, address: str) -> None:
         for _ in range(20):
-            line = f"M{random.randrange(10**9)} /admin/ HTTP/1.1\r\nHost: 127.0.0.1:{self._host.port}\r\n\r\n"
+            line = f"M{random.randrange(10**9)} /admin/ HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n"
             await self.send(address, line.encode(), wait=3)
 
     async def wrong_keys(self, address: str) -> None:
@@ -156,7 +183,7 @@ class Attackers:
         await self.send(address, self.post(b"{}", f"{key.user}:{spelled}", authorization), wait=5)
 
     async def sessions_without_end(self, address: str) -> None:
-        session = ERAS["2025"](self._host.port, "workshop", self._keys[4].session_key)
+        session = ERAS["2025"](self._port, "workshop", self._keys[4].session_key)
         with contextlib.suppress(Exception):
             await session.open()
         session.close()
@@ -185,10 +212,89 @@ class Attackers:
         await self.send(address, self.post(b"{}", self._keys[6].session_key, headers), wait=5)
 
     async def guessed_logins(self, address: str) -> None:
-        await self.send(
-            address, f"GET /admin/login/ HTTP/1.1\r\nHost: 127.0.0.1:{self._host.port}\r\n\r\n".encode(), wait=5
+        host = f"Host: 127.0.0.1:{self._port}\r\n"
+        page = await self.send(address, f"GET /-/login/ HTTP/1.1\r\n{host}\r\n".encode(), wait=5)
+        token = re.search(rb"csrftoken=(\w+)", page)
+        cookie = token[1].decode() if token else "x" * 32
+        form = f"csrfmiddlewaretoken={cookie}&username=admin&password={random.randrange(10**9)}"
+        head = f"POST /-/login/ HTTP/1.1\r\n{host}Cookie: csrftoken={cookie}\r\nContent-Length: {len(form)}\r\n"
+        kind = "Content-Type: application/x-www-form-urlencoded\r\nConnection: close\r\n\r\n"
+        await self.send(address, (head + kind + form).encode(), wait=10)
+
+    async def large_forms_for_pages(self, address: str) -> None:
+        head = f"POST /admin/login/ HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await self.send(address, head.encode(), *([b"10000\r\n" + b"x" * 65536 + b"\r\n"] * 100), wait=5)
+
+    async def refused_initializes(self, address: str) -> None:
+        message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": 7}}
+        await self.send(address, self.post(json.dumps(message).encode(), self._keys[5].session_key), wait=5)
+
+    async def handlers_that_compute(self, address: str) -> None:
+        await asyncio.gather(*(self._call_version_1("compute", {"seconds": 0.5}) for _ in range(16)))
+
+    async def handlers_that_block(self, address: str) -> None:
+        await asyncio.gather(*(self._call_version_1("block", {"seconds": 2}) for _ in range(16)))
+
+    async def _call_version_1(self, tool: str, arguments: dict[str, Any]) -> None:
+        session = ERAS["2026"](self._port, "version_1", self._keys[8].session_key)
+        with contextlib.suppress(Exception):
+            await session.open()
+            await session.call(tool, arguments)
+        session.close()
+
+    async def wrong_keys_from_everywhere(self, address: str) -> None:
+        for _ in range(20):
+            everywhere = f"127.{random.randrange(8, 250)}.{random.randrange(250)}.{random.randrange(1, 250)}"
+            await self.send(everywhere, self.post(b"{}", f"user:gumcp_{random.randbytes(12).hex()}"), wait=5)
+
+    async def scrapers(self, address: str) -> None:
+        lines = (f"GET /metrics HTTP/1.1\r\nHost: evil.example:{self._metrics_port}\r\n\r\n".encode(), b"GET /metr")
+        for line in lines:
+            with contextlib.suppress(TimeoutError):
+                await self.send(address, line, wait=1, port=self._metrics_port)
+
+    async def smuggled_requests(self, address: str) -> None:
+        for request in random.sample(list(REFUSED.values()), 5):
+            with contextlib.suppress(TimeoutError):
+                await self.send(address, request, wait=2)
+
+    async def odd_paths(self, address: str) -> None:
+        key = self._keys[9]
+        odd = ("%E2%80%A8", "%E2%80%AE", "%0A", "%00", "%FF", "..%2f..", "messages", "%5F", "a" * 9000)
+        target = f"/workshop/{random.choice(odd)}{key.key.replace('_', '%5F')}/{random.choice(odd)}"
+        head = f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nConnection: close\r\n\r\n"
+        await self.send(address, head.encode(), wait=5)
+
+    async def batches(self, address: str) -> None:
+        pings = [{"jsonrpc": "2.0", "id": number, "method": "ping"} for number in range(20_000)]
+        await self.send(address, self.post(json.dumps(pings).encode(), self._keys[9].session_key), wait=10)
+
+    async def dripping_heads(self, address: str) -> None:
+        heads = [b"GET /health_check HTTP/1.1\r\n", *([b"X: y\r\n"] * 20)]
+        await asyncio.gather(
+            *(self.send(address, *heads, pause=0.5, wait=2) for _ in range(50)), return_exceptions=True
         )
-        await asyncio.sleep(0.1)
+
+    async def streams_nobody_reads(self, address: str) -> None:
+        head = f"GET /workshop/{self._keys[10].session_key} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
+        await asyncio.gather(
+            *(self.send(address, head.encode(), b"Accept: text/event-stream\r\n\r\n", wait=2) for _ in range(30)),
+            return_exceptions=True,
+        )
+        await asyncio.sleep(1)
+
+    async def clients_that_vanish(self, address: str) -> None:
+        call = {"name": "wait", "arguments": {"seconds": 5}}
+        session = ERAS["2025"](self._port, "workshop", self._keys[11].session_key)
+        with contextlib.suppress(Exception):
+            await session.open()
+            async with asyncio.timeout(0.1):
+                await session.call(call["name"], call["arguments"])
+        session.close()
+
+    async def relayed_headers(self, address: str) -> None:
+        headers = "X-Gumcp-Client: 127.0.0.1 1\r\nX-Gumcp-Scheme: https\r\nDaphne-Root-Path: /x\r\n"
+        await self.send(address, self.post(b"{}", headers=headers), wait=5)
 
     async def calls_nobody_reads(self, address: str) -> None:
         call = {
@@ -197,7 +303,7 @@ class Attackers:
             "method": "tools/call",
             "params": {"name": "fill", "arguments": {"characters": 4 * MIB}},
         }
-        _, writer = await asyncio.open_connection("127.0.0.1", self._host.port, local_addr=(address, 0), limit=1024)
+        _, writer = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(address, 0), limit=1024)
         writer.write(self.post(json.dumps(call).encode(), self._keys[7].session_key))
         await asyncio.sleep(2)
         writer.close()
@@ -219,55 +325,137 @@ class Attackers:
             self.unfinished_bodies,
             self.nonsense,
             self.foreign_pages,
+            self.large_forms_for_pages,
+            self.refused_initializes,
+            self.handlers_that_compute,
+            self.handlers_that_block,
+            self.wrong_keys_from_everywhere,
+            self.scrapers,
+            self.smuggled_requests,
+            self.odd_paths,
+            self.batches,
+            self.dripping_heads,
+            self.streams_nobody_reads,
+            self.clients_that_vanish,
+            self.relayed_headers,
             self.guessed_logins,
             self.calls_nobody_reads,
         ]
 
 
-async def attack(host: HostProcess, seconds: float, data_dir: Path) -> bool:
-    """Run all of it, print what came of it, and return whether no call of the well-behaved clients was lost."""
+async def _attack(attackers: Attackers) -> None:
+    async with asyncio.TaskGroup() as group:
+        for number, act in enumerate(attackers.acts, 1):
+            group.create_task(attackers.keep(number, act))
+
+
+def attack(port: int, metrics_port: int, keys: list[IssuedKey], seconds: float, counts: Any) -> None:
+    """Attack for so long. Runs in a process of its own."""
+    attackers = Attackers(port, metrics_port, keys, time.monotonic() + seconds)
+    asyncio.run(_attack(attackers))
+    counts.put(attackers.counts)
+
+
+@dataclass
+class State:
+    """What the host holds at one moment."""
+
+    mib: float
+    descriptors: int
+    threads: int
+    series: int
+
+
+def look(host: HostProcess, watched: Watched) -> State:
+    series = sum(1 for line in host.metrics_text().splitlines() if line and not line.startswith("#"))
+    return State(watched.mib, watched.descriptors, watched.threads, series)
+
+
+async def call_for(host: HostProcess, keys: list[IssuedKey], seconds: float) -> list[Client]:
+    """Have the well-behaved clients call for so long."""
+    clients = [Client(host.port, key, list(ERAS)[number % len(ERAS)]) for number, key in enumerate(keys)]
+    end = time.monotonic() + seconds
+    async with asyncio.TaskGroup() as group:
+        for client in clients:
+            group.create_task(client.call_until(end))
+    return clients
+
+
+async def peak_mib(watched: Watched, peak: list[float]) -> None:
+    while True:
+        peak[0] = max(peak[0], watched.mib)
+        await asyncio.sleep(1)
+
+
+async def run(host: HostProcess, server: str, seconds: float, data_dir: Path) -> tuple[str, bool]:
+    """Run all of it. Returns a row of the table, and whether no call of the well-behaved clients was lost."""
     good = [issue(data_dir, f"good-{number}") for number in range(CLIENTS)]
-    bad = [issue(data_dir, f"bad-{number}") for number in range(8)]
+    bad = [issue(data_dir, f"bad-{number}") for number in range(12)]
     watched = Watched(host.pid)
-    results = {}
-    for what, length in (("before", seconds / 4), ("during", seconds)):
-        end = time.monotonic() + length
-        clients = [Client(host.port, key, list(ERAS)[number % len(ERAS)]) for number, key in enumerate(good)]
-        attackers = Attackers(host, bad, end)
-        acts = attackers.acts if what == "during" else []
-        async with asyncio.TaskGroup() as group:
-            for client in clients:
-                group.create_task(client.call_until(end))
-            for act in acts:
-                group.create_task(attackers.keep(act))
-        latencies = [value for client in clients for value in client.latencies]
-        failures = [failure for client in clients for failure in client.failures]
-        results[what] = percentile(latencies, 99)
-        print(f"\n{what}: {milliseconds(latencies)}; lost {len(failures)}; {watched.mib:.0f} MiB")
-        for failure, count in Counter(failures).most_common(5):
-            print(f"  {count} x {failure[:150]}")
-        for name, count in sorted(attackers.counts.items()):
-            print(f"  {name}: {count}")
-    series = sum(1 for line in host.metrics_text().splitlines() if not line.startswith("#"))
-    await asyncio.sleep(5)
-    print(f"\nafter: {watched.mib:.0f} MiB, {watched.descriptors} descriptors, {series} time series")
-    print(f"p99 of the well-behaved: {results['during'] / max(results['before'], 1e-9):.1f} times its value before")
-    return not failures
+    before = await call_for(host, good, min(BEFORE_SECONDS, seconds / 4))
+    first = look(host, watched)
+    spawn = multiprocessing.get_context("spawn")
+    counts: Any = spawn.Queue()
+    attacker = spawn.Process(target=attack, args=(host.port, host.metrics_port, bad, seconds, counts))
+    attacker.start()
+    peak = [first.mib]
+    watching = asyncio.create_task(peak_mib(watched, peak))
+    during = await call_for(host, good, seconds)
+    watching.cancel()
+    acts: Counter[str] = Counter()
+    with contextlib.suppress(queue.Empty):
+        acts = await asyncio.to_thread(counts.get, True, 60)
+    attacker.join(30)
+    if attacker.is_alive():
+        attacker.kill()
+    await asyncio.sleep(min(SETTLE_SECONDS, seconds))
+    last = look(host, watched)
+    usual = [value for client in before for value in client.latencies]
+    latencies = [value for client in during for value in client.latencies]
+    failures = [failure for client in (*before, *during) for failure in client.failures]
+    print(f"before: {milliseconds(usual)}\nduring: {milliseconds(latencies)}; lost {len(failures)}")
+    for failure, count in Counter(failures).most_common(10):
+        print(f"  {count} x {failure[:150]}")
+    for name, count in sorted(acts.items()):
+        print(f"  {name}: {count}")
+    cells = (
+        server,
+        str(len(latencies)),
+        str(len(failures)),
+        *(f"{percentile(values, 99) * 1000:.0f} ms" for values in (usual, latencies)),
+        f"{max(latencies, default=0) * 1000:.0f} ms",
+        f"{first.mib:.0f}, {peak[0]:.0f}, {last.mib:.0f} MiB",
+        f"{first.descriptors}, {last.descriptors}",
+        f"{first.threads}, {last.threads}",
+        f"{first.series}, {last.series}",
+    )
+    return f"| {' | '.join(cells)} |", bool(latencies) and bool(acts) and not failures
+
+
+HEADING: Final = """\
+| server | calls | lost | p99 before | during | slowest | memory before, peak, after | descriptors | threads | series |
+|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.hostile", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10, help="of attack; default: %(default)s")
+    parser.add_argument("--minutes", type=float, default=10, help="of attack on each server; default: %(default)s")
     parser.add_argument("--server", choices=["daphne", "uvicorn", "both"], default="both", help="default: %(default)s")
     arguments = parser.parse_args()
-    all_kept = True
+    rows, all_kept = [], True
     for server in ("daphne", "uvicorn") if arguments.server == "both" else (arguments.server,):
-        print(f"\n== {server}")
+        print(f"\n== {server}", flush=True)
         with tempfile.TemporaryDirectory(prefix="gumcp-hostile-") as folder:
             migrate(Path(folder))
             settings = {"GUMCP_AUTH": "keys", "GUMCP_LOG_LEVEL": "ERROR"}
-            with running_host(Path(folder), None, asgi_server=server, **settings) as host:
-                all_kept &= asyncio.run(attack(host, arguments.minutes * 60, Path(folder)))
+            with running_host(Path(folder), None, asgi_server=server, server_dirs=SERVERS, **settings) as host:
+                row, is_kept = asyncio.run(run(host, server, arguments.minutes * 60, Path(folder)))
+        rows.append(row)
+        all_kept &= is_kept
+        table = "\n".join([HEADING, *rows])
+        TABLE.parent.mkdir(exist_ok=True)
+        TABLE.write_text(f"{arguments.minutes:g} minutes on each server, {CLIENTS} well-behaved clients.\n\n{table}\n")
+    print(f"\n{table}\n\nwritten to {TABLE.relative_to(ROOT)}")
     return 0 if all_kept else 1
 
 
