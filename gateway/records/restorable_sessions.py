@@ -48,8 +48,8 @@ CLOCK_MARGIN_SECONDS: Final = 60.0
 """How much the clocks of machines may differ."""
 
 MAX_WAITING: Final = 20_000
-"""How many changes wait while the database is away. Beyond it the oldest are dropped, and those sessions are not
-restored."""
+"""How many changes of each kind wait while the database is away. Beyond it the oldest are dropped: those sessions are
+not restored, or are found after their end until they count as idle."""
 
 MAX_ENDED: Final = 20_000
 """How many sessions that ended here are remembered, so that their ids cost no look-up."""
@@ -150,8 +150,7 @@ class RestorableSessions:
     def _on_changed(self, session: Session, **_: Any) -> None:
         with self._lock:
             self._changed[session.row_id] = session
-            while len(self._changed) > MAX_WAITING:
-                del self._changed[next(iter(self._changed))]
+            _drop_oldest(self._changed, MAX_WAITING)
         self._thread.wake()
 
     def _on_closed(self, session: Session, **_: Any) -> None:
@@ -170,8 +169,9 @@ class RestorableSessions:
                 self._changed.pop(row_id, None)
                 self._over[row_id] = None
                 self._ended_here[self.ids.id_digests(session.id)[0]] = None
-                if len(self._ended_here) > MAX_ENDED:
-                    del self._ended_here[next(iter(self._ended_here))]
+                _drop_oldest(self._ended_here, MAX_ENDED)
+            for waiting in (self._used, self._lost, self._over):
+                _drop_oldest(waiting, MAX_WAITING)
         self._thread.wake()
 
     # -- Look-ups, on the host's loop --------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ class RestorableSessions:
         return min(TOUCH_SECONDS, conf.session_idle_seconds / 4)
 
     def _run_round(self, is_last: bool) -> None:
-        if self._changed and not is_last:
+        if not is_last and (self._changed or self._used or self._lost or self._over):
             time.sleep(GATHER_SECONDS)
         with self._lock:
             changed, self._changed = self._changed, {}
@@ -276,10 +276,12 @@ class RestorableSessions:
             self._rows.delete(over)
         except Exception:
             with self._lock:
-                self._changed = {**_newest(changed, over), **self._changed}
-                self._used = {**_newest(used, over), **self._used}
-                self._lost = {**_newest(lost, over), **self._lost}
+                self._changed = {**changed, **self._changed}
+                self._used = {**used, **self._used}
+                self._lost = {**lost, **self._lost}
                 self._over = {**over, **self._over}
+                for waiting in (self._changed, self._used, self._lost, self._over):
+                    _drop_oldest(waiting, MAX_WAITING)
             raise
         now = time.monotonic()
         if now - self._last_touch >= self._touch_seconds:
@@ -340,6 +342,7 @@ def _has_secret(text: str, key: str | None) -> bool:
     return contains_key(text) or (key is not None and len(key) >= MIN_SECRET_LENGTH and key in text)
 
 
-def _newest(waiting: dict[UUID, _T], over: dict[UUID, None]) -> dict[UUID, _T]:
-    kept = {row_id: value for row_id, value in waiting.items() if row_id not in over}
-    return dict(list(kept.items())[-MAX_WAITING:])
+def _drop_oldest(waiting: dict[Any, Any], count: int) -> None:
+    """Keep the newest `count` entries."""
+    while len(waiting) > count:
+        del waiting[next(iter(waiting))]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.records import restorable_sessions
 from gateway.transports.sessions import STOPPED
 from tests.support.deadlines import WAIT_SECONDS
 from tests.support.in_process import HandshakeClient, InProcessHost, SseClient, host_in_process
@@ -358,3 +359,22 @@ async def test_request_state_of_one_process_is_good_in_another(processes: Proces
         process.host.instances.dependencies("scribe").request_state.codec for process in (first, second)
     )
     assert unsealing.unseal(sealing.seal(b"round 1")) == b"round 1"
+
+
+async def test_changes_that_wait_for_the_database_are_bounded(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restorable_sessions, "MAX_WAITING", 2)
+    monkeypatch.setattr(restorable_sessions, "ROUND_SECONDS", 0.05)
+    first, second = await processes.start(), await processes.start()
+    processes.table.is_away = True
+    clients = [await first.initialize(f"/scribe/user-{number}:key") for number in range(4)]
+    await reached(lambda: first.host.restorable._outage.is_present)
+    assert len(first.host.restorable._changed) <= 2
+    processes.table.is_away = False
+    await processes.until_written(4)  # all that are open are written once the database is back
+    assert (await told(on(second, clients[0])))["client"] == "wire"
+    processes.table.is_away = True
+    for client in clients[1:]:
+        assert await client.delete() == 200
+    assert len(first.host.restorable._over) <= 2
