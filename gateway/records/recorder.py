@@ -75,6 +75,9 @@ MANY_ROWS: Final = 100_000
 MAX_KEPT_CLOSED_SESSIONS: Final = 50_000
 """How many ended sessions are kept in memory while the database is away; beyond it the oldest are dropped."""
 
+CLIENT_ROW_SECONDS: Final = 5.0
+"""How often the row of a stateless client is written while it sends requests: it costs as much as its instance's."""
+
 MAX_LISTED_NAME_LENGTH: Final = 1000
 """Longest name of a tool, URI of a resource or name of a prompt that is kept."""
 
@@ -150,6 +153,8 @@ class Recorder:
         self._written_revision = -1
         self._written_look: datetime | None = None
         self._written_instances: dict[UUID, _WrittenInstance] = {}
+        self._written_clients: dict[UUID, tuple[int, float]] = {}
+        """Stateless clients, by instance -> how many requests their row has, and when it was written (monotonic)."""
         self._new_ended_rows: Counter[str] = Counter()
         """Users -> how many rows of theirs have ended since surplus rows of theirs were last deleted."""
         self._last_heartbeat = self._last_upkeep = float("-inf")
@@ -287,6 +292,7 @@ class Recorder:
     def _write_everything_again(self) -> None:
         """Forget what was written: the database may be another one, or another process marked our sessions as lost."""
         self._written_activity.clear()
+        self._written_clients.clear()
         # Which instances have a row stays known, so that those which end meanwhile are marked as ended.
         for written in self._written_instances.values():
             written.requests = None
@@ -493,7 +499,7 @@ class Recorder:
             if (written := self._written_instances.get(instance.row_id)) is None
             or written.requests != instance.activity.requests
         ]
-        self._write_stateless_clients([instance for instance in changed if instance.activity.requests])
+        self._write_stateless_clients([instance for instance in instances if self._is_client_row_due(instance)])
         self._writer.upsert(
             [
                 InstanceRecord(
@@ -521,11 +527,24 @@ class Recorder:
             SessionRecord.objects.filter(id__in=batch).update(
                 state=SessionRecord.State.CLOSED, closed_at=now, end_reason="its instance ended"
             )
+            for row_id in batch:
+                self._written_clients.pop(row_id, None)
         self._new_ended_rows.update(written.user_id for written in ended.values())
         self._written_instances = alive
 
+    def _is_client_row_due(self, instance: Instance) -> bool:
+        """Whether the row of a stateless client is to be written: the first time at once, then now and then."""
+        requests = instance.activity.requests
+        if not requests:
+            return False
+        written = self._written_clients.get(instance.row_id)
+        if written is None:
+            return True
+        return written[0] != requests and time.monotonic() - written[1] >= CLIENT_ROW_SECONDS
+
     def _write_stateless_clients(self, instances: list[Instance]) -> None:
         """Write who sends stateless requests: one row for each instance, which is one user at one server."""
+        seen = {instance.row_id: (instance.activity.requests, time.monotonic()) for instance in instances}
         self._writer.upsert(
             [
                 SessionRecord(
@@ -551,6 +570,7 @@ class Recorder:
             "id",
             [*_UPDATED_SESSION_FIELDS, "address"],
         )
+        self._written_clients.update(seen)
 
 
 @dataclass(slots=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.access.log_redaction import install_record_redaction
+from gateway.access.redaction import PathRedactor
 from gateway.apps import GatewayConfig
 from gateway.host.server_log import MAX_LINE_LENGTH, MAX_LINES, ServerLog
 from gateway.upstreams.child import StderrLines
@@ -58,6 +60,16 @@ def test_line_of_the_host_that_names_a_server_is_that_servers_and_no_other_line_
 def test_what_a_child_process_prints_is_its_servers(log: ServerLog) -> None:
     StderrLines("moody").add("ready\x1b")
     assert texts(log, "moody") == [r"Server moody: ready\x1b"]
+
+
+def test_lines_are_redacted_like_the_log(log: ServerLog) -> None:
+    make_record = logging.getLogRecordFactory()
+    install_record_redaction(PathRedactor(["workshop"]))
+    try:
+        logging.getLogger("gateway.host.anything").warning("%s: POST %s", "workshop", "/workshop/ada:canary-5b2e")
+    finally:
+        logging.setLogRecordFactory(make_record)
+    assert texts(log, "workshop") == ["workshop: POST /workshop/[redacted]"]
 
 
 def test_newest_lines_are_kept_and_each_is_given_once(log: ServerLog) -> None:

@@ -13,7 +13,7 @@ from gateway.catalog.definitions import Discovery, LoadFailure
 from gateway.catalog.registry import Registry
 from gateway.instances.instance import Instance
 from gateway.instances.listings import Listing
-from gateway.records import models
+from gateway.records import models, recorder
 from gateway.records.models import HostProcess
 from tests.support.mirror import Mirror, instance_row, row
 
@@ -159,6 +159,23 @@ def test_user_without_sessions_is_a_client_too_until_the_instance_ends() -> None
     client.refresh_from_db()
     assert (client.state, client.end_reason) == ("closed", "its instance ended")
     assert client.closed_at is not None
+
+
+def test_row_of_a_busy_stateless_client_is_written_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = Mirror()
+    instance = mirror.add_instance()
+
+    def written_requests() -> int:
+        stateless_request(instance, {"name": "agent", "version": "2"})
+        mirror.flush()
+        return models.SessionRecord.objects.get(id=instance.row_id).messages_in
+
+    assert [written_requests(), written_requests()] == [1, 1]
+    monkeypatch.setattr(recorder, "CLIENT_ROW_SECONDS", 0.0)
+    assert written_requests() == 3
+    mirror.recorder._write_everything_again()
+    models.SessionRecord.objects.all().delete()
+    assert written_requests() == 4
 
 
 @pytest.mark.parametrize("info", [None, "x", [], {}, {"name": 1, "version": "2"}, {"name": "a"}])
