@@ -16,7 +16,6 @@ from mcp.client._transport import TransportStreams
 from mcp.shared.dispatcher import CallOptions, DispatchContext, ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_METHOD_HEADER, MCP_NAME_HEADER, MCP_PROTOCOL_VERSION_HEADER, NAME_BEARING_METHODS
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
@@ -28,6 +27,7 @@ from mcp_types import (
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 
 from gateway import __version__
+from gateway.upstreams.dispatcher import UpstreamDispatcher
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Link:
 
     def __init__(self, client: OtherSide) -> None:
         self._client = client
-        self._dispatcher: JSONRPCDispatcher[TransportContext] | None = None
+        self._dispatcher: UpstreamDispatcher | None = None
         self._task: asyncio.Task[None] | None = None
         self._started = _Started()
         self._leaving = asyncio.Event()
@@ -123,7 +123,7 @@ class Link:
         try:
             async with opener() as (read, write):
                 self._has_streams = True
-                self._dispatcher = JSONRPCDispatcher(read, write)
+                self._dispatcher = UpstreamDispatcher(read, write)
                 running = asyncio.create_task(
                     self._dispatcher.run(self._on_request, self._on_notify, task_status=self._started)
                 )
