@@ -15,10 +15,12 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpR
 from django.urls import URLPattern, path, reverse
 
 from gateway.admin_cells import NOTHING, ago, badge, link, list_url, short, two_lines, with_query
+from gateway.apps import GatewayConfig
 from gateway.conf import conf
 from gateway.console.client_setups import Address
 from gateway.console.list_filters import StateFilter, is_list
 from gateway.console.log_lines import log_lines, may_see_log
+from gateway.console.server_processes import server_processes
 from gateway.printable import LINES, printable
 from gateway.read_only_admin import ReadOnlyAdmin
 from gateway.records.models import ServerRecord, SessionRecord
@@ -256,6 +258,7 @@ def _page(request: HttpRequest, server: ServerRecord) -> dict[str, Any]:
         "ended_url": list_url("records_sessionrecord", server_name=server.name, state__exact="all"),
         "tools": _tools(server),
         **_call_links(request, server),
+        **server_processes(request, server),
         "resources": [printable(str(name)) for name in server.resources],
         "prompts": [printable(str(name)) for name in server.prompts],
         "limits": _limits(server),
@@ -296,6 +299,9 @@ def _limits(server: ServerRecord) -> list[Limit]:
         value = getattr(conf, field) if own in (None, "") else own
         label = str(ServerRecord._meta.get_field(field).verbose_name).capitalize()  # type: ignore[union-attr]
         source = f"the setting GUMCP_{field.upper()}" if own in (None, "") else "this page"
+        if field == "call_timeout_seconds" and own is None:
+            of_manifest = GatewayConfig.current().registry.own_call_timeout(server.name)
+            value, source = (value, source) if of_manifest is None else (of_manifest, "its server.json")
         limits.append(Limit(label, _limit_text(field, value), source))
     return limits
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -21,8 +23,13 @@ from gateway.access.models import AuditEvent, LimitHit
 from gateway.access.redaction import PathRedactor
 from gateway.access.store import issue_key
 from gateway.apps import GatewayConfig
+from gateway.catalog.definitions import Discovery, ServerDefinition
+from gateway.catalog.manifests import load_manifest
+from gateway.catalog.registry import Registry
 from gateway.host.server_log import ServerLog
 from gateway.records.models import CallRecord, HostProcess, ServerRecord, SessionRecord
+from gateway.upstreams.link_state import LinkState
+from gateway.upstreams.slots import Slots
 from tests.support.mirror import lost_process, open_row
 
 pytestmark = pytest.mark.django_db
@@ -120,6 +127,27 @@ def test_servers_page_has_its_url_its_tools_with_schemas_and_the_limits_in_force
 
 def test_server_of_a_host_without_keys_has_the_url_of_the_one_who_looks(client: Client) -> None:
     assert "/time/root</pre>" in shown(client, f"{SERVERS}{server('time').pk}/change/")
+
+
+@pytest.mark.usefixtures("log")
+def test_page_of_a_command_has_its_command_line_without_secrets_and_its_processes(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "server.json").write_text('{"command": "npx", "args": ["--token", "s3cret"]}')
+    definition = load_manifest(tmp_path / "notes", Slots())
+    assert isinstance(definition, ServerDefinition)
+    ada = LinkState("<ada>", True, 4711, 3, time.time(), "The server's process ended (exit status 1).")
+    monkeypatch.setattr(definition.source, "states", lambda: [ada])
+    monkeypatch.setattr(GatewayConfig.current(), "registry", Registry(Discovery([definition])))
+    row = server("notes", folder=str(tmp_path / "notes"))
+    page = shown(client, f"{SERVERS}{row.pk}/change/")
+    assert "<dt>Command</dt><dd><code>npx --token [redacted]</code></dd>" in page
+    assert "0 child processes" in page
+    assert '<th scope="row">&lt;ada&gt;</th><td>running</td><td>4711</td><td>3</td>' in page
+    assert "ended (exit status 1)" in page
+    # Who uses a server is not for those who may not see clients.
+    assert "4711" not in shown(browser(staff("view_serverrecord")), f"{SERVERS}{row.pk}/change/")
 
 
 # -- Log lines -------------------------------------------------------------------------------------------------------
