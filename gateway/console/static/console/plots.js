@@ -20,8 +20,10 @@ class Plots {
   }
 
   show(points) {
+    const first = this.points.length ? this.points[0][0] : 0;
     this.points = points;
-    if (this.drawn.length) {
+    // Another range has other axes.
+    if (this.drawn.length && points.length && points[0][0] - first < 3600 && points[0][0] >= first) {
       this.drawn.forEach((plot, index) => plot.setData(this.data(Plots.KINDS[index])));
     } else {
       this.draw();
@@ -36,16 +38,22 @@ class Plots {
   draw() {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
+    const days = this.points.length > 1 && this.points[this.points.length - 1][0] - this.points[0][0] > 2 * 86400;
+    const time = (seconds) => new Date(seconds * 1000).toISOString();
     const axis = { stroke: colour("--body-fg"), grid: { stroke: colour("--hairline-color"), width: 1 }, ticks: { show: false } };
+    const width = this.width();
     this.drawn.forEach((plot) => plot.destroy());
     this.drawn = Plots.KINDS.map((kind) => new uPlot({
       title: kind.title,
-      width: this.width(),
+      width,
       height: 180,
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
       cursor: { sync: { key: "overview" }, drag: { x: false, y: false } },
       scales: { y: { range: (_, least, most) => [0, Math.max(most * 1.1, 1)] } },
-      axes: [axis, { ...axis, size: 60 }],
+      axes: [
+        { ...axis, space: 80, values: (_, ticks) => ticks.map((tick) => (days ? time(tick).slice(5, 10) : time(tick).slice(11, 16))) },
+        { ...axis, size: 60 },
+      ],
       series: [{ label: "UTC", value: "{YYYY}-{MM}-{DD} {HH}:{mm}:{ss}" }, ...kind.series.map(([label, , name]) => ({
         label,
         stroke: colour(name),
