@@ -54,3 +54,28 @@ def test_log_lines_of_a_server_come_while_one_looks(scene: Scene, operator: Visi
     with scene.host.session("workshop", scene.bob.session_key):
         expect(operator.page.locator(".log .log-line").last).to_contain_text("bob", timeout=within(4) * 1000)
     assert operator.faults == []
+
+
+def test_overview_shows_sessions_come_and_go_without_reloading(scene: Scene, operator: Visitor) -> None:
+    operator.page.goto("/admin/")
+    expect(operator.page.locator("#overview-connection")).to_have_text("Live.", timeout=within(10) * 1000)
+    sessions = operator.page.locator("#overview-sessions table")
+    # A tick, and the time to show it.
+    tick = within(SHOWN_SECONDS + 0.5) * 1000
+    with scene.host.session("workshop", scene.ada.session_key, name="on-the-overview"):
+        expect(sessions).to_contain_text("on-the-overview", timeout=tick)
+    expect(sessions).not_to_contain_text("on-the-overview", timeout=tick)
+    assert operator.faults == []
+
+
+def test_overview_has_its_past_as_plots_and_as_a_table_by_keyboard(scene: Scene, operator: Visitor) -> None:
+    operator.page.goto("/admin/")
+    operator.page.locator("[data-range=week]").focus()
+    operator.page.keyboard.press("Enter")
+    expect(operator.page.locator("[data-range=week]")).to_have_attribute("aria-pressed", "true")
+    expect(operator.page.locator("#overview-plots canvas")).to_have_count(4)
+    operator.page.locator("[data-range=hour]").press("Enter")
+    operator.page.locator(".overview-plots summary").press("Enter")
+    # The first point comes ten seconds after the start of the host.
+    expect(operator.page.locator("#overview-points tbody tr").first).to_be_visible(timeout=within(15) * 1000)
+    assert operator.faults == []
