@@ -71,7 +71,9 @@ class LoopTransport(asyncio.Protocol):
     @property
     def held_bytes(self) -> int:
         """How much was written and has not been taken by the kernel."""
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        if self._transport is None or self._transport.is_closing():
+            return 0
+        return self._transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
         """Send `data`. After the end it is dropped."""
@@ -95,7 +97,13 @@ class LoopTransport(asyncio.Protocol):
     def loseConnection(self) -> None:
         """Close when everything has been sent."""
         self._is_closing = True
-        if self._transport is not None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self.held_bytes:
+            # As Twisted does, go on reading meanwhile. A socket that is closed over unread bytes is reset, and its
+            # client may lose the rest. With this limit `resume_writing` is called when nothing is held any more.
+            self._transport.set_write_buffer_limits(high=0)
+        else:
             self._transport.close()
 
     def loseWriteConnection(self) -> None:
@@ -136,8 +144,10 @@ class LoopTransport(asyncio.Protocol):
         self._connection.pauseProducing()
 
     def resume_writing(self) -> None:
-        """Go on: everything has been sent."""
+        """Go on, or close: everything has been sent."""
         self._connection.resumeProducing()
+        if self._is_closing and self._transport is not None:
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass on the end."""

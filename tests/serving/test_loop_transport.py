@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 
+import pytest
+import uvloop
 from twisted.internet import tcp, unix
 from twisted.internet.protocol import Factory, Protocol
 
@@ -88,6 +90,19 @@ async def test_connection_is_paused_while_its_client_does_not_read() -> None:
         await until(lambda: connection.is_lost)
 
 
+async def test_rest_arrives_whole_though_the_client_sends_more_while_it_is_sent() -> None:
+    with connected() as (connection, transport, client):
+        client.sendall(b"question")
+        await until(lambda: connection.received == b"question")
+        transport.write(b"x" * 8_000_000)
+        transport.loseConnection()
+        transport.write(b"too late")
+        client.sendall(b"another")
+        await until(lambda: connection.received == b"questionanother")
+        assert await read_all(client) == b"x" * 8_000_000
+        await until(lambda: connection.is_lost)
+
+
 async def test_client_that_has_closed_its_side_has_left() -> None:
     with connected() as (connection, transport, client):
         client.shutdown(socket.SHUT_WR)
@@ -120,3 +135,17 @@ async def test_only_plain_tcp_is_carried_by_the_loop() -> None:
     for_unix = unix.Port("unused", Factory())
     serve_on_loop(for_unix, loop, lambda protocol: True)
     assert for_unix.transport is unix.Server
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        test_bytes_go_both_ways_and_all_arrive_before_the_end,
+        test_connection_is_paused_while_its_client_does_not_read,
+        test_rest_arrives_whole_though_the_client_sends_more_while_it_is_sent,
+        test_client_that_has_closed_its_side_has_left,
+        test_aborted_connection_is_reset_though_the_loop_has_not_taken_it_yet,
+    ],
+)
+def test_outcome_is_the_same_on_uvloop(outcome: Callable[[], Coroutine[None, None, None]]) -> None:
+    uvloop.run(outcome())
