@@ -41,6 +41,9 @@ SMALL_CHUNKS_BYTES: Final = 4 * 1024
 """The beginning of a chunked body that is decoded at once. A longer one may be many small chunks and waits for its turn
 where others do."""
 
+DECODED_AT_ONCE_BYTES: Final = 64 * 1024
+"""How much of a chunked body is decoded in one turn. The loop may read more at once."""
+
 LINGER_SECONDS: Final = 2.0
 """How long a client may go on sending after the last answer. A socket that is closed over unread bytes resets the
 connection, and the client may lose the answer."""
@@ -282,6 +285,7 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         self._waits_for_turn = False
         if self._unread:
             unread, self._unread = self._unread, b""
+            self._body_wire_bytes -= len(unread)  # it is counted again
             self.dataReceived(unread)
         self._regulate_reading()
 
@@ -381,6 +385,7 @@ class HttpConnection(Protocol):  # type: ignore[misc]
             if len(rest) > SMALL_CHUNKS_BYTES:
                 self._wait_for_turn()
                 if self._waits_for_turn:
+                    self._body_wire_bytes = len(rest)
                     self._unread = rest
                     return
         self._read_body(rest)
@@ -388,19 +393,16 @@ class HttpConnection(Protocol):  # type: ignore[misc]
     def _read_body(self, data: bytes) -> None:
         head = self._head
         assert head is not None
+        self._body_wire_bytes += len(data)
         if self._unread:
             self._unread += data
             return
-        self._body_wire_bytes += len(data)
         limits = self._limits
         if not self.server.is_draining:
             seconds = limits.body_grace_seconds + self._body_wire_bytes / limits.body_bytes_per_second
             self._deadline = self._body_started_at + min(seconds, limits.body_timeout_seconds)
         if self._chunks is not None:
-            if self._chunks.feed(data):
-                self._start_exchange(bytes(self._body), self._chunks.rest)
-            elif self._body:
-                self._hold_body()
+            self._read_chunks(self._chunks, data)
             return
         assert head.body_bytes is not None
         missing = head.body_bytes - len(self._body)
@@ -412,6 +414,20 @@ class HttpConnection(Protocol):  # type: ignore[misc]
             self._start_exchange(bytes(self._body + data[:missing]), data[missing:])
         else:
             self._start_exchange(data[:missing], data[missing:])
+
+    def _read_chunks(self, chunks: ChunkedBody, data: bytes) -> None:
+        """Decode what has come, a little in one turn of the loop: it may be thousands of chunks."""
+        position = 0
+        while not chunks.feed(data[position : position + DECODED_AT_ONCE_BYTES]):
+            position += DECODED_AT_ONCE_BYTES
+            if self._body:
+                self._hold_body()
+            if position >= len(data):
+                return
+            if self._waits_for_turn:
+                self._unread = data[position:]
+                return
+        self._start_exchange(bytes(self._body), chunks.rest + data[position + DECODED_AT_ONCE_BYTES :])
 
     def _hold_body(self) -> None:
         """Keep what has come of the body, at the cost of other bodies if all together hold too much.

@@ -197,11 +197,11 @@ async def test_chunked_body_that_waited_for_its_turn_is_read_as_it_was_sent() ->
     large = [server.connect() for _ in range(BODIES_PER_TURN)]
     for client in large:
         client.connection.dataReceived(HEAD + b"Content-Length: 200000\r\n\r\n" + bytes(65_536))
-    client, content = server.connect(), "x" * 5000
+    client, content = server.connect(), "x" * 300_000
     chunks = f"{len(content):x}\r\n{content}\r\n0\r\n\r\n".encode()
-    client.connection.dataReceived(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks[:4500])
+    client.connection.dataReceived(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks[:200_000])
     assert client.transport.producerState == "paused"
-    client.connection.dataReceived(chunks[4500:] + b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
+    client.connection.dataReceived(chunks[200_000:] + b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
     await client.settle()
     assert statuses(client.answer) == [200, 200]
     assert content in client.answer.decode()
