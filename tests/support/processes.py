@@ -13,6 +13,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.support.deadlines import WAIT_SECONDS, within
+from tests.support.warm_python import WARM_PYTHON, WarmProcess
 
 ROOT: Final = Path(__file__).parents[2]
 PLAIN_SERVERS: Final = ROOT / "tests" / "servers" / "plain"
@@ -27,6 +29,8 @@ BUNDLED_SERVERS: Final = ROOT / "servers"
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 15.0
+AnyProcess = subprocess.Popen[Any] | WarmProcess
+
 HOST_COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "daphne": ("-m", "daphne", "-b", "127.0.0.1", "-p", "{port}", "{application}"),
     "uvicorn": ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "{application}"),
@@ -92,16 +96,40 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
 
 def run(*command: str, data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command at the project's root, in a host's environment, to its end."""
+    env = environment(data_dir, **settings)
+    if _is_warm(command, env):
+        return _run_warm(command, env)
     return subprocess.run(
         command,
         cwd=ROOT,
-        env=environment(data_dir, **settings),
+        env=env,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=START_SECONDS,
         check=False,
     )
+
+
+def _is_warm(command: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether a program can be forked (`warm_python`): a host or a command, if nothing says how Python has to start."""
+    known = {"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
+    command = tuple(command)
+    is_usual = all(name in known or not name.startswith("PYTHON") for name in env)
+    return is_usual and command[0] == sys.executable and (command[1] == "manage.py" or command[1:3] in (("-m", "daphne"), ("-m", "uvicorn")))
+
+
+def _run_warm(command: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
+        process = WARM_PYTHON.start(command[1:], ROOT, env, stdout, stderr)
+        try:
+            process.wait(START_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
+        outputs = (path.read_text(encoding="utf-8") if path.exists() else "" for path in (stdout, stderr))
+        return subprocess.CompletedProcess(command, process.wait(), *outputs)
 
 
 def manage(*arguments: str, data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -138,7 +166,7 @@ def running(
     cwd: Path = ROOT,
     start_seconds: float = START_SECONDS,
     **options: Any,
-) -> Iterator[subprocess.Popen[Any]]:
+) -> Iterator[AnyProcess]:
     """Run Python with `command` for the length of a `with` block, and end it on leaving.
 
     The body begins when `is_ready` returns true; until then it may raise OSError. The process writes to `log`. On
@@ -147,13 +175,19 @@ def running(
 
     :raises ProcessFailed: if the process ends before it is ready, or is not ready in time.
     """
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=env,
-            **{"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, **options},
-        )
+    process: AnyProcess
+    if not options and _is_warm(command, env):
+        log.unlink(missing_ok=True)
+        log.touch()
+        process = WARM_PYTHON.start(command[1:], cwd, env, log, log)
+    else:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=env,
+                **{"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, **options},
+            )
     try:
         _wait_until_ready(process, is_ready, log, start_seconds)
         yield process
@@ -164,9 +198,7 @@ def running(
         process.wait(STOP_SECONDS)
 
 
-def _wait_until_ready(
-    process: subprocess.Popen[Any], is_ready: Callable[[], bool], log: Path, start_seconds: float
-) -> None:
+def _wait_until_ready(process: AnyProcess, is_ready: Callable[[], bool], log: Path, start_seconds: float) -> None:
     end = time.monotonic() + start_seconds
     while time.monotonic() < end:
         if process.poll() is not None:
