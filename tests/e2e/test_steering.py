@@ -33,6 +33,7 @@ LIMITS: Final = (
     "max_concurrent_calls_per_user",
     "max_threads",
     "when_blocked",
+    "isolation",
 )
 
 MAKE_USERS = """

@@ -116,7 +116,8 @@ def _is_warm(command: Sequence[str], env: Mapping[str, str]) -> bool:
     known = {"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
     command = tuple(command)
     is_usual = all(name in known or not name.startswith("PYTHON") for name in env)
-    return is_usual and command[0] == sys.executable and (command[1] == "manage.py" or command[1:3] in (("-m", "daphne"), ("-m", "uvicorn")))
+    is_ours = command[1] == "manage.py" or command[1:3] in (("-m", "daphne"), ("-m", "uvicorn"))
+    return is_usual and is_ours and command[0] == sys.executable
 
 
 def _run_warm(command: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
