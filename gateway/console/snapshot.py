@@ -241,18 +241,19 @@ def _lanes(host: Host) -> Table:
 
 
 def _processes(host: Host, now: float) -> Table:
-    rows = [_process(process, now) for process in host.recorder.processes]
+    own_id = host.recorder.process_id
+    rows = [_process(process, now, is_this=process.id == own_id) for process in host.recorder.processes]
     columns = ["Process", "#Sessions", "#Calls/s", "#p95", "#Memory", "Started", "Last seen"]
     note = "From the rows that each writes every three seconds."
     return _table("processes", "Processes", note, columns, rows, "None has written its row.")
 
 
-def _process(process: HostProcess, now: float) -> Row:
+def _process(process: HostProcess, now: float, *, is_this: bool) -> Row:
     name = f"{process.hostname}:{process.pid}"
     seen = process.last_seen_at.timestamp()
     return _row(
         [
-            f"{name} (this one)" if process.pid == os.getpid() else name,
+            f"{name} (this one)" if is_this else name,
             f"{process.open_sessions:,}",
             f"{process.calls_per_second:,.1f}",
             _duration(process.p95_ms),

@@ -123,8 +123,9 @@ def test_host_of_several_processes_says_whose_figures_these_are(host: Host) -> N
     host.recorder.processes = [
         HostProcess(hostname="here", pid=pid, started_at=now, last_seen_at=now, open_sessions=pid) for pid in (1, 2)
     ]
+    host.recorder.processes[1].id = host.recorder.process_id
     assert "one process of 2" in take_snapshot(host)["of"]
-    assert [cells[:2] for cells in table(host, "processes")] == [["here:1", "1"], ["here:2", "2"]]
+    assert [cells[:2] for cells in table(host, "processes")] == [["here:1", "1"], ["here:2 (this one)", "2"]]
 
 
 def test_nothing_of_a_key_or_a_session_id_is_shown(host: Host) -> None:
