@@ -2,6 +2,8 @@
 
     python -m tests.evidence.fleet keys       # latency of relays, Redis stopped and killed, revocation, a canary key
     python -m tests.evidence.fleet open       # pairs of every era on new connections, PostgreSQL stopped
+    python -m tests.evidence.fleet cpu        # CPU time of a call: two workers beside two independent hosts
+    python -m tests.evidence.fleet frozen     # a worker that is stopped (SIGSTOP)
     python -m tests.evidence.fleet link       # the link between two machines cut (root, in network namespaces)
     python -m tests.evidence.fleet clients    # conformance and the official clients through two nodes
 
@@ -34,13 +36,16 @@ import psutil
 from gateway.access.keys import public_part
 from gateway.fleet.ring import Ring
 from tests.fleet.topology import Topology, program, running_topology
-from tests.support.processes import ROOT, until
+from tests.support.host_process import fresh_host
+from tests.support.processes import BUNDLED_SERVERS, ROOT, until
 from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, initialize_message
 
 SERVER: Final = "simple-tools-server"
 USERS: Final = 50
 PAIR_SECONDS: Final = 60.0
 RELAYED_CALLS: Final = 1500
+CPU_ROUNDS: Final = 5
+CPU_SECONDS: Final = 4.0
 
 FIRST: Final = "10.77.0.1"
 SECOND: Final = "10.77.0.2"
@@ -363,6 +368,69 @@ def without_keys(folder: Path) -> bool:
         return stop_postgresql(topology) and holds
 
 
+# -- Two workers -----------------------------------------------------------------------------------------------------
+
+
+def compare_cpu(folder: Path) -> bool:
+    """Alternate between two workers and two independent hosts, with the same callers."""
+    options: dict[str, Any] = {"server_dirs": BUNDLED_SERVERS, "metrics": False}
+    ratios: list[float] = []
+    with (
+        fresh_host(asgi_server="workers", **options) as fleet,
+        fresh_host(asgi_server="serve", **options) as one,
+        fresh_host(asgi_server="serve", **options) as other,
+    ):
+        until(lambda: "serves with 2 workers" in fleet.log(), 20)
+        for number in range(CPU_ROUNDS):
+            together = _cpu_of_call([fleet.base_url], [fleet.pid])
+            apart = _cpu_of_call([one.base_url, other.base_url], [one.pid, other.pid])
+            print(f"  round {number + 1}: workers {together * 1e6:.0f} µs a call, two hosts {apart * 1e6:.0f} µs")
+            if number:  # the first one warms up
+                ratios.append(together / apart)
+    print(f"  ratios: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+    return sum(ratios) / len(ratios) <= 1.10
+
+
+def _cpu_of_call(base_urls: list[str], pids: list[int]) -> float:
+    def seconds() -> float:
+        found = [process for pid in pids for process in (psutil.Process(pid), *psutil.Process(pid).children(True))]
+        times = [process.cpu_times() for process in found]
+        return sum(it.user + it.system for it in times)
+
+    ends_at = time.monotonic() + CPU_SECONDS
+
+    def call(number: int) -> int:
+        calls = 0
+        with Caller(base_urls[number % len(base_urls)], f"cpu-{number}:key-{number}") as caller:
+            while time.monotonic() < ends_at:
+                assert caller.stateless("retrieve-data", key="x")[0] == 200
+                calls += 1
+        return calls
+
+    before = seconds()
+    with ThreadPoolExecutor(16) as pool:
+        calls = sum(pool.map(call, range(16)))
+    return (seconds() - before) / calls
+
+
+def freeze_worker(folder: Path) -> bool:
+    """Stop a worker, and wait until another one serves its callers."""
+    with fresh_host(asgi_server="workers", server_dirs=BUNDLED_SERVERS) as host:
+        until(lambda: "serves with 2 workers" in host.log(), 20)
+        workers = [child for child in psutil.Process(host.pid).children() if "--worker" in child.cmdline()]
+        victim, started = workers[0], time.monotonic()
+        victim.suspend()
+        # One that is stopped still accepts connections: its kernel does. Clients wait.
+        until(lambda: not victim.is_running(), 40)
+        ended = time.monotonic() - started
+        statuses: Counter[int] = Counter()
+        for number in range(40):
+            with Caller(host.base_url, f"frozen-{number}:key") as caller:
+                statuses[caller.stateless("retrieve-data", key="x")[0]] += 1
+        print(f"  killed after {ended:.1f} s, all served after {time.monotonic() - started:.1f} s: {dict(statuses)}")
+        return set(statuses) == {200} and time.monotonic() - started < 35
+
+
 # -- Two network namespaces ------------------------------------------------------------------------------------------
 
 
@@ -432,7 +500,14 @@ def clients(folder: Path) -> bool:
 
 
 def main() -> int:
-    parts = {"keys": with_keys, "open": without_keys, "link": cut_link, "clients": clients}
+    parts = {
+        "keys": with_keys,
+        "open": without_keys,
+        "cpu": compare_cpu,
+        "frozen": freeze_worker,
+        "link": cut_link,
+        "clients": clients,
+    }
     holds = True
     for name in sys.argv[1:] or parts:
         print(f"{name}:", flush=True)
