@@ -159,6 +159,8 @@ class RelayingApplication:
         try:
             await exchange.run(peer, connection)
         except PeerGone:
+            # The others lead to the same process, or over the same link.
+            peer.drop_idle()
             if not exchange.is_started:
                 # Without Retry-After: the call may have been carried out.
                 await _refuse(send, 502, "The process that served this has ended. The request may have had its effect.")
@@ -275,7 +277,7 @@ class _Peer:
         inode = os.stat(self._route.address).st_ino
         if inode != self._inode:
             self._inode = inode
-            self._drop_idle()
+            self.drop_idle()
         if (connection := self._take_idle()) is not None:
             return connection
         loop = asyncio.get_running_loop()
@@ -299,7 +301,8 @@ class _Peer:
             connection.abort()
         return None
 
-    def _drop_idle(self) -> None:
+    def drop_idle(self) -> None:
+        """Close the connections that are kept."""
         for _, connection in self._idle:
             connection.abort()
         self._idle.clear()

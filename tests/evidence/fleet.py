@@ -459,7 +459,8 @@ def cut_link(folder: Path) -> bool:
 def _cut_link_inside(folder: Path) -> bool:
     there = os.environ.pop("GUMCP_EVIDENCE_INSIDE")
     wrappers = ((), ("ip", "netns", "exec", there))
-    with running_topology(folder, addresses=(FIRST, SECOND), services=FIRST, wrappers=wrappers) as topology:
+    settings = {"GUMCP_ALLOW_NETWORK_WITHOUT_KEYS": "true"}
+    with running_topology(folder, addresses=(FIRST, SECOND), services=FIRST, wrappers=wrappers, **settings) as topology:
         first, second = topology.nodes
         until(lambda: second.name in first.log().rpartition("Nodes beside this one")[2], 10)
         ring = Ring(sorted([first.name, second.name]))
