@@ -179,6 +179,11 @@ class RelayingApplication:
             peer = self._peers.get(route)
             if peer is None:
                 peer = self._peers[route] = _Peer(route)
+            try:
+                if (kept := peer.take_idle()) is not None:
+                    return peer, kept, route
+            except OSError:  # there is nobody under this name now
+                pass
             left = started + (NODE_HOLD_SECONDS if route.is_node else HOLD_SECONDS) - time.monotonic()
             try:
                 async with asyncio.timeout(max(left, RETRY_SECONDS)):
@@ -209,7 +214,6 @@ class _RelayedExchange:
             return
         is_whole = False
         try:
-            connection.write(_head(self._scope, first, self._signature))
             sending = asyncio.ensure_future(self._pass_request(connection, first))
             try:
                 is_whole = await self._pass_response(connection, sending)
@@ -226,10 +230,14 @@ class _RelayedExchange:
     async def _pass_request(self, connection: "_PeerConnection", message: Message) -> None:
         """Pass the body on, then wait until the client leaves."""
         is_chunked = message.get("more_body", False) and not _content_length(self._scope)
+        waiting = _head(self._scope, message, self._signature)
         while True:
             data = message.get("body", b"")
             if data:
-                connection.write(b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data)
+                data = b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data
+            if waiting or data:
+                connection.write(waiting + data)
+                waiting = b""
                 await connection.drained()
             if not message.get("more_body", False):
                 break
@@ -244,21 +252,15 @@ class _RelayedExchange:
 
     async def _pass_response(self, connection: "_PeerConnection", sending: "asyncio.Future[None]") -> bool:
         """Pass the response back. Returns whether it is whole; the client may leave before."""
-        while True:
-            event = asyncio.ensure_future(connection.next_event())
-            waiting: set[asyncio.Future[Any]] = {event, sending}
-            try:
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if not event.done():
-                    return False
-                message = event.result()
-            finally:
-                event.cancel()
+        # Not awaited beside each event: that would cost two tasks for each of them.
+        sending.add_done_callback(lambda _: connection.stop_waiting())
+        while (message := await connection.next_event()) is not None:
             if message["type"] == "http.response.start":
                 self.is_started = True
             await self._send(message)
             if message["type"] == "http.response.body" and not message["more_body"]:
                 return True
+        return False
 
 
 class _Peer:
@@ -269,17 +271,27 @@ class _Peer:
         self._idle: list[tuple[float, _PeerConnection]] = []
         self._inode = 0
 
+    def take_idle(self) -> "_PeerConnection | None":
+        """A connection that was kept, if there is one. Raises `OSError`."""
+        if not self._route.is_node:
+            # A successor has a socket of its own under the same name: connections lead to its predecessor.
+            inode = os.stat(self._route.address).st_ino
+            if inode != self._inode:
+                self._inode = inode
+                self.drop_idle()
+        oldest = time.monotonic() - IDLE_SECONDS
+        while self._idle:
+            since, connection = self._idle.pop()
+            if since >= oldest and connection.is_reusable:
+                connection.begin()
+                return connection
+            connection.abort()
+        return None
+
     async def connect(self) -> "_PeerConnection":
-        """A connection that nothing is under way on. Raises `OSError`."""
+        """A new connection. Raises `OSError`."""
         if self._route.is_node:
-            return self._take_idle() or await self._connect_to_node()
-        # A successor has a socket of its own under the same name: connections lead to its predecessor.
-        inode = os.stat(self._route.address).st_ino
-        if inode != self._inode:
-            self._inode = inode
-            self.drop_idle()
-        if (connection := self._take_idle()) is not None:
-            return connection
+            return await self._connect_to_node()
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_unix_connection(_PeerConnection, self._route.address)
         return connection
@@ -290,16 +302,6 @@ class _Peer:
         transport, connection = await loop.create_connection(_PeerConnection, host.strip("[]"), int(port))
         _notice_lost_link(transport.get_extra_info("socket"))
         return connection
-
-    def _take_idle(self) -> "_PeerConnection | None":
-        oldest = time.monotonic() - IDLE_SECONDS
-        while self._idle:
-            since, connection = self._idle.pop()
-            if since >= oldest and connection.is_reusable:
-                connection.begin()
-                return connection
-            connection.abort()
-        return None
 
     def drop_idle(self) -> None:
         """Close the connections that are kept."""
@@ -333,6 +335,7 @@ class _PeerConnection(asyncio.Protocol):
         self._events: deque[Message] = deque()
         self._buffered = 0
         self._is_answered = False
+        self._has_client_left = False
         self.has_whole_request = False
         """Whether the peer has been sent all of the request."""
 
@@ -385,7 +388,10 @@ class _PeerConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() >= 200:
             self._is_answered = self._parser.should_keep_alive()
-            self._add({"type": "http.response.body", "body": b"", "more_body": False})
+            if self._events and self._events[-1]["type"] == "http.response.body":
+                self._events[-1]["more_body"] = False
+            else:
+                self._add({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _add(self, message: Message) -> None:
         self._events.append(message)
@@ -402,9 +408,16 @@ class _PeerConnection(asyncio.Protocol):
         """Wait until the peer has taken enough of what was written."""
         await self._may_write.wait()
 
-    async def next_event(self) -> Message:
-        """The next message of the response. Raises `PeerGone` if the connection ends before."""
+    def stop_waiting(self) -> None:
+        """Let `next_event` return: the client has left."""
+        self._has_client_left = True
+        self._arrived.set()
+
+    async def next_event(self) -> Message | None:
+        """The next message of the response; None if the client has left. Raises `PeerGone` if the connection ends."""
         while not self._events:
+            if self._has_client_left:
+                return None
             if self._is_lost:
                 raise PeerGone
             self._arrived.clear()
