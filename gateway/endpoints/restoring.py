@@ -1,4 +1,4 @@
-"""Goes on with sessions that other processes had: those that have died, were replaced, or own the caller no more.
+"""Goes on with sessions of other processes: of those that died, were replaced, or no longer own the caller.
 
 Streamable HTTP sessions keep their id. Clients of HTTP+SSE connect again, and some then go on without `initialize`: for
 them the `initialize` of the session that they have lost is sent to the server. In both cases the server is told again
@@ -17,7 +17,7 @@ from gateway import metrics
 from gateway.conf import conf
 from gateway.endpoints.base import McpRequest
 from gateway.endpoints.opening import open_session, require_still_open, state_of, user_agent
-from gateway.exceptions import InstanceUnavailable
+from gateway.exceptions import InstanceUnavailable, SessionBacklogFull
 from gateway.host.host import Host
 from gateway.instances.running_server import RunningServer
 from gateway.jsonrpc import INITIALIZE, JSONRPCMessage
@@ -155,11 +155,16 @@ async def _tell(
     with host.message_budget.hold(request.identity, request.address, TOLD_BYTES + len(state.initialize)) as memory:
         # All at once and in this order: nothing of the client can get between them.
         for message in state.messages(protocol_version):
-            if isinstance(message, JSONRPCRequest):
-                answers.append(wire.ask(message, scope, memory))
-                assert len(answers) > 1 or message.method == INITIALIZE
-            else:
+            if not isinstance(message, JSONRPCRequest):
                 wire.deliver(message, scope, memory)
+                continue
+            try:
+                answers.append(wire.ask(message, scope, memory))
+            except SessionBacklogFull:
+                # Fewer messages may wait than there are subscriptions. The rest is lost, and the session goes on.
+                if message.method == INITIALIZE:
+                    raise
+                break
     try:
         async with asyncio.timeout(conf.factory_timeout_seconds):
             # A server that does not take the log level back is as good as before for everything else.

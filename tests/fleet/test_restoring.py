@@ -378,3 +378,14 @@ async def test_changes_that_wait_for_the_database_are_bounded(
     for client in clients[1:]:
         assert await client.delete() == 200
     assert len(first.host.restorable._over) <= 2
+
+
+async def test_session_with_more_subscriptions_than_may_wait_goes_on(processes: Processes, settings: Any) -> None:
+    first, second = await processes.start(), await processes.start()
+    client = await first.initialize(TARGET)
+    for number in range(5):
+        await ask(client, "resources/subscribe", {"uri": f"note://{number}"})
+    await reached(lambda: "note://4" in processes.table.texts())
+    settings.GUMCP_MAX_SESSION_BACKLOG = 3
+    found = await told(on(second, client))
+    assert found["subscriptions"] == ["note://0", "note://1"]
