@@ -125,8 +125,7 @@ class Visitor:
             self._note(f"foreign request: {request.url}")
 
     def _on_message(self, message: Any) -> None:
-        # Browsers ask for this file of their own accord.
-        if message.type == "error" and "favicon" not in message.location["url"]:
+        if message.type == "error":
             self._note(f"error in the console: {message.text} ({message.location['url']})")
 
     def _note(self, what: str) -> None:
