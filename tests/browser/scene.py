@@ -82,7 +82,6 @@ def pages(scene: Scene) -> list[str]:
     workshop = first("records_serverrecord", "name = 'workshop'")
     failed = first("records_serverrecord", "status = 'failed'")
     client = UUID(first("records_sessionrecord", "user_id = 'ada' AND state = 'open'"))
-    hostile = UUID(first("records_sessionrecord", "user_id = 'eve'"))
     user = first("auth_user", "username = 'ada'")
     return [
         "/-/connect/",
@@ -93,7 +92,6 @@ def pages(scene: Scene) -> list[str]:
         f"{servers}/{failed}/change/",
         f"{clients}/?state__exact=all",
         f"{clients}/{client}/change/",
-        f"{clients}/{hostile}/change/",
         "/admin/records/callrecord/",
         "/admin/records/hostprocess/",
         "/admin/records/instancerecord/",
