@@ -53,7 +53,8 @@ def run(asgi_server: str) -> bool:
         migrate(Path(folder))
         options = {"GUMCP_AUTH": "keys", "GUMCP_LOG_LEVEL": "ERROR"}
         with running_host(Path(folder), None, asgi_server=asgi_server, server_dirs=PLAIN_SERVERS, **options) as host:
-            return all(asyncio.run(_measure(host, Path(folder), asgi_server, name)) for name in ATTACKS)
+            outcomes = [asyncio.run(_measure(host, Path(folder), asgi_server, name)) for name in ATTACKS]
+            return all(outcomes)
 
 
 async def _measure(host: HostProcess, folder: Path, asgi_server: str, attack: str) -> bool:
