@@ -60,7 +60,9 @@ class PageRequests:
         return request
 
     async def require_still(self, scope: Scope, permission: str) -> None:
-        """Check again that the operator is logged in and has the permission. Raises what `admit` raises."""
+        """Check that the operator is logged in and has the permission. Raises what `admit` raises."""
+        if not _has_session(scope):  # strangers take no thread
+            raise NotPermitted
         if await self._run(lambda: _operator_request(scope, permission)) is None:
             raise NotPermitted
 
