@@ -108,7 +108,7 @@ def test_servers_file_is_served_and_followed_when_it_changes(start_host: StartHo
             pid = stream.call("pid")
             assert host.stream("broken", "ada:key").refusal().status == 503
             write(steady=ENTRY, broken=ENTRY)
-            until(lambda: status(host, "broken") == 200)
+            until(lambda: status(host, "broken") == 200, 5)
             # An entry that is as it was keeps its processes.
             assert stream.call("pid") == pid
             write(steady=ENTRY)
@@ -124,7 +124,7 @@ def test_nothing_is_left_when_the_host_is_killed(start_host: StartHost, tmp_path
             pids = [int(stream.call("pid")), int(stream.call("spawn"))]
             assert all(is_alive(pid) for pid in pids)
             host.kill()
-        until(lambda: not any(is_alive(pid) for pid in pids), 5)
+        until(lambda: not any(is_alive(pid) for pid in pids), 3)
 
 
 def test_secrets_of_callers_stay_out_of_what_the_host_writes(host: HostProcess) -> None:
