@@ -50,8 +50,8 @@ ATTACKER_PAUSE_SECONDS: Final = 0.02
 """Between two acts of one attacker: the attack must not be limited by the ports of this machine."""
 
 BEFORE_SECONDS: Final = 60.0
-SETTLE_SECONDS: Final = 45.0
-"""After the attack: rows are written, memory goes back to the system."""
+SETTLE_SECONDS: Final = 90.0
+"""After the attack: rows are written, idle threads end, memory goes back to the system."""
 
 TABLE: Final = ROOT / "build" / "hostile.md"
 
