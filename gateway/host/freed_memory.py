@@ -45,7 +45,7 @@ class FreedMemory:
 
     def __init__(self) -> None:
         self._trim: Callable[[int], Any] | None = None
-        self._working: threading.Thread | None = None
+        self._trimming: threading.Thread | None = None
         self._due_at = 0.0
         self._usual_bytes = 0
         """What the process held when it was looked at last."""
@@ -67,29 +67,31 @@ class FreedMemory:
         self._usual_bytes = self._least_bytes = resident_bytes()
 
     def keep_up(self) -> None:
-        """Give memory back if it is time to. Called on the host's loop every second; the work is done in a thread."""
-        if self._trim is None or (self._working is not None and self._working.is_alive()):
-            return
-        is_due = time.monotonic() >= self._due_at
-        if is_due or resident_bytes() > self._usual_bytes + GROWTH_BYTES:
-            self._working = threading.Thread(target=self._work, args=(is_due,), name="freed-memory", daemon=True)
-            self._working.start()
+        """Give memory back if it is time to. Called on the host's loop every second.
 
-    def _work(self, is_due: bool) -> None:
-        assert self._trim is not None
+        Garbage is looked for here, because what it holds may belong to the loop; the rest is done in a thread.
+        """
+        if self._trim is None or (self._trimming is not None and self._trimming.is_alive()):
+            return
+        held, is_due = resident_bytes(), time.monotonic() >= self._due_at
+        has_grown = held > self._usual_bytes + GROWTH_BYTES
+        if not is_due and not has_grown:
+            return
         if is_due:
             self._due_at = time.monotonic() + INTERVAL_SECONDS
-        if resident_bytes() > self._usual_bytes + GROWTH_BYTES:
+        if is_due and held > self._least_bytes * (1 + GROWTH_SHARE) + GROWTH_BYTES:
+            gc.collect()
+            self._least_bytes = resident_bytes()
+        elif has_grown:
             gc.collect(1)
-            self._trim(0)
-        if is_due:
-            has_grown = resident_bytes() > self._least_bytes * (1 + GROWTH_SHARE) + GROWTH_BYTES
-            if has_grown:
-                gc.collect()
-            self._trim(0)
-            held = resident_bytes()
-            self._least_bytes = held if has_grown else min(self._least_bytes, held)
+        self._trimming = threading.Thread(target=self._give_back, name="freed-memory", daemon=True)
+        self._trimming.start()
+
+    def _give_back(self) -> None:
+        assert self._trim is not None
+        self._trim(0)
         self._usual_bytes = resident_bytes()
+        self._least_bytes = min(self._least_bytes, self._usual_bytes)
 
 
 def resident_bytes() -> int:
