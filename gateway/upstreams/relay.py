@@ -28,6 +28,9 @@ from gateway.upstreams.supply import Holder, Supply
 LINGER_SECONDS: Final = 5.0
 """How long a started link waits for the lifespan of the object that was made for it."""
 
+REPORT_SECONDS: Final = 5.0
+"""How long a result waits for the progress that came before it."""
+
 _RESERVED_META: Final = "io.modelcontextprotocol/"
 """What begins so in `_meta` belongs to the conversation with the client."""
 
@@ -290,17 +293,40 @@ async def _linked(holder: Holder) -> Link:
         raise MCPError(code=types.INTERNAL_ERROR, message=str(error)) from None
 
 
+class _Progress:
+    """The progress of one call. Each report is a task of the SDK's; the result must not overtake one."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._reports: set[asyncio.Task[Any]] = set()
+
+    async def report(self, progress: float, total: float | None, message: str | None) -> None:
+        """Tell the client."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._reports.add(task)
+        try:
+            await self._call.ctx.session.report_progress(progress, total, message)
+        finally:
+            self._reports.discard(task)
+
+    async def settle(self) -> None:
+        """Wait for the reports that are under way."""
+        if self._reports:
+            await asyncio.wait(self._reports, timeout=REPORT_SECONDS)
+
+
 async def _request(
     holder: Holder, link: Link, method: str, params: Mapping[str, Any] | None, call: Call | None
 ) -> dict[str, Any]:
     """One request to the other side. Raises `MCPError` with a message that says whose fault it is."""
 
-    async def report(progress: float, total: float | None, message: str | None) -> None:
-        assert call is not None
-        await call.ctx.session.report_progress(progress, total, message)
-
+    progress = None if call is None else _Progress(call)
     try:
-        return await link.request(method, params, report if call is not None else None)
+        result = await link.request(method, params, None if progress is None else progress.report)
+        if progress is not None:
+            await progress.settle()
+        return result
     except MCPError as error:
         if error.error.code == types.CONNECTION_CLOSED:
             raise MCPError(
