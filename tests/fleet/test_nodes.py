@@ -151,9 +151,8 @@ def test_users_of_a_node_that_dies_are_told_to_try_again_and_soon_served_by_anot
     staying = fleet.nodes[0]
     ring = Ring([staying.name, leaving.name])
     victim = next(user for user in map("death-{}".format, range(200)) if owner(ring, user) == leaving.name)
-    known = kept_sessions(fleet)
     session = opened_session(staying, victim)
-    until(lambda: kept_sessions(fleet) > known)
+    until(lambda: kept_sessions(fleet, victim))
     for process in [psutil.Process(leaving.pid), *psutil.Process(leaving.pid).children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -173,9 +172,14 @@ def test_users_of_a_node_that_dies_are_told_to_try_again_and_soon_served_by_anot
 PING = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
 
 
-def kept_sessions(fleet: Topology) -> int:
+def kept_sessions(fleet: Topology, user: str) -> int:
+    """How many sessions of a user can be restored."""
+    query = (
+        "SELECT count(*) FROM records_restorablesession JOIN records_sessionrecord USING (id)"
+        " WHERE records_sessionrecord.user_id = %s"
+    )
     with psycopg.connect(fleet.database_url) as database:
-        row = database.execute("SELECT count(*) FROM records_restorablesession").fetchone()
+        row = database.execute(query, [user]).fetchone()
     assert row is not None
     return int(row[0])
 
