@@ -57,7 +57,9 @@ active_connections = Gauge("gumcp_active_connections", "Open event streams", ["s
 connections = Counter("gumcp_connection_total", "Event streams opened", ["server"])
 sessions_opened = Counter("gumcp_sessions_opened_total", "MCP sessions opened", ["server", "transport"])
 sessions_restored = Counter(
-    "gumcp_sessions_restored_total", "MCP sessions taken over from another process", ["server", "transport"]
+    "gumcp_sessions_restored_total",
+    "MCP sessions that went on in another process, or on a new stream without initialize",
+    ["server", "transport"],
 )
 stateless_requests = Counter(
     "gumcp_stateless_requests_total", "Requests of the stateless protocol", ["server", "protocol_version"]

@@ -1,4 +1,4 @@
-"""The admin pages of keys: issue, change, revoke. A key is shown once, on the page that answers its making."""
+"""The admin pages of keys: issue, change, revoke. A key is shown once, on the page that follows its creation."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -40,9 +40,9 @@ PRESETS: Final = (
     ("30", "In 30 days"),
     ("90", "In 90 days"),
     ("365", "In a year"),
-    (ON_DATE, "At the moment below"),
+    (ON_DATE, "At the time below"),
 )
-"""When a key may expire: a number is one of days."""
+"""When a key may expire: a number is a number of days."""
 
 ISSUE_FIELDS: Final = ["user", "label", "scope", "expires_in", "expires_on"]
 
@@ -87,11 +87,11 @@ class KeyForm(_KeyForm):
         if "expires_on" in self.errors or preset is None:
             return cleaned
         if preset == ON_DATE and moment is None:
-            self.add_error("expires_on", "Enter the moment, or choose another expiry.")
+            self.add_error("expires_on", "Enter the time, or choose another expiry.")
         elif preset != ON_DATE and moment is not None:
-            self.add_error("expires_in", "A moment is entered below. Choose it here, or clear it.")
+            self.add_error("expires_in", "A time is entered below. Choose it here, or clear it.")
         elif moment is not None and moment <= timezone.now():
-            self.add_error("expires_on", "This moment has passed. To end a key now, revoke it.")
+            self.add_error("expires_on", "This time has passed. To end a key now, revoke it.")
         elif preset == ON_DATE:
             self.instance.expires_at = moment
         elif preset == NEVER:

@@ -19,7 +19,7 @@ def may_see_log(request: HttpRequest) -> bool:
 
 
 def log_lines(request: HttpRequest, server_name: str | None) -> HttpResponse:
-    """Answer with the lines whose number is higher than `after`, if the caller has those of this process.
+    """Answer with the lines after number `after` if `process` names this process; otherwise with all that are kept.
 
     With several workers, the next answer may come from another one. `process` tells which it is.
     """

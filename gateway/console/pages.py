@@ -67,7 +67,7 @@ def connect(request: HttpRequest) -> HttpResponseBase:
 
 
 def _visible_servers(request: HttpRequest, keys: list[ApiKey]) -> list[str]:
-    """The servers that the user may know of: where keys are checked, those that the user's keys are for."""
+    """The servers that the user may know of: all for staff and in open mode, else those of the user's keys."""
     names = GatewayConfig.current().registry.names
     if conf.auth_mode != "keys" or request.user.is_staff:
         return names

@@ -1,6 +1,6 @@
 """The form field of a key's scope: every server, or the servers that are ticked, each with every tool or some.
 
-Nothing that was overlooked may widen a key: where two marks contradict each other, the form is refused.
+An oversight must not widen a key: where two marks contradict each other, the form is refused.
 """
 
 import json
@@ -69,14 +69,14 @@ class ScopeChoice:
             if choice.reach not in (EVERYTHING, SOME):
                 raise ValidationError(f"Choose every tool of {name}, or only some.")
             if tools and not choice.is_ticked:
-                raise ValidationError(f"Tools of {name} are chosen, and {name} is not ticked.")
+                raise ValidationError(f"You chose tools of {name}, but did not tick {name}.")
             if tools and choice.reach != SOME:
-                raise ValidationError(f"Tools of {name} are chosen, and so is every tool of {name}.")
+                raise ValidationError(f"You chose tools of {name}, and also every tool of {name}. Choose one.")
             if choice.is_ticked:
                 scope[name] = sorted(tools) if choice.reach == SOME else None
         if self.reach == EVERYTHING:
             if scope:
-                raise ValidationError("Servers are ticked, and so is every server.")
+                raise ValidationError("You ticked servers, and also chose every server. Choose one.")
             return None
         if not scope:
             raise ValidationError("Tick at least one server, or choose every server.")

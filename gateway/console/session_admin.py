@@ -250,7 +250,7 @@ class SessionAdmin(ReadOnlyAdmin):
 
 
 def end_sessions(request: HttpRequest, row_ids: list[UUID]) -> int:
-    """Have those of these sessions ended that are open, and record it. Returns how many."""
+    """End those of these sessions that are open, and write it to the audit log. Returns how many."""
     sessions = list(SessionRecord.objects.filter(id__in=row_ids, state=SessionRecord.State.OPEN))
     ids = [session.id for session in sessions]
     # The row first: it is read even if the channel layer loses the command.

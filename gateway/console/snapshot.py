@@ -1,7 +1,7 @@
 """What the host does at this moment, as the overview shows it: texts in tables, made once for all who look.
 
-Everything comes from memory, so a database that is locked dims nothing. The page that the server renders and the script
-that keeps it up to date read the same tables.
+Everything comes from memory, so it also works while the database is locked. The page that the server renders and the
+script that keeps it up to date read the same tables.
 """
 
 import os

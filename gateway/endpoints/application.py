@@ -41,7 +41,7 @@ class Application:
         """Answer one connection."""
         if scope["type"] == "http":
             self.host.ensure_started()
-            # From here on, the request is the client's and not a trusted proxy's.
+            # From here on, the scope has the client's address and scheme, not those of a trusted proxy.
             scope = self.host.doorkeeper.proxies.client_scope(scope)
             if self._has_lifespan:
                 await self._serve_cancellable(scope, receive, send)

@@ -20,7 +20,7 @@ from gateway.http.refusals import refuse_error, refuse_message
 from gateway.http.requests import client_address
 
 SESSION_GONE: Final = "Session not found or expired"
-"""The ancestor's answer to an unknown session id. Clients match on this text."""
+"""The answer of guMCP's remote.py to an unknown session id. Clients match on this text."""
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ TICK_SECONDS: Final = 2.0
 """How often there is a new snapshot."""
 
 CHECK_SECONDS: Final = 20.0
-"""How often an operator is checked again. With the time that a check may take, who logs out is cut within 30 s."""
+"""How often an operator is checked again. A check may take 10 s, so one who logs out is cut off within 30 s."""
 
 RETRY_SECONDS: Final = 10
 
@@ -66,7 +66,9 @@ class LiveEvents:
 
     async def _watch(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._feed.is_full:
-            body = json.dumps({"error": f"{conf.max_consoles} people watch already. Try again later."}).encode()
+            body = json.dumps(
+                {"error": f"{conf.max_consoles} browsers are watching already. Try again later."}
+            ).encode()
             retry = [(b"retry-after", str(RETRY_SECONDS).encode())]
             await respond(send, 503, body, b"application/json", retry)
             return
@@ -154,6 +156,6 @@ class Feed:
         if stream.is_flushed:
             self._read_at[stream] = now
             stream.write(event)
-        # Who has not read the last one gets no other one, and is cut like any slow reader.
+        # A client that has not read the last snapshot gets no new one, and is cut off like any slow reader.
         elif now - self._read_at[stream] >= conf.slow_reader_seconds:
             stream.cut()

@@ -34,7 +34,7 @@ MAX_WAITING: Final = 100
 CHECK_SECONDS: Final = 10.0
 """How long a check may take; beyond it 503."""
 
-_UNAVAILABLE: Final = "The database cannot be used now, and operators are checked and recorded in it. Try again later."
+_UNAVAILABLE: Final = "Operators cannot be checked now, because the database cannot be used. Try again later."
 
 
 class PageRequests:

@@ -50,13 +50,13 @@ from gateway.transports.console import ConsoleTransport
 from gateway.transports.sessions import Session
 
 LOOK_SECONDS: Final = 20.0
-"""How often an operator is checked again. With the time that a check may take, who logs out is cut within 30 s."""
+"""How often an operator is checked again. A check may take 10 s, so one who logs out is cut off within 30 s."""
 
 IDLE: Final = "it was not used for too long"
-"""Why a session ended whose page was left open."""
+"""End reason of a session whose page was left open."""
 
-LOGGED_OUT: Final = "its operator has logged out or lacks the permission"
-"""Why a session ended whose operator was checked again in vain."""
+LOGGED_OUT: Final = "its operator could not be confirmed: logged out, permission lost, or no database"
+"""End reason of a session whose operator did not pass a repeated check."""
 
 _AUDITED: Final = {"tools/call": "tool", "prompts/get": "prompt"}
 """Methods that are written into the audit log with the name of what is used."""

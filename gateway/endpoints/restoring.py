@@ -29,13 +29,13 @@ from gateway.transports.wire import SseWire, StreamableHttpWire
 logger = logging.getLogger(__name__)
 
 LOOP_ENDED: Final = "its message loop ended"
-"""Why a session ended whose message loop ended by itself."""
+"""End reason of a session whose message loop ended by itself."""
 
 REFUSED: Final = "its server refused to go on with it"
-"""Why a session ended whose server refused, or answered differently, the `initialize` that it had accepted before."""
+"""End reason of a session whose server refused, or answered differently, the `initialize` that it had accepted."""
 
 TOLD_BYTES: Final = 4096
-"""What a message that tells the server something again may hold in memory, about."""
+"""Memory that is counted for telling a server a session's state again, besides the length of `initialize`."""
 
 
 class SessionRestorer:
@@ -167,7 +167,7 @@ async def _tell(
                 break
     try:
         async with asyncio.timeout(conf.factory_timeout_seconds):
-            # A server that does not take the log level back is as good as before for everything else.
+            # Only `initialize` must succeed. A server that refuses the log level works otherwise.
             return (await asyncio.gather(*answers))[0]
     except TimeoutError:
         logger.error(

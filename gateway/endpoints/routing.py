@@ -97,7 +97,7 @@ class HttpRouter:
                 "raw_path": outer.encode("latin-1"),
                 "path": inner,
                 "root_path": "",
-                # As Channels' routing has it.
+                # The key that Channels' URLRouter sets.
                 "url_route": {"args": (), "kwargs": captured},
             }
             await application(inner_scope, receive, send)

@@ -25,7 +25,7 @@ class Members:
     """The other nodes: name -> the address where they are reached. `nodes` may be read in any thread."""
 
     def __init__(self, own_node: str, on_change: Callable[[dict[str, str]], object]) -> None:
-        """`on_change` is called in the thread of the members with the other nodes, whenever they are others."""
+        """`on_change` is called in the thread of the members with the other nodes, whenever they change."""
         self._own_node = own_node
         self._on_change = on_change
         self._outage = Outage(

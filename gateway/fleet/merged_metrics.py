@@ -1,7 +1,7 @@
 """One set of metrics for several processes: true sums that never fall.
 
-Workers answer with snapshots of their registries. What a dead worker has counted stays in the sum, or a sum that drops
-looks like a restart of the whole host to Prometheus. Its gauges go with it.
+Workers answer with snapshots of their registries. What a dead worker has counted stays in the sum.
+Otherwise the sum would drop, and to Prometheus that is a restart of the host. A dead worker's gauges are removed.
 """
 
 import threading

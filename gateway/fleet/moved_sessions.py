@@ -1,4 +1,4 @@
-"""HTTP+SSE sessions whose callers belong to another node from now on, since one has joined.
+"""Ends HTTP+SSE sessions whose callers belong to another node after one has joined.
 
 Their streams are here, and their messages go there. So the streams end once their calls are answered, and the clients
 connect anew. Streamable HTTP sessions need nothing: the other node takes them over with their next request.
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from gateway.access.identity import Identity
-from gateway.transports.sessions import STOPPED, Session
+from gateway.transports.sessions import MOVED, Session
 
 SETTLE_SECONDS: Final = 10.0
 """How long calls of such a session may take before it is ended with them."""
@@ -24,8 +24,7 @@ async def end_moved_sessions(sessions: Iterable[Session], is_elsewhere: Callable
     while moved := [session for session in sessions if _has_moved(session, is_elsewhere)]:
         for session in moved:
             if session.is_settled or loop.time() >= ends_at:
-                # As at a restart: it may be taken up again.
-                session.end(STOPPED)
+                session.end(MOVED)
         if loop.time() >= ends_at:
             return
         await asyncio.sleep(LOOK_SECONDS)

@@ -1,7 +1,7 @@
 """The key that decides who owns a request: its server, and whoever is calling.
 
 All requests of one caller on one server have the same key, whatever the protocol era, so one process has the caller's
-instance and sessions. Nothing is checked here: a request with a wrong key is refused by whoever owns that.
+instance and sessions. Keys are not checked here. The process that owns a wrong key refuses it.
 """
 
 from typing import Final

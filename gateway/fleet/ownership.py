@@ -48,7 +48,7 @@ class Ownership:
             return
         self._nodes = nodes
         routes = {name: Route(address, is_node=True) for name, address in nodes.items()}
-        # In one order everywhere, since of two members with the same point the first one has it.
+        # Sorted, so that every process resolves equal points alike: the first member has them.
         self._rings = (Ring(sorted([self._node, *nodes])), Ring(sorted(nodes)), routes) if nodes else None
 
     def find(self, key: bytes, *, is_from_node: bool = False) -> Route | None:

@@ -99,7 +99,7 @@ class RelayingApplication:
             await self._take_from_node(scope, receive, send)
         else:
             scope = _without_own_headers(scope)
-            # Of other methods every process says the same: preflights, and 405.
+            # Every process answers other methods alike: preflights, and 405.
             key = owner_key(scope) if scope["method"] in _OWNED_METHODS else None
             if key is None or self._find(key) is None:
                 await self._inner(scope, receive, send)
@@ -130,7 +130,8 @@ class RelayingApplication:
         """Serve a request that was relayed here. `signature`: the one with which it came from another node."""
         if signature is not None and self._signatures is not None:
             try:
-                # Here and not where it arrived: all requests with one key come here, so that each is used once.
+                # Checked by the owner, not where it arrived: all requests of one caller end here, so that a replay
+                # is noticed.
                 self._signatures.use(signature)
             except BadSignature as error:
                 await _refuse(send, 403, str(error))
@@ -433,7 +434,7 @@ class _PeerConnection(asyncio.Protocol):
         return message
 
     def abort(self) -> None:
-        """Close the connection at once. The peer takes that for the client's leaving."""
+        """Close the connection at once. To the peer it looks as if the client left."""
         if self._transport is not None:
             self._transport.abort()
 

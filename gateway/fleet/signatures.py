@@ -1,8 +1,8 @@
 """Signatures of requests that one node relays to another: who may say for which client a request is.
 
 A signature is an HMAC over what the receiver believes: method, target, client address, scheme, the caller's key, the
-time and a number that is used once. It holds for 30 seconds on either side of its time, and once. The secret is derived
-from Django's secret key, which all nodes have in common.
+time and a number that is used once. It is valid once, and only if the receiver's clock is within 30 seconds of its
+time. The secret is derived from Django's secret key, which all nodes have in common.
 """
 
 import hashlib

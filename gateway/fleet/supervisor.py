@@ -27,7 +27,7 @@ from gateway.fleet.worker import DUMP_SIGNAL, Assignment
 logger = logging.getLogger(__name__)
 
 SILENT_SECONDS: Final = 30.0
-"""How long a worker may not beat before it is killed."""
+"""How long a worker may be without a heartbeat before it is killed."""
 
 DUMP_SECONDS: Final = 0.5
 """How long a silent worker has to write its stacks before it is killed."""
@@ -39,7 +39,7 @@ LONGEST_DELAY_SECONDS: Final = 30.0
 """The longest delay before a worker that keeps dying is started again."""
 
 STEADY_SECONDS: Final = 60.0
-"""A worker that has lived so long is no failure: its successor is started at once."""
+"""If a worker ran this long, earlier failures are forgotten, and it is replaced at once when it dies."""
 
 HOPELESS_STARTS: Final = 3
 """How often each slot is tried before the supervisor gives up, if no worker has ever become ready."""

@@ -23,7 +23,7 @@ from gateway.fleet.messages import Lines
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS: Final = 1.0
-"""How often a worker tells that its loop runs."""
+"""How often a worker sends a heartbeat."""
 
 DUMP_SIGNAL: Final = signal.SIGUSR2
 """Makes a worker write the stacks of all threads to standard error, whatever they are doing."""
@@ -50,7 +50,7 @@ class Assignment:
         return self.folder / f"{self.slot}.{self.generation}.sock"
 
     def as_message(self) -> dict[str, Any]:
-        """The message that says so."""
+        """This assignment as a message."""
         return {
             "slot": self.slot,
             "slots": self.slots,
@@ -85,7 +85,7 @@ class WorkerLink:
         faulthandler.register(DUMP_SIGNAL, all_threads=True)
 
     def start(self) -> None:
-        """Tell that the worker is ready, and go on telling that it runs."""
+        """Tell the supervisor that the worker is ready, then send heartbeats."""
         self._lines.socket.setblocking(False)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._lines.socket, self._receive)

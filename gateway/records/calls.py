@@ -24,7 +24,7 @@ from gateway.storable import storable
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE: Final = 250
-"""Rows in one statement. Together they have fewer parameters than any database refuses."""
+"""Rows in one statement: few enough that no database refuses the number of parameters."""
 
 MOMENTS_PER_SECOND: Final = 10
 """How exact the time of a row is."""

@@ -192,7 +192,7 @@ class Recorder:
             return self._conditions
 
     def note_look(self, request: datetime) -> None:
-        """Tell who asked this process to look for new folders that it has done so."""
+        """Note that this process has looked for new folders, as `request` asked."""
         with self._lock:
             self._carried_out_look = request
 
@@ -243,7 +243,7 @@ class Recorder:
             self.processes = processes_alive()
             self._last_heartbeat = now
         with self._lock:
-            # Read before the servers: who waits for it is to find their new rows.
+            # Read before the servers are written, so that their new rows are there when the request counts as done.
             look = self._carried_out_look
         revision = self._registry.revision
         if revision != self._written_revision:

@@ -143,7 +143,9 @@ class RestorableRows:
         raise OperationalError("Other processes take the session over again and again.")
 
     def adopt(self, caller_digests: Sequence[str], live: Iterable[UUID], idle_seconds: float) -> KeptSession | None:
-        """What the caller's newest HTTP+SSE session said, best of one that was lost. None if there is no session.
+        """What the client said in the caller's newest lost HTTP+SSE session, or in the newest one if none was lost.
+
+        None if there is no session.
 
         A lost session is taken: nobody else gets it. `live` are the sessions that this process has open.
         """

@@ -28,7 +28,7 @@ from gateway.database_thread import DatabaseThread, Outage
 from gateway.exceptions import SessionsUnavailable
 from gateway.records.models import RestorableSession
 from gateway.records.restorable_rows import KeptSession, RestorableRows, subscriptions_text
-from gateway.transports.sessions import GOES_ON, STOPPED, TAKEN_OVER, Session, Sessions
+from gateway.transports.sessions import GOES_ON, MOVED, STOPPED, TAKEN_OVER, Session, Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ CLOCK_MARGIN_SECONDS: Final = 60.0
 """How much the clocks of machines may differ."""
 
 MAX_WAITING: Final = 20_000
-"""How many changes of each kind wait while the database is away. Beyond it the oldest are dropped: those sessions are
-not restored, or are found after their end until they count as idle."""
+"""How many changes of each kind wait while the database is away. Beyond it the oldest are dropped:
+those sessions cannot be restored, or, if their end was dropped, can be restored until they count as idle."""
 
 MAX_ENDED: Final = 20_000
 """How many sessions that ended here are remembered, so that their ids cost no look-up."""
@@ -64,7 +64,7 @@ MAX_LOOK_UPS: Final = 500
 """How many look-ups may wait at once; beyond it 503."""
 
 PAUSES_SECONDS: Final = (0.05, 0.15, 0.3)
-"""When a row that is not there is looked for again: another process may be about to write it."""
+"""Pauses before a row that is not there is looked for again: another process may be about to write it."""
 
 CONNECTION_SECONDS: Final = 1.0
 """How long a connection to a file is used. While it is open, a file that was deleted or replaced can still be read."""
@@ -78,7 +78,7 @@ _T = TypeVar("_T")
 
 
 class RestorableSessions:
-    """The sessions of this process as other processes will need them, and those of others as this one needs them.
+    """Saves what other processes need to take over the sessions of this one, and takes over theirs.
 
     Threads: signals come on the host's loop and in lanes; `take` and `adopt` are called on the host's loop; a thread
     writes. What they share is guarded by `_lock`.
@@ -160,7 +160,7 @@ class RestorableSessions:
         with self._lock:
             if session.end_reason == TAKEN_OVER:
                 self._changed.pop(row_id, None)
-            elif session.transport == "sse" and session.end_reason in ("", STOPPED):
+            elif session.transport == "sse" and session.end_reason in ("", STOPPED, MOVED):
                 # Perhaps the client comes back. It does not say whether it wanted to leave.
                 self._lost[row_id] = None
             elif session.end_reason in GOES_ON:

@@ -130,8 +130,7 @@ class EventStream:
     def write(self, chunk: bytes, on_sent: Callable[[], object] | None = None) -> None:
         """Queue `chunk`. After `close` it is dropped: the client has nowhere to read it from.
 
-        `on_sent` is called on the host's loop when the chunk has been handed to the ASGI server; never if that does not
-        happen.
+        `on_sent` is called on the host's loop once the chunk has been handed to the ASGI server, if it ever is.
         """
         if self.is_closed:
             return
@@ -149,7 +148,7 @@ class EventStream:
 
     @property
     def is_full(self) -> bool:
-        """Whether as much is waiting for the client as the buffer may hold."""
+        """Whether more is waiting for the client than the buffer may hold."""
         return self._bytes_written - self._bytes_sent > self._buffer_bytes
 
     @property

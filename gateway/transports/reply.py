@@ -21,7 +21,7 @@ from gateway.transports.event_stream import EventStream
 from gateway.waiting import wait_for
 
 WATCH_AFTER_SECONDS: Final = 1.0
-"""After so long a task begins to watch whether the client leaves. Most answers come sooner and need none."""
+"""Only for answers that take longer does a task watch whether the client leaves. Most are faster."""
 
 
 @dataclass(frozen=True, slots=True)

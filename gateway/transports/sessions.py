@@ -26,15 +26,18 @@ Transport = Literal["sse", "streamable-http", "console"]
 WireT = TypeVar("WireT", bound=SessionWire, default=SessionWire)
 
 STOPPED: Final = "the host stopped"
-"""Why a session ended that was open when the process was told to stop."""
+"""End reason of sessions that were open when the process was told to stop."""
 
 TAKEN_OVER: Final = "another process took it over"
-"""Why a session ended that goes on in another process."""
+"""End reason of a session that goes on in another process."""
+
+MOVED: Final = "its user belongs to another machine now"
+"""End reason of an HTTP+SSE session whose caller belongs to another node. Its client connects again, there."""
 
 NOT_RESTORED: Final = "it could not be restored now"
-"""Why a session ended whose server did not take it back in time. The next request tries again."""
+"""End reason of a session whose server did not take it back in time. The next request tries again."""
 
-GOES_ON: Final = frozenset({STOPPED, TAKEN_OVER, NOT_RESTORED})
+GOES_ON: Final = frozenset({STOPPED, TAKEN_OVER, MOVED, NOT_RESTORED})
 """Reasons for which a session ends in this process only. All others end it for good."""
 
 MAX_FACT_LENGTH: Final = 200

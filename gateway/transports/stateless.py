@@ -119,7 +119,8 @@ class StatelessCall:
     def announce(self) -> None:
         """Tell a client that listens that the server's lists may have changed, and end its request.
 
-        It listens to code that is going away. Spec 2026-07-28: a client whose stream has ended listens again.
+        The code that would notify the client is being replaced. Spec 2026-07-28: a client whose stream has ended
+        listens again.
         """
         for chunk in listen_frames(self._body):
             self._reply.stream.write(chunk)

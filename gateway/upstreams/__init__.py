@@ -1,6 +1,7 @@
 """Servers that are not Python code in this process: commands, remote URLs, and folders in a process of their own.
 
-Each becomes a factory of low-level `Server` objects that relay what they get. So instances, transports, limits and
+Each becomes a factory of low-level `Server` objects that relay what they get to the command or remote server: in this
+package that is "the other side". So instances, transports, limits and
 metrics treat them like any other server.
 
 * `manifest`, `placeholders`: `server.json` and `mcpServers` entries, checked when they are loaded. `secrecy`: what of

@@ -40,10 +40,10 @@ MAX_STDERR_BYTES: Final = 64 * 1024
 """A line of standard error that is longer is dropped."""
 
 EXIT_SECONDS: Final = 4.0
-"""How long the launcher may take to stop a tree, and then some."""
+"""How long to wait for the launcher to stop a tree, with a margin."""
 
 LAST_WORDS_SECONDS: Final = 0.5
-"""How long the rest of standard error may take to read after the end."""
+"""How long to read the rest of standard error after the end."""
 
 
 class StderrLines:
@@ -64,7 +64,7 @@ class StderrLines:
         if second != self._second:
             self._second, self._logged = second, 0
         self._logged += 1
-        # Not a warning: servers that are well write there too.
+        # Not a warning: healthy servers write there too.
         if self._logged <= MAX_LOGGED_LINES:
             logger.info("Server %s: %s", self._server_name, text)
         elif self._logged == MAX_LOGGED_LINES + 1:
@@ -79,9 +79,9 @@ class Child:
     """A running process tree. Used in one event loop."""
 
     reader: MessageReader
-    """What it says."""
+    """Messages from the child."""
     writer: MessageWriter
-    """Says something to it."""
+    """Messages to the child."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", control: int, tell: Callable[[str], object]) -> None:
         self._process = process
@@ -182,7 +182,7 @@ class Child:
         """Wait for the launcher to end. Returns the exit status; None if it did not end in time."""
         deadline = asyncio.get_running_loop().time() + seconds
         delay = 0.005
-        # Polled: SIGCHLD belongs to the host's main thread, and a thread for each child is dearer.
+        # Polled: SIGCHLD belongs to the host's main thread, and a thread for each child costs more.
         while (status := self._process.poll()) is None:
             if asyncio.get_running_loop().time() >= deadline:
                 return None

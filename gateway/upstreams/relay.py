@@ -32,13 +32,13 @@ REPORT_SECONDS: Final = 5.0
 """How long a result waits for the progress that came before it."""
 
 _RESERVED_META: Final = "io.modelcontextprotocol/"
-"""What begins so in `_meta` belongs to the conversation with the client."""
+"""`_meta` keys with this prefix concern the client's own connection and are not passed on."""
 
 MAX_INPUT_ROUNDS: Final = 20
 """How often a remote server of 2026-07-28 may ask for input within one call."""
 
 _STALE: Final = CacheHint(ttl_ms=0, scope="private")
-"""Results of older servers say nothing of caching; nobody is to keep them."""
+"""Results of older servers say nothing about caching, so they must not be cached."""
 
 _PARAMS: Final[dict[str, type[types.RequestParams]]] = {
     "tools/list": types.PaginatedRequestParams,
@@ -274,7 +274,8 @@ def relay_factory(supply: Supply) -> Callable[[str, str | None], Awaitable[Relay
             await holder.link()
             return RelayServer(supply, caller, holder)
         finally:
-            # The object's lifespan holds it next, if it is entered: who asked for the object may have given up.
+            # From here on the object's lifespan holds the link. If it is never entered, because the caller has given
+            # up, the link ends a while later.
             await holder.release(LINGER_SECONDS)
 
     return server

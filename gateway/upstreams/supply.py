@@ -347,7 +347,7 @@ class Holder:
     def _stop_idle(self) -> None:
         self._idle_timer = None
         if self.questions.is_idle and self._link is not None:
-            logger.info("Server %s: a child process was idle and is stopped", self._supply.server_name)
+            logger.info("Server %s: its child process or connection was idle and is stopped", self._supply.server_name)
             self._stopping = asyncio.create_task(self._end_link())
 
     async def release(self, linger_seconds: float = 0.0) -> None:

@@ -175,7 +175,7 @@ def _listed_servers(wire: Wire, base: str, key: str | None) -> list[str] | None:
 
 
 def _checks_keys(wire: Wire, place: _Place) -> bool:
-    """Whether the host asks for a key. The request opens no session: it accepts what no stream is sent as."""
+    """Whether the host asks for a key. Its `Accept` header excludes event streams, so no session is opened."""
     url = f"{place.base}/{quote(place.server, safe='')}/{UNKNOWN_USER}"
     answer = wire.ask("GET", url, headers={"Accept": "application/json"})
     refuse_redirect(wire, "GET of a server", answer)
