@@ -19,7 +19,7 @@ from django.test import Client, override_settings
 from gateway.access.models import ApiKey, AuditEvent
 from gateway.access.store import issue_key
 from gateway.console.playground import PREFIX
-from gateway.endpoints.playground import PlaygroundEndpoint
+from gateway.endpoints.playground import LOGGED_OUT, PlaygroundEndpoint
 from gateway.endpoints.routing import HttpRouter
 from tests.support.canary import CANARY
 from tests.support.in_process import Exchange, InProcessHost, Reply, host_in_process, no_django
@@ -263,7 +263,7 @@ async def test_session_ends_soon_after_its_operator_logs_out(
     monkeypatch.setattr("gateway.endpoints.playground.LOOK_SECONDS", 0.05)
     page = await Page(host, olga).start()
     await User.objects.filter(pk=olga.user.pk).aupdate(is_active=False)
-    assert await page.end_reason() == "its operator has logged out or lacks the permission"
+    assert await page.end_reason() == LOGGED_OUT
 
 
 @override_settings(GUMCP_SLOW_READER_SECONDS=0.1, GUMCP_STREAM_BUFFER_BYTES=10_000)

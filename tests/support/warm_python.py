@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -24,7 +25,7 @@ SERVER: Final = Path(__file__).with_name("warm_server.py")
 
 
 class WarmProcess:
-    """A running program. It has those parts of `subprocess.Popen` that tests use."""
+    """A running program. It has those parts of `subprocess.Popen` that tests use. Any thread may use it."""
 
     def __init__(self, python: WarmPython, pid: int, args: Sequence[str]) -> None:
         self.pid = pid
@@ -32,6 +33,8 @@ class WarmProcess:
         self.returncode: int | None = None
         self._python = python
         self._descriptor = os.pidfd_open(pid)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._lock = threading.Lock()
 
     def poll(self) -> int | None:
         """Return the exit status as `Popen` does, or None while the program runs."""
@@ -58,12 +61,16 @@ class WarmProcess:
         self.send_signal(signal.SIGKILL)
 
     def _status(self, timeout: float | None) -> int | None:
-        if self.returncode is None:
-            poll = select.poll()
-            poll.register(self._descriptor, select.POLLIN)
-            if poll.poll(None if timeout is None else timeout * 1000):
+        if self.returncode is not None:
+            return self.returncode
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        if not poll.poll(None if timeout is None else timeout * 1000):
+            return None
+        with self._lock:
+            # The status of a process can be asked for once.
+            if self.returncode is None:
                 self.returncode = self._python.ask({"ended": self.pid})
-                os.close(self._descriptor)
         return self.returncode
 
 
