@@ -115,7 +115,7 @@ def _is_warm(command: Sequence[str], env: Mapping[str, str]) -> bool:
     """Whether a program can be forked (`warm_python`): a host or a command, if nothing says how Python has to start."""
     known = {"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
     command = tuple(command)
-    is_usual = all(name in known or not name.startswith("PYTHON") for name in env)
+    is_usual = all(name in known or not name.startswith(("PYTHON", "COV")) for name in env)
     is_ours = command[1] == "manage.py" or command[1:3] in (("-m", "daphne"), ("-m", "uvicorn"))
     return is_usual and is_ours and command[0] == sys.executable
 
