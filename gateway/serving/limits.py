@@ -1,6 +1,6 @@
 """What a connection may cost (`ServingLimits`), and what the server tells the project (`ServingHooks`).
 
-Plain values, without Django and without Twisted: `gateway.host` fills them from settings, `gateway.serving.server`
+Plain values, without Django and without Twisted (of Daphne, only its access log): `gateway.host` fills them from settings, `gateway.serving.server`
 applies them.
 """
 

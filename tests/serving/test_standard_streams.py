@@ -47,6 +47,6 @@ def test_log_goes_where_it_went_although_its_descriptors_were_closed(tmp_path: P
 
 def test_process_without_standard_streams_goes_on(tmp_path: Path) -> None:
     script = SCRIPT.replace("os.closerange(0, 3)", "").partition("taken =")[0]
-    closed = f"import os; os.closerange(0, 3); os.execv({sys.executable!r}, ['python', '-c', {script!r}])"
+    closed = f"import os; os.closerange(0, 3); os.execv({sys.executable!r}, [{sys.executable!r}, '-c', {script!r}])"
     done = subprocess.run([sys.executable, "-c", closed], cwd=ROOT, timeout=30, check=False)
     assert done.returncode == 0

@@ -116,6 +116,8 @@ def _is_warm(command: Sequence[str], env: Mapping[str, str]) -> bool:
     known = {"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
     command = tuple(command)
     is_usual = all(name in known or not name.startswith(("PYTHON", "COV")) for name in env)
+    # The module `tempfile` reads it once.
+    is_usual = is_usual and env.get("TMPDIR") == os.environ.get("TMPDIR")
     is_ours = command[1] == "manage.py" or command[1:3] in (("-m", "daphne"), ("-m", "uvicorn"))
     return is_usual and is_ours and command[0] == sys.executable
 
