@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 
 from tests.support import scheduling, version_1
 from tests.support.host_process import HostProcess, StartHost, running_host
@@ -70,6 +73,27 @@ def host(start_host: StartHost, request: pytest.FixtureRequest) -> Iterator[Host
 def answers_of_version_1(processes: None, tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
     """What mcp 1.28 answers to every step of every conversation of `tests.compat`."""
     return version_1.answers_of_version_1(tmp_path_factory.mktemp("version-1"))
+
+
+@pytest.fixture(autouse=True)
+def _closed_connections_of_threads() -> Iterator[None]:
+    """Close the connections to the database that a test has opened in other threads.
+
+    Django never closes a connection to a database in memory, and Python 3.13 warns of what is not closed.
+    """
+    opened: list[BaseDatabaseWrapper] = []
+
+    def note(connection: BaseDatabaseWrapper, **_: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            opened.append(connection)
+
+    connection_created.connect(note)
+    yield
+    connection_created.disconnect(note)
+    for connection in opened:
+        connection.inc_thread_sharing()
+        BaseDatabaseWrapper.close(connection)
+        connection.dec_thread_sharing()
 
 
 @pytest.fixture

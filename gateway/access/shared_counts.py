@@ -29,6 +29,13 @@ _COUNT: Final = """
 """
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that is closed when its thread has ended."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class FileStorage(Storage):
     """A storage of the library `limits`. Each thread has a connection of its own."""
 
@@ -89,7 +96,8 @@ class FileStorage(Storage):
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._of_thread, "connection", None)
         if connection is None:
-            connection = sqlite3.connect(self._path, timeout=WAIT_SECONDS)
+            # Another thread may collect what a thread leaves.
+            connection = sqlite3.connect(self._path, timeout=WAIT_SECONDS, factory=_Connection, check_same_thread=False)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=OFF")
             with connection:

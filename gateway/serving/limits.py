@@ -1,7 +1,7 @@
 """What a connection may cost (`ServingLimits`), and what the server tells the project (`ServingHooks`).
 
-Plain values, without Django and without Twisted (of Daphne, only its access log): `gateway.host` fills them from settings, `gateway.serving.server`
-applies them.
+Plain values, without Django and without Twisted (of Daphne, only its access log): `gateway.host` fills them from
+settings, `gateway.serving.server` applies them.
 """
 
 from __future__ import annotations
