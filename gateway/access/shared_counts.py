@@ -5,6 +5,7 @@ Several machines use Redis. A file that is lost costs the counts of the present 
 ever forced to the disk.
 """
 
+import contextlib
 import sqlite3
 import threading
 import time
@@ -33,7 +34,8 @@ class _Connection(sqlite3.Connection):
     """A connection that is closed when its thread has ended."""
 
     def __del__(self) -> None:
-        self.close()
+        with contextlib.suppress(sqlite3.ProgrammingError):  # the file could not be opened
+            self.close()
 
 
 class FileStorage(Storage):
