@@ -20,6 +20,7 @@ from gateway.admin_cells import ago, badge, list_url, short, two_lines
 from gateway.conf import conf
 from gateway.console.client_setups import Address, Setup, setups
 from gateway.console.list_filters import StateFilter
+from gateway.console.row_page import RowPage
 from gateway.console.scope_field import ScopeField
 from gateway.operator_commands import send_keys_changed
 from gateway.read_only_admin import ModelAdmin
@@ -119,7 +120,7 @@ class _StateFilter(StateFilter):
         return kept.filter(expires_at__lte=timezone.now()) if state == "expired" else kept
 
 
-class ApiKeyAdmin(ModelAdmin):
+class ApiKeyAdmin(RowPage, ModelAdmin):
     """Issues, changes and revokes keys. They are never deleted: the audit log names them."""
 
     form = KeyForm
@@ -161,25 +162,15 @@ class ApiKeyAdmin(ModelAdmin):
         """When it was last used, to the minute."""
         return ago(key.last_used_at)
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Any = None,
-    ) -> HttpResponse:
+    def beside_fields(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """Show who uses the key, and where it was refused."""
-        if obj is not None:
-            sees_calls = request.user.has_perm("records.view_callrecord")
-            context.update(
-                clients_url=list_url("records_sessionrecord", q=obj.public, state__exact="all"),
-                calls_url=list_url("records_callrecord", q=obj.public) if sees_calls else "",
-                refusals=_refusals(obj) if sees_calls else None,
-                limit_hits=[(hit, ago(hit.last_at)) for hit in LimitHit.objects.filter(subject=obj.public)],
-            )
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        sees_calls = request.user.has_perm("records.view_callrecord")
+        return {
+            "clients_url": list_url("records_sessionrecord", q=obj.public, state__exact="all"),
+            "calls_url": list_url("records_callrecord", q=obj.public) if sees_calls else "",
+            "refusals": _refusals(obj) if sees_calls else None,
+            "limit_hits": [(hit, ago(hit.last_at)) for hit in LimitHit.objects.filter(subject=obj.public)],
+        }
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return [*self.readonly_fields, "user"] if obj is not None else list(self.readonly_fields)

@@ -20,6 +20,7 @@ from gateway.conf import conf
 from gateway.console.client_setups import Address
 from gateway.console.list_filters import StateFilter, is_list
 from gateway.console.log_lines import log_lines, may_see_log
+from gateway.console.row_page import RowPage
 from gateway.console.server_processes import server_processes
 from gateway.printable import LINES, printable
 from gateway.read_only_admin import ReadOnlyAdmin
@@ -72,7 +73,7 @@ class _StatusFilter(StateFilter):
         return queryset.filter(status=state)
 
 
-class ServerAdmin(ReadOnlyAdmin):
+class ServerAdmin(RowPage, ReadOnlyAdmin):
     """The servers that were found, those that fail first."""
 
     change_form_template = "console/server.html"
@@ -158,18 +159,9 @@ class ServerAdmin(ReadOnlyAdmin):
         """How long the module took to load."""
         return f"{server.load_seconds * 1000:.0f} ms"
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Any = None,
-    ) -> HttpResponse:
+    def beside_fields(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """Show what the row's fields do not say."""
-        context.update(_page(request, obj))
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        return _page(request, obj)
 
     # -- What operators do -------------------------------------------------------------------------------------------
 

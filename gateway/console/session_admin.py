@@ -15,6 +15,7 @@ from gateway.access import audit
 from gateway.access.models import ApiKey
 from gateway.admin_cells import NOTHING, Tone, ago, badge, link, list_url, row_url, short, two_lines
 from gateway.console.list_filters import ServerFilter, StateFilter
+from gateway.console.row_page import RowPage
 from gateway.operator_commands import send_end_sessions
 from gateway.printable import printable
 from gateway.read_only_admin import ReadOnlyAdmin
@@ -73,7 +74,7 @@ class _TransportFilter(admin.SimpleListFilter):
         return queryset.filter(transport=self.value()) if self.value() else queryset
 
 
-class SessionAdmin(ReadOnlyAdmin):
+class SessionAdmin(RowPage, ReadOnlyAdmin):
     """Clients, those that are connected at first, the most active ones first."""
 
     change_form_template = "console/session.html"
@@ -197,25 +198,16 @@ class SessionAdmin(ReadOnlyAdmin):
         shown = f"{session.key}…"
         return link(shown, row_url("access_apikey", row.pk)) if row is not None else shown
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Any = None,
-    ) -> HttpResponse:
+    def beside_fields(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """Show the client's calls, and the button that ends a session."""
         sees_calls = request.user.has_perm("records.view_callrecord")
-        context.update(
-            calls=_timeline(obj) if sees_calls else [],
-            sees_calls=sees_calls,
-            max_calls=SHOWN_CALLS,
-            can_end=self.has_end_permission(request) and obj.state == SessionRecord.State.OPEN,
-            title="Client",
-        )
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        return {
+            "calls": _timeline(obj) if sees_calls else [],
+            "sees_calls": sees_calls,
+            "max_calls": SHOWN_CALLS,
+            "can_end": self.has_end_permission(request) and obj.state == SessionRecord.State.OPEN,
+            "title": "Client",
+        }
 
     # -- What operators do -------------------------------------------------------------------------------------------
 

@@ -7,20 +7,21 @@ from django.contrib import admin
 from django.contrib.auth.models import User
 from django.db.models import Count, OuterRef, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 
 from gateway.access.admin import AuditedUserAdmin
 from gateway.access.models import ApiKey
 from gateway.admin_cells import ago, badge, link, list_url, short, two_lines
 from gateway.console.key_admin import state_badge
 from gateway.console.list_filters import EVERYTHING, is_list
+from gateway.console.row_page import RowPage
 from gateway.records.models import SessionRecord
 
 SHOWN_ROWS: Final = 20
 """How many keys and clients a user's page shows. The lists have all."""
 
 
-class UserAdmin(AuditedUserAdmin):
+class UserAdmin(RowPage, AuditedUserAdmin):
     """Users, and what each of them uses."""
 
     change_form_template = "console/user.html"
@@ -64,19 +65,9 @@ class UserAdmin(AuditedUserAdmin):
         """When the user last logged in to these pages."""
         return ago(user.last_login)
 
-    def render_change_form(
-        self,
-        request: HttpRequest,
-        context: dict[str, Any],
-        add: bool = False,
-        change: bool = False,
-        form_url: str = "",
-        obj: Any = None,
-    ) -> HttpResponse:
+    def beside_fields(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """Show what the user has."""
-        if obj is not None:
-            context.update(_page(request, obj))
-        return super().render_change_form(request, context, add, change, form_url, obj)
+        return _page(request, obj)
 
 
 def _page(request: HttpRequest, user: User) -> dict[str, Any]:

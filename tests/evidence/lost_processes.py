@@ -18,11 +18,10 @@ from typing import Any
 from unittest import mock
 
 import httpx2
-import psutil
 from mcp import Client
 
 from tests.support import host_process
-from tests.support.host_process import HostProcess, running_host
+from tests.support.host_process import HostProcess, running_host, workers_of
 from tests.support.processes import ROOT, free_port, migrate, until
 from tests.support.server_folders import write_main
 from tests.support.streamable import ACCEPT_BOTH, initialize_message
@@ -91,14 +90,6 @@ def _host(folder: Path, asgi_server: str, **settings: str) -> Iterator[HostProce
         if asgi_server == "workers":
             until(lambda: "serves with 2 workers" in host.log())
         yield host
-
-
-def _workers(host: HostProcess) -> list[int]:
-    found = []
-    for child in psutil.Process(host.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found += [child.pid] if "--worker" in child.cmdline() else []
-    return found
 
 
 class Caller:
@@ -217,9 +208,9 @@ async def _one_worker(folder: Path) -> bool:
                 for index, caller in enumerate(callers)
             ]
             await asyncio.sleep(2 * PAUSE_SECONDS)
-            victim = _workers(host)[0]
+            victim = workers_of(host)[0]
             killed = time.monotonic()
-            os.kill(victim, signal.SIGKILL)
+            victim.kill()
             await _until(lambda: "Listening" in host.log().partition("ended with status -9")[2])
             restarted = time.monotonic()
             await asyncio.sleep(3 * PAUSE_SECONDS)

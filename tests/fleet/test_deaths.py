@@ -14,13 +14,12 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 import pytest
 from mcp import Client
 
 from gateway.fleet.relay import HOLD_SECONDS
 from tests.support import host_process
-from tests.support.host_process import HostProcess, StartHost
+from tests.support.host_process import HostProcess, StartHost, workers_of
 from tests.support.processes import free_port, until
 from tests.support.server_folders import write_main
 from tests.support.streamable import ACCEPT_BOTH, HandshakeSession, Request, StatelessClient
@@ -85,14 +84,6 @@ def fleet(start_host: StartHost, folder: Folder) -> Iterator[HostProcess]:
     with start_host(asgi_server="workers", server_dirs=folder.servers, data_dir=folder.data, **options) as host:
         until(lambda: "serves with 2 workers" in host.log())
         yield host
-
-
-def workers(host: HostProcess) -> list[int]:
-    found = []
-    for child in psutil.Process(host.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found += [child.pid] if "--worker" in child.cmdline() else []
-    return found
 
 
 class Caller:
@@ -175,13 +166,13 @@ def all_answered(callers: list[Caller], times: int = 3) -> Callable[[], bool]:
 def test_killed_worker_costs_each_client_one_error_at_most_and_no_session(fleet: HostProcess, folder: Folder) -> None:
     with calling(fleet, "death", "http", "sse", "stateless", of_each=4) as callers:
         until(all_answered(callers))
-        victim, survivor = workers(fleet)
+        victim, survivor = workers_of(fleet)
         log, killed = len(fleet.log()), time.monotonic()
-        os.kill(victim, signal.SIGKILL)
+        victim.kill()
         until(lambda: "Listening" in fleet.log()[log:], RESTART_SECONDS)
         seconds = time.monotonic() - killed
         until(all_answered(callers))
-    assert survivor in workers(fleet)
+    assert survivor in workers_of(fleet)
     failures = {caller.name: caller.failures for caller in callers if caller.failures}
     # Requests are held for so long that a worker starts meanwhile, if the machine is not very busy.
     allowed = 1 + int(seconds // HOLD_SECONDS)
@@ -192,7 +183,7 @@ def test_killed_worker_costs_each_client_one_error_at_most_and_no_session(fleet:
 
 
 def test_deploy_under_load_costs_no_call(fleet: HostProcess, folder: Folder) -> None:
-    before, log = set(workers(fleet)), len(fleet.log())
+    before, log = set(workers_of(fleet)), len(fleet.log())
     with calling(fleet, "deploy", "http", "stateless", of_each=4) as callers:
         waiting = [Caller(fleet, "http", f"waiting-{number}") for number in range(4)]
         threads = [threading.Thread(target=caller.call, kwargs={"waits": True}) for caller in waiting]
@@ -205,7 +196,7 @@ def test_deploy_under_load_costs_no_call(fleet: HostProcess, folder: Folder) -> 
         folder.may_end.touch()
         for thread in threads:
             thread.join()
-        until(lambda: not before & set(workers(fleet)))
+        until(lambda: not before & set(workers_of(fleet)))
         until(all_answered(callers))
         for caller in waiting:
             caller.call()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -19,22 +18,13 @@ from mcp.client.sse import sse_client
 
 from gateway.console.playground import PREFIX
 from tests.support.admin_site import MAKE_USERS, Admin
-from tests.support.host_process import HostProcess, StartHost
+from tests.support.host_process import HostProcess, StartHost, workers_of
 from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, manage, until
 from tests.support.streamable import StatelessClient
 from tests.support.upstreams import TALKING_CHILD
 from tests.support.wire import request
 
 SERVERS = f"{BUNDLED_SERVERS}:{PLAIN_SERVERS}"
-
-
-def workers(host: HostProcess) -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(host.pid).children():
-        # One that has ended, and is not collected yet, has no command line.
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found += [child] if "--worker" in child.cmdline() else []
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +71,7 @@ async def test_child_of_an_identity_is_the_one_of_its_owner_whichever_worker_is_
     assert len(set.union(*found)) == 4
     launchers = [psutil.Process(int(pid)).ppid() for pid in set.union(*found)]
     parents = {psutil.Process(launcher).ppid() for launcher in launchers}
-    assert parents <= {worker.pid for worker in workers(fleet)}
+    assert parents <= {worker.pid for worker in workers_of(fleet)}
 
 
 def test_stream_of_a_relayed_session_stays_open_and_its_messages_find_it(fleet: HostProcess) -> None:
@@ -123,7 +113,7 @@ def test_headers_that_only_peers_may_send_are_ignored_from_clients(fleet: HostPr
 
 def test_killed_worker_is_replaced_and_the_other_one_serves_meanwhile(fleet: HostProcess) -> None:
     before = fleet.metric("gumcp_connection_total", server="workshop")
-    victim, survivor = workers(fleet)
+    victim, survivor = workers_of(fleet)
     os.kill(victim.pid, signal.SIGKILL)
 
     def call(user: int) -> int:
@@ -135,17 +125,17 @@ def test_killed_worker_is_replaced_and_the_other_one_serves_meanwhile(fleet: Hos
         statuses = list(pool.map(call, range(40)))
     assert set(statuses) == {200}
     assert survivor.is_running()
-    until(lambda: len(workers(fleet)) == 2 and victim.pid not in [worker.pid for worker in workers(fleet)])
+    until(lambda: len(workers_of(fleet)) == 2 and victim.pid not in [worker.pid for worker in workers_of(fleet)])
     assert fleet.metric("gumcp_connection_total", server="workshop") >= before
 
 
 def test_reload_replaces_every_worker_without_a_failed_call(fleet: HostProcess) -> None:
-    before = {worker.pid for worker in workers(fleet)}
+    before = {worker.pid for worker in workers_of(fleet)}
     statuses: list[int] = []
 
     def call(user: int) -> None:
         client = StatelessClient(fleet, "workshop", f"reload-{user}:key")
-        while {worker.pid for worker in workers(fleet)} & before:
+        while {worker.pid for worker in workers_of(fleet)} & before:
             with client.start("echo", text="during the reload") as request:
                 statuses.append(request.status)
 
@@ -159,7 +149,7 @@ def test_reload_replaces_every_worker_without_a_failed_call(fleet: HostProcess) 
 
 def test_workers_stop_with_their_supervisor(start_host: StartHost) -> None:
     with start_host(asgi_server="workers", server_dirs=SERVERS) as host:
-        pids = until(lambda: [worker.pid for worker in workers(host)])
+        pids = until(lambda: [worker.pid for worker in workers_of(host)])
         host.kill()
         until(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sqlite3
@@ -126,6 +127,16 @@ def has_ended(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def workers_of(host: HostProcess) -> list[psutil.Process]:
+    """Return the processes that serve below a supervisor."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process(host.pid).children():
+        # One that has ended, and is not collected yet, has no command line.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child] if "--worker" in child.cmdline() else []
+    return found
 
 
 @contextmanager
