@@ -30,8 +30,9 @@ enforces this (the contracts are in pyproject.toml).
 * `http`: what all endpoints share: requests, responses, refusals, origins, proxies, addresses.
 
 The ground, imported by many and importing little: `conf` (settings), `exceptions`, `signals`, `metrics`, `jsonrpc`,
-`operator_commands`, `database_thread`, `private_sqlite`, `tool_results`, `waiting`, `storable` (texts that databases
-take), `printable` (texts that people read), `read_only_admin`, `admin_cells` (how values look in the admin).
+`operator_commands`, `database_thread` and `bounded_jobs` (work that waits for the database), `private_sqlite`,
+`tool_results`, `waiting`, `process_memory`, `storable` (texts that databases take), `printable` (texts that people
+read), `read_only_admin`, `admin_cells` (how values look in the admin).
 """
 
 __version__ = "2.0.0"

@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
@@ -20,6 +20,7 @@ from django.db import DatabaseError
 from gateway.access.grants import Grant, KeyFacts
 from gateway.access.keys import public_part
 from gateway.access.limits import RateLimits
+from gateway.bounded_jobs import BoundedJobs
 from gateway.exceptions import AuthenticationUnavailable
 
 CONFIRMED_SECONDS: Final = 2.0
@@ -67,7 +68,14 @@ class KnownKeys:
         self._by_id: WeakValueDictionary[int, Grant] = WeakValueDictionary()
         """All grants that something uses, also those that were forgotten meanwhile."""
         self._looking_up: dict[bytes, asyncio.Task[Grant | None]] = {}
-        self._executor = ThreadPoolExecutor(1, "key-look-up")
+        # Fails closed, whatever the cause: the database, its absence, a thread that cannot be started.
+        self._look_ups = BoundedJobs(
+            "key-look-up",
+            threads=1,
+            max_waiting=MAX_LOOK_UPS,
+            seconds=LOOK_UP_SECONDS,
+            refusal=partial(AuthenticationUnavailable, _UNAVAILABLE),
+        )
 
     def get(self, digest: bytes) -> Grant | None:
         """The grant of the key with this digest, as far as it is in memory. It may need to be confirmed."""
@@ -81,8 +89,6 @@ class KnownKeys:
         """
         looking_up = self._looking_up.get(digest)
         if looking_up is None:
-            if len(self._looking_up) >= MAX_LOOK_UPS:
-                raise AuthenticationUnavailable(_UNAVAILABLE)
             looking_up = self._looking_up[digest] = asyncio.create_task(self._look_up(public_part(key), digest))
             looking_up.add_done_callback(lambda task: task.cancelled() or task.exception())
         # Shielded: others may be waiting for the same key when this caller leaves.
@@ -122,8 +128,7 @@ class KnownKeys:
 
     def close(self) -> None:
         """Let the look-up thread end."""
-        self._executor.submit(self._store.disconnect)
-        self._executor.shutdown(wait=False)
+        self._look_ups.close(self._store.disconnect)
 
     async def _look_up(self, public: str, digest: bytes) -> Grant | None:
         started = time.monotonic()
@@ -143,12 +148,7 @@ class KnownKeys:
         return grant
 
     async def _read_in_thread(self, public: str) -> KeyFacts | None:
-        try:
-            async with asyncio.timeout(LOOK_UP_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, public)
-        # Fails closed, whatever the cause: the database, its absence, a thread that cannot be started.
-        except Exception as error:
-            raise AuthenticationUnavailable(_UNAVAILABLE) from error
+        return await self._look_ups.run(lambda: self._read(public))
 
     def _read(self, public: str) -> KeyFacts | None:
         self._store.renew()

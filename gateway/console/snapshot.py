@@ -20,7 +20,8 @@ from gateway.host.state import database_state, host_state
 from gateway.instances.traffic import Failure
 from gateway.metrics import version_label
 from gateway.printable import printable
-from gateway.records.history import Sample, ServerFigures, resident_bytes
+from gateway.process_memory import resident_bytes
+from gateway.records.history import Sample, ServerFigures
 from gateway.records.models import HostProcess
 
 MAX_ROWS: Final = 10

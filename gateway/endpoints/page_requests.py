@@ -4,9 +4,8 @@ Lives here: who is logged in, whether that operator may do this, and whether the
 from the database, in threads, with Django's own middleware. Not here: what the requests do (`playground`).
 """
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from typing import Any, Final, TypeVar
 
@@ -20,6 +19,7 @@ from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
 
 from gateway.access import audit
+from gateway.bounded_jobs import BoundedJobs
 from gateway.exceptions import AuthenticationUnavailable, NotPermitted
 from gateway.http.asgi import Scope
 
@@ -36,14 +36,17 @@ CHECK_SECONDS: Final = 10.0
 
 _UNAVAILABLE: Final = "Operators cannot be checked now, because the database cannot be used. Try again later."
 
+_unavailable: Final = partial(AuthenticationUnavailable, _UNAVAILABLE)
+
 
 class PageRequests:
     """Checks requests. Used on the host's loop."""
 
     def __init__(self) -> None:
         # Threads of its own: those of the loop look up names for connections to other hosts.
-        self._executor = ThreadPoolExecutor(THREADS, "page-requests")
-        self._waiting = 0
+        self._jobs = BoundedJobs(
+            "page-requests", threads=THREADS, max_waiting=MAX_WAITING, seconds=CHECK_SECONDS, refusal=_unavailable
+        )
 
     async def admit(self, scope: Scope, permission: str) -> HttpRequest:
         """The request as Django has it, with its operator. The body is not read.
@@ -75,17 +78,7 @@ class PageRequests:
         await self._run(lambda: audit.record(action, target, request=request, detail=detail))
 
     async def _run(self, job: Callable[[], T]) -> T:
-        if self._waiting >= MAX_WAITING:
-            raise AuthenticationUnavailable(_UNAVAILABLE)
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(CHECK_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, _with_connection, job)
-        # Fails closed, whatever the cause.
-        except Exception as error:
-            raise AuthenticationUnavailable(_UNAVAILABLE) from error
-        finally:
-            self._waiting -= 1
+        return await self._jobs.run(lambda: _with_connection(job))
 
 
 def _with_connection(job: Callable[[], T]) -> T:

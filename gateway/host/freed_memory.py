@@ -12,13 +12,13 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
+
+from gateway.process_memory import resident_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,6 @@ GROWTH_SHARE: Final = 0.25
 sessions. (Python's own rule for old objects, with bytes in place of objects.)"""
 
 _M_MMAP_THRESHOLD: Final = -3
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
-_STATM: Final = Path("/proc/self/statm")
 
 
 class FreedMemory:
@@ -92,8 +90,3 @@ class FreedMemory:
         self._trim(0)
         self._usual_bytes = resident_bytes()
         self._least_bytes = min(self._least_bytes, self._usual_bytes)
-
-
-def resident_bytes() -> int:
-    """What the process holds in memory (Linux)."""
-    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES

@@ -4,9 +4,6 @@ Lives here: samples of the counters (`instances.traffic`), taken by a clock that
 them (`console`).
 """
 
-import os
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sized
@@ -21,6 +18,7 @@ from django.utils import timezone
 
 from gateway.instances.call_log import CallLog
 from gateway.instances.traffic import COUNTERS, ServerTraffic, percentiles
+from gateway.process_memory import resident_bytes
 from gateway.records.models import MinuteRecord
 
 SAMPLE_SECONDS: Final = 10.0
@@ -248,13 +246,3 @@ def _difference(before: _Mark, after: _Mark) -> tuple[int, int, list[int]]:
 def _milliseconds(durations: Iterable[int], *shares: float) -> list[float | None]:
     found = percentiles(list(durations), *shares)
     return [None if seconds is None else round(seconds * 1000, 2) for seconds in found]
-
-
-def resident_bytes() -> int:
-    """How much memory this process uses; where that cannot be read, the most that it has used."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -31,8 +31,9 @@ from gateway.instances.call_log import CallLog
 from gateway.instances.instance import Instance
 from gateway.instances.listings import Listing, Listings
 from gateway.printable import Lines
+from gateway.process_memory import resident_bytes
 from gateway.records.calls import CHUNKS_OF_UPKEEP, CallRows
-from gateway.records.history import History, resident_bytes
+from gateway.records.history import History
 from gateway.records.migrations_check import UnappliedMigrations, is_migrated
 from gateway.records.models import (
     FLUSH_SECONDS,

@@ -11,8 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from gateway import signals
 from gateway.access.identity import Identity
 from gateway.access.key_search import contains_key
 from gateway.access.session_ids import SessionIds
+from gateway.bounded_jobs import BoundedJobs
 from gateway.conf import conf
 from gateway.database_thread import DatabaseThread, Outage
 from gateway.exceptions import SessionsUnavailable
@@ -108,8 +109,14 @@ class RestorableSessions:
         """Digests of ids of sessions that are over."""
         self._superseded: dict[UUID, float] = {}
         """Sessions that other processes have taken over -> when they end at the latest. Used on the host's loop."""
-        self._looking_up = 0
-        self._executor = ThreadPoolExecutor(1, "session-look-up")
+        # A failure says nothing about the session: a client that gets 404 gives it up.
+        self._look_ups = BoundedJobs(
+            "session-look-up",
+            threads=1,
+            max_waiting=MAX_LOOK_UPS,
+            seconds=LOOK_UP_SECONDS,
+            refusal=partial(SessionsUnavailable, UNAVAILABLE),
+        )
         self._connected_at = float("-inf")
         """When the look-up thread connected. Used in that thread."""
         # From here on: used in the writing thread only.
@@ -142,8 +149,9 @@ class RestorableSessions:
             self.is_running = False
             signals.session_state_changed.disconnect(self._on_changed)
             signals.session_closed.disconnect(self._on_closed)
-            self._executor.submit(connection.close)
-        self._executor.shutdown(wait=False)
+            self._look_ups.close(connection.close)
+        else:
+            self._look_ups.close()
 
     # -- On the host's loop and in lanes -----------------------------------------------------------------------------
 
@@ -212,17 +220,7 @@ class RestorableSessions:
         return await self._look_up(lambda: self._rows.adopt(callers, live, self._idle_seconds))
 
     async def _look_up(self, read: Callable[[], _T]) -> _T:
-        if self._looking_up >= MAX_LOOK_UPS:
-            raise SessionsUnavailable(UNAVAILABLE)
-        self._looking_up += 1
-        try:
-            async with asyncio.timeout(LOOK_UP_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, read)
-        # Whatever the cause, it says nothing about the session: a client that gets 404 gives it up.
-        except Exception as error:
-            raise SessionsUnavailable(UNAVAILABLE) from error
-        finally:
-            self._looking_up -= 1
+        return await self._look_ups.run(lambda: self._read(read))
 
     def _read(self, read: Callable[[], _T]) -> _T:
         now = time.monotonic()

@@ -175,7 +175,7 @@ async def test_child_ends_with_the_last_of_its_callers() -> None:
     assert supply.slots.used == 0
 
 
-async def test_grandchild_that_ignores_sigterm_is_left_behind_by_nobody() -> None:
+async def test_grandchild_that_ignores_sigterm_is_ended_too() -> None:
     async with client(make_supply()) as connected:
         grandchild = int(await text(connected, "spawn"))
     await until_gone(grandchild)
