@@ -291,8 +291,13 @@ def test_database_file_that_was_replaced_is_the_one_that_counts(
         other = issue(tmp_path, "bob")
         stream.wait_closed(TWO_SECONDS)
         until(lambda: host.request("GET", f"/workshop/{key.session_key}").status == 401, TWO_SECONDS)
-        # Keys may be looked up for a second on a connection to the old file.
-        until(lambda: host.request("PUT", f"/workshop/{other.session_key}").status == 405, TWO_SECONDS)
+        # Keys may be looked up for a second on a connection to the old file. Who is refused more than thirty times
+        # meanwhile is refused for a minute.
+        until(
+            lambda: host.request("PUT", f"/workshop/{other.session_key}").status == 405,
+            TWO_SECONDS,
+            pause_seconds=0.25,
+        )
         with host.session("workshop", other.session_key) as others:
             assert others.call("echo", text="new") == "new"
 

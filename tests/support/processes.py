@@ -150,12 +150,12 @@ def migrate(data_dir: Path) -> None:
         raise ProcessFailed(f"manage.py migrate failed:\n{done.stderr}")
 
 
-def until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
+def until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS, pause_seconds: float = 0.02) -> Any:
     """Ask `condition` again and again, and return its first true value, which is promised within `seconds`."""
     end = time.monotonic() + within(seconds)
     while not (value := condition()):
         assert time.monotonic() < end, f"not reached in {within(seconds)} s"
-        time.sleep(0.02)
+        time.sleep(pause_seconds)
     return value
 
 
