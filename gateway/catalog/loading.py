@@ -63,7 +63,7 @@ class Project:
         if not SERVER_NAME.fullmatch(name):
             return LoadFailure(name, folder, "The folder's name may have letters, digits, and . _ - after the first.")
         if taken.get(name, folder) != folder:
-            return LoadFailure(name, folder, f"The name {name} is taken by {taken[name]}. Rename one of the folders.")
+            return LoadFailure(name, folder, f"The name {name} is taken by {taken[name]}. Rename one of the two.")
 
         served_elsewhere = load_manifest(folder, self._slots)
         if served_elsewhere is not None:

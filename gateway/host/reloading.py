@@ -118,15 +118,17 @@ class Reloader:
             # Editors and version control replace a file by removing it first.
             await asyncio.sleep(GONE_SECONDS)
             gone = [known for known in gone if _is_gone(known.folder / "main.py")]
-        served = {definition.folder for definition in self._registry}
+        served = {definition.folder: definition.name for definition in self._registry}
         freed: set[str] = set()
-        for known in gone:
-            logger.info("Server %s is gone", known.name)
-            self._registry.remove(known.folder)
-            if known.folder in served:
-                served.remove(known.folder)
-                freed.add(known.name)
-                self._on_removed(known.name)
+        for folder in dict.fromkeys(known.folder for known in gone):
+            self._registry.remove(folder)
+            name = served.get(folder)
+            if name is None:
+                logger.info("%s, which could not be served, is gone", folder)
+            else:
+                logger.info("Server %s is gone", name)
+                freed.add(name)
+                self._on_removed(name)
         return freed
 
     async def _load(self, folder: Path, server_dir: Path, *, is_wanted: bool) -> ServerDefinition | None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from django.test import override_settings
 
 from gateway.catalog.discovery import discover
@@ -169,8 +170,9 @@ async def test_load_that_hangs_in_logging_does_not_hold_up_the_host_when_it_is_g
 
 
 async def test_server_does_not_notice_that_a_folder_goes_which_was_refused_for_its_name(
-    write_server: WriteServer,
+    write_server: WriteServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "gateway.host.reloading")
     first, second = write_server("twin", directory="first"), write_server("twin", directory="second")
     async with reloading(first, second) as (registry, reloader):
         served = registry.get("twin")
@@ -178,6 +180,8 @@ async def test_server_does_not_notice_that_a_folder_goes_which_was_refused_for_i
         await reloader.update()
         assert not registry.failures
         assert registry.get("twin") is served
+    gone = [message for message in caplog.messages if message.endswith("is gone")]
+    assert gone == [f"{second / 'twin'}, which could not be served, is gone"]
 
 
 async def test_name_of_a_folder_that_goes_is_free_for_the_one_that_was_refused_for_it(
