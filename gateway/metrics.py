@@ -82,6 +82,9 @@ lane_blocks = Counter("gumcp_lane_blocks_total", "Times a server's event loop wa
 relayed_requests = Counter(
     "gumcp_relayed_requests_total", "Requests passed on to the process that owns their caller, by where it is", ["to"]
 )
+given_connections = Counter(
+    "gumcp_given_connections_total", "Connections given to the worker of this machine that owns their caller"
+)
 slow_readers = Counter("gumcp_slow_readers_total", "Streams closed because their client did not read", ["server"])
 
 

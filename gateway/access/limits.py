@@ -7,8 +7,8 @@ Windows are fixed: they begin with the first request. In memory a subject gets t
 With a shared storage a round trip for each request would cost too much, so a process draws an allowance from the
 storage, a fiftieth of the limit at a time, and counts that down by itself. Small limits are exact; of larger ones a
 process wastes at most one allowance in a window. It draws once at a time for a key or an address, and all requests that
-wait share what was drawn. A storage that fails, or does not answer at once, is left alone for a while. Until then each
-process counts for itself.
+wait share what was drawn. While a storage fails, or does not answer at once, each process counts for itself. A thread
+looks now and then whether the storage is back; no request waits for it meanwhile.
 """
 
 import asyncio
@@ -24,7 +24,6 @@ from typing import Final
 
 from limits import RateLimitItem, parse
 from limits.storage import Storage, storage_from_string
-from limits.strategies import FixedWindowRateLimiter
 
 from gateway.access import shared_counts
 from gateway.access.rate_windows import Allowance, Windows
@@ -47,11 +46,11 @@ OTHERS: Final = "(others)"
 
 IN_MEMORY: Final = "memory://"
 
-ANSWER_SECONDS: Final = 1.0
-"""How long a request waits for the shared storage. Drivers wait for seconds, or without limit."""
+ANSWER_SECONDS: Final = 0.25
+"""How long a request waits for the shared storage, which usually answers within a millisecond."""
 
 AWAY_SECONDS: Final = 5.0
-"""How long the storage is not asked again after it has failed."""
+"""How often a thread looks whether a storage that has failed is back."""
 
 _Key = tuple[Rule, str]
 """A rule and whom it counts."""
@@ -76,11 +75,11 @@ class RateLimits:
             ValueError: a limit is malformed.
         """
         self._items: dict[Rule, RateLimitItem] = {name: parse(text) for name, text in rules.items() if text}
-        self._shared = FixedWindowRateLimiter(_storage(storage_url)) if storage_url != IN_MEMORY else None
+        self._shared = _storage(storage_url) if storage_url != IN_MEMORY else None
         # Redis may answer late: it is not asked on an event loop.
         self._executor = ThreadPoolExecutor(2, "limits") if self._shared is not None else None
-        self._shared_again_at = 0.0
-        """The shared storage has failed and is not asked before this moment (monotonic seconds); 0 if it works."""
+        self._look_again_at = 0.0
+        """When to look whether the shared storage, which has failed, is back (monotonic seconds); 0 if it works."""
         self._windows: defaultdict[Rule, Windows] = defaultdict(Windows)
         self._own_windows: defaultdict[Rule, Windows] = defaultdict(Windows)
         """What this process has not drawn yet while the shared storage is away."""
@@ -210,7 +209,10 @@ class RateLimits:
 
     def _start_draw(self, item: RateLimitItem, key: _Key) -> Future[Allowance] | None:
         """Let a thread draw from the shared storage, unless one does; None if this process counts for itself."""
-        if self._shared is None or self._executor is None or time.monotonic() < self._shared_again_at:
+        if self._shared is None or self._executor is None:
+            return None
+        if self._look_again_at:
+            self._look_again(self._executor, self._shared)
             return None
         if key in self._draws:
             return self._draws[key]
@@ -219,6 +221,14 @@ class RateLimits:
         except RuntimeError:  # closed
             return None
         return draw
+
+    def _look_again(self, executor: ThreadPoolExecutor, shared: Storage) -> None:
+        """Let a thread look whether the shared storage is back, if it is time for that."""
+        now = time.monotonic()
+        if now >= self._look_again_at:
+            self._look_again_at = now + AWAY_SECONDS
+            with suppress(RuntimeError):  # closed
+                executor.submit(self._note_if_back, shared)
 
     def _draw_alone(self, item: RateLimitItem, key: _Key) -> Allowance:
         """Draw from what this process counts for itself: everything, or a part while the shared storage is away."""
@@ -247,31 +257,31 @@ class RateLimits:
 
     # -- Without the lock --------------------------------------------------------------------------------------------
 
-    def _draw_shared(self, shared: FixedWindowRateLimiter, item: RateLimitItem, key: _Key) -> Allowance:
+    def _draw_shared(self, shared: Storage, item: RateLimitItem, key: _Key) -> Allowance:
         drawn: Allowance | None = None
         try:
             # If the storage failed while this draw waited for its turn, do not wait for the storage as well.
-            if time.monotonic() >= self._shared_again_at:
+            if not self._look_again_at:
                 drawn = _draw_from(shared, item, key)
         # An error of the storage, of whatever type its driver has: this process goes on counting for itself.
         except Exception as error:
             self._note_away(type(error).__name__)
         with self._lock:
             self._draws.pop(key, None)
-            is_back = drawn is not None and self._shared_again_at > 0
-            if is_back:
-                self._shared_again_at = 0.0
-            allowance = self._add(item, key, drawn or self._draw_alone(item, key))
-        if is_back:
-            logger.info("Limits are shared again")
-        return allowance
+            return self._add(item, key, drawn or self._draw_alone(item, key))
 
     def _note_away(self, failure: str) -> None:
         with self._lock:
-            was_away = self._shared_again_at > 0
-            self._shared_again_at = time.monotonic() + AWAY_SECONDS
+            was_away = self._look_again_at > 0
+            self._look_again_at = time.monotonic() + AWAY_SECONDS
         if not was_away:
             logger.warning("Limits are counted by each process for itself: %s", failure)
+
+    def _note_if_back(self, shared: Storage) -> None:
+        if shared.check():
+            with self._lock:
+                self._look_again_at = 0.0
+            logger.info("Limits are shared again")
 
     def _refuse(self, key: _Key, allowance: Allowance, now: float) -> int:
         self.note_refusal(*key)
@@ -305,11 +315,12 @@ def _storage(url: str) -> Storage:
     return storage
 
 
-def _draw_from(limiter: FixedWindowRateLimiter, item: RateLimitItem, key: _Key) -> Allowance:
-    wanted = min(_part(item), limiter.get_window_stats(item, *key).remaining)
-    is_granted = wanted > 0 and limiter.hit(item, *key, cost=wanted)
-    stats = limiter.get_window_stats(item, *key)
-    return Allowance(wanted if is_granted else 0, stats.reset_time, is_last=stats.remaining <= 0 or not is_granted)
+def _draw_from(storage: Storage, item: RateLimitItem, key: _Key) -> Allowance:
+    wanted, name = _part(item), item.key_for(*key)
+    # Counted first and looked at afterwards: one request to the storage, and no two processes draw the same part.
+    count = storage.incr(name, item.get_expiry(), amount=wanted)
+    drawn = max(0, wanted - max(0, count - item.amount))
+    return Allowance(drawn, storage.get_expiry(name), is_last=count >= item.amount)
 
 
 def _part(item: RateLimitItem) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.database_thread import DatabaseThread, Outage
+from gateway.fleet.ownership import Node
 from gateway.records.processes import running_hosts
 
 logger = logging.getLogger(__name__)
@@ -22,9 +23,9 @@ SILENT_SECONDS: Final = 5.0
 
 
 class Members:
-    """The other nodes: name -> the address where they are reached. `nodes` may be read in any thread."""
+    """The other nodes, by name. `nodes` may be read in any thread."""
 
-    def __init__(self, own_node: str, on_change: Callable[[dict[str, str]], object]) -> None:
+    def __init__(self, own_node: str, on_change: Callable[[dict[str, Node]], object]) -> None:
         """`on_change` is called in the thread of the members with the other nodes, whenever they change."""
         self._own_node = own_node
         self._on_change = on_change
@@ -34,7 +35,7 @@ class Members:
         self._thread = DatabaseThread("members", self._run_round, self._note_failure, interval_seconds=READ_SECONDS)
         self.has_tried = threading.Event()
         """Set once the nodes have been read for the first time, or could not be read."""
-        self.nodes: dict[str, str] = {}
+        self.nodes: dict[str, Node] = {}
 
     def start(self) -> None:
         """Start the thread."""
@@ -52,10 +53,13 @@ class Members:
     def read(self) -> None:
         """Read the rows. Raises `django.db.DatabaseError`."""
         rows = running_hosts(SILENT_SECONDS).filter(is_draining=False).exclude(node__in=["", self._own_node])
-        nodes = dict(rows.order_by("node").values_list("node", "peer_address"))
+        nodes: dict[str, Node] = {}
+        for name, address, slot in rows.order_by("node", "slot").values_list("node", "peer_address", "slot"):
+            nodes[name] = Node(address, (slot or 0) + 1)
         self._outage.end()
         if nodes != self.nodes:
-            logger.info("Nodes beside this one: %s", ", ".join(nodes) or "none")
+            if nodes.keys() != self.nodes.keys():
+                logger.info("Nodes beside this one: %s", ", ".join(nodes) or "none")
             self.nodes = nodes
             self._on_change(nodes)
 

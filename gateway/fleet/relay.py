@@ -27,6 +27,7 @@ from gateway.fleet.ownership import Route
 from gateway.fleet.signatures import BadSignature, Signatures
 from gateway.http.asgi import Headers, Message, Receive, Scope, Send
 from gateway.http.responses import respond
+from gateway.serving.head import RequestHead
 
 HOLD_SECONDS: Final = 10.0
 """How long a request waits for a worker that is being started again."""
@@ -49,6 +50,9 @@ MAX_IDLE: Final = 64
 BUFFERED_BYTES: Final = 256 * 1024
 """How much of a response may wait here for its client."""
 
+WATCH_SECONDS: Final = 0.05
+"""How long an exchange runs before it is noticed whether its client leaves. A task for each would cost more."""
+
 RETRY_AFTER_SECONDS: Final = 2
 
 CLIENT_HEADER: Final = b"x-gumcp-client"
@@ -59,8 +63,8 @@ _HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"}
 )
 """Headers of one connection only. RFC 9110 section 7.6.1."""
-
-_OWNED_METHODS: Final = frozenset({"GET", "POST", "DELETE"})
+_NOT_PASSED_ON: Final = _HOP_BY_HOP | _OWN_HEADERS | {b"content-length"}
+"""Headers of a request that are left out or written anew."""
 
 Application = Callable[[Scope, Receive, Send], Any]
 FindRoute = Callable[..., Route | None]
@@ -88,6 +92,9 @@ class RelayingApplication:
         self._peer_port = peer_port
         self._signatures = signatures
         self._peers: dict[Route, _Peer] = {}
+        self._relayed = {
+            is_node: metrics.relayed_requests.labels("node" if is_node else "worker") for is_node in (True, False)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve or relay one connection."""
@@ -99,12 +106,23 @@ class RelayingApplication:
             await self._take_from_node(scope, receive, send)
         else:
             scope = _without_own_headers(scope)
-            # Every process answers other methods alike: preflights, and 405.
-            key = owner_key(scope) if scope["method"] in _OWNED_METHODS else None
+            key = _owner_key(scope)
             if key is None or self._find(key) is None:
                 await self._inner(scope, receive, send)
             else:
                 await self._relay(key, scope, receive, send)
+
+    def find_worker(self, head: RequestHead, host: tuple[str, int] | None) -> str | None:
+        """The path where another worker of this machine takes the connection of a request that it is to serve.
+
+        None if this worker or another node is to serve it. `host`: the address at which the client called.
+        """
+        key = owner_key(head.method, head.target, head.headers)
+        if key is None:
+            return None
+        is_from_node = host is not None and self._peer_port == host[1]
+        route = self._find(key, is_from_node=is_from_node)
+        return (route.handover or None) if route is not None else None
 
     async def _take_from_worker(self, scope: Scope, receive: Receive, send: Send) -> None:
         # If there is a signature, the worker that took the request from another node has checked it.
@@ -113,7 +131,7 @@ class RelayingApplication:
     async def _take_from_node(self, scope: Scope, receive: Receive, send: Send) -> None:
         signature = _header(scope, SIGNATURE_HEADER) or b""
         sent = _as_client_sent_it(scope)
-        key = owner_key(sent)
+        key = _owner_key(sent)
         try:
             if self._signatures is None:
                 raise BadSignature("There are no other nodes.")
@@ -152,7 +170,7 @@ class RelayingApplication:
             await self._serve(scope, receive, send, signature)
             return
         peer, connection, route = connected
-        metrics.relayed_requests.labels("node" if route.is_node else "worker").inc()
+        self._relayed[route.is_node].inc()
         if route.is_node:
             assert self._signatures is not None
             signature = self._signatures.sign(*_signed_parts(scope, key))
@@ -209,52 +227,35 @@ class _RelayedExchange:
 
     async def run(self, peer: "_Peer", connection: "_PeerConnection") -> None:
         """Pass the request on and the response back. Raises `PeerGone`."""
-        first = await self._receive()
-        if first["type"] == "http.disconnect":
+        body = await self._whole_body()
+        if body is None:
             connection.abort()
             return
         is_whole = False
+        watch = _ClientWatch(self._receive, connection.stop_waiting)
         try:
-            sending = asyncio.ensure_future(self._pass_request(connection, first))
-            try:
-                is_whole = await self._pass_response(connection, sending)
-            finally:
-                if not sending.done():
-                    sending.cancel()
-                    await asyncio.wait({sending})
+            connection.write(_head(self._scope, body, self._signature) + body)
+            is_whole = await self._pass_response(connection)
         finally:
+            watch.end()
             if is_whole and connection.is_reusable:
                 peer.give_back(connection)
             else:
                 connection.abort()
 
-    async def _pass_request(self, connection: "_PeerConnection", message: Message) -> None:
-        """Pass the body on, then wait until the client leaves."""
-        is_chunked = message.get("more_body", False) and not _content_length(self._scope)
-        waiting = _head(self._scope, message, self._signature)
+    async def _whole_body(self) -> bytes | None:
+        """The body of the request; None if the client has left. Our Daphne has read all of it by now."""
+        parts: list[bytes] = []
         while True:
-            data = message.get("body", b"")
-            if data:
-                data = b"%x\r\n%b\r\n" % (len(data), data) if is_chunked else data
-            if waiting or data:
-                connection.write(waiting + data)
-                waiting = b""
-                await connection.drained()
-            if not message.get("more_body", False):
-                break
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                return
-        if is_chunked:
-            connection.write(b"0\r\n\r\n")
-        connection.has_whole_request = True
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+                return None
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                return b"".join(parts)
 
-    async def _pass_response(self, connection: "_PeerConnection", sending: "asyncio.Future[None]") -> bool:
+    async def _pass_response(self, connection: "_PeerConnection") -> bool:
         """Pass the response back. Returns whether it is whole; the client may leave before."""
-        # Not awaited beside each event: that would cost two tasks for each of them.
-        sending.add_done_callback(lambda _: connection.stop_waiting())
         while (message := await connection.next_event()) is not None:
             if message["type"] == "http.response.start":
                 self.is_started = True
@@ -262,6 +263,30 @@ class _RelayedExchange:
             if message["type"] == "http.response.body" and not message["more_body"]:
                 return True
         return False
+
+
+class _ClientWatch:
+    """Notices that the client of an exchange leaves. Most exchanges end sooner than it begins to look."""
+
+    def __init__(self, receive: Receive, on_left: Callable[[], object]) -> None:
+        self._receive = receive
+        self._on_left = on_left
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._begin)
+
+    def end(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._on_left()
 
 
 class _Peer:
@@ -324,8 +349,6 @@ class _PeerConnection(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._is_lost = False
-        self._may_write = asyncio.Event()
-        self._may_write.set()
         self._arrived = asyncio.Event()
         self.begin()
 
@@ -337,13 +360,11 @@ class _PeerConnection(asyncio.Protocol):
         self._buffered = 0
         self._is_answered = False
         self._has_client_left = False
-        self.has_whole_request = False
-        """Whether the peer has been sent all of the request."""
 
     @property
     def is_reusable(self) -> bool:
         """Whether another exchange may follow."""
-        return not self._is_lost and not self._events and self._is_answered and self.has_whole_request
+        return not self._is_lost and not self._events and self._is_answered
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------------------
 
@@ -359,14 +380,7 @@ class _PeerConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_lost = True
-        self._may_write.set()
         self._arrived.set()
-
-    def pause_writing(self) -> None:
-        self._may_write.clear()
-
-    def resume_writing(self) -> None:
-        self._may_write.set()
 
     # -- httptools ---------------------------------------------------------------------------------------------------
 
@@ -404,10 +418,6 @@ class _PeerConnection(asyncio.Protocol):
         """Send bytes of a request."""
         if self._transport is not None and not self._is_lost:
             self._transport.write(data)
-
-    async def drained(self) -> None:
-        """Wait until the peer has taken enough of what was written."""
-        await self._may_write.wait()
 
     def stop_waiting(self) -> None:
         """Let `next_event` return: the client has left."""
@@ -452,6 +462,10 @@ async def _refuse(send: Send, status: int, message: str, headers: Headers = ()) 
     await respond(send, status, json.dumps({"error": message}).encode(), b"application/json", headers)
 
 
+def _owner_key(scope: Scope) -> bytes | None:
+    return owner_key(scope["method"], scope.get("raw_path") or scope["path"].encode(), scope["headers"])
+
+
 def _header(scope: Scope, wanted: bytes) -> bytes | None:
     found: bytes | None = next((value for name, value in scope["headers"] if name == wanted), None)
     return found
@@ -473,28 +487,17 @@ def _signed_parts(scope: Scope, key: bytes | None) -> tuple[bytes, ...]:
     return scope["method"].encode("latin-1"), _target(scope), _client(scope), scheme, key or b""
 
 
-def _head(scope: Scope, first: Message, signature: bytes | None) -> bytes:
+def _head(scope: Scope, body: bytes, signature: bytes | None) -> bytes:
     """The head of a relayed request."""
     lines = [b"%b %b HTTP/1.1" % (scope["method"].encode("latin-1"), _target(scope))]
-    lines += [
-        b"%b: %b" % (name, value)
-        for name, value in scope["headers"]
-        if name not in _HOP_BY_HOP and name not in _OWN_HEADERS
-    ]
-    if not _content_length(scope):
-        if first.get("more_body", False):
-            lines.append(b"transfer-encoding: chunked")
-        elif first.get("body"):
-            lines.append(b"content-length: %d" % len(first["body"]))
+    lines += [b"%b: %b" % (name, value) for name, value in scope["headers"] if name not in _NOT_PASSED_ON]
+    if body:
+        lines.append(b"content-length: %d" % len(body))
     lines.append(b"%b: %b" % (CLIENT_HEADER, _client(scope)))
     if signature is not None:
         lines.append(b"%b: %b" % (SIGNATURE_HEADER, signature))
     lines.append(b"%b: %b" % (SCHEME_HEADER, scope.get("scheme", "http").encode()))
     return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def _content_length(scope: Scope) -> bool:
-    return any(name == b"content-length" for name, _ in scope["headers"])
 
 
 def _as_client_sent_it(scope: Scope) -> Scope:

@@ -5,7 +5,6 @@ time and a number that is used once. It is valid once, and only if the receiver'
 time. The secret is derived from Django's secret key, which all nodes have in common.
 """
 
-import hashlib
 import hmac
 import secrets
 import time
@@ -67,9 +66,9 @@ class Signatures:
         self._seen.add(nonce)
 
     def _mac(self, stamp: bytes, nonce: bytes, parts: tuple[bytes, ...]) -> bytes:
-        # Each part by its digest: none can run into the next one.
-        message = b"".join(hashlib.sha256(part).digest() for part in (stamp, nonce, *parts))
-        return hmac.new(self._secret, message, "sha256").hexdigest().encode()
+        # Each part with its length: none can run into the next one.
+        message = b"".join([b"%d:%b" % (len(part), part) for part in (stamp, nonce, *parts)])
+        return hmac.digest(self._secret, message, "sha256").hex().encode()
 
     def _split(self, signature: bytes) -> tuple[bytes, bytes, bytes]:
         parts = signature.split(b" ")

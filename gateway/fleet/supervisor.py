@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from gateway.fleet.merged_metrics import MergedMetrics
 from gateway.fleet.messages import Lines
-from gateway.fleet.ownership import slot_path
+from gateway.fleet.ownership import handover_path, slot_path
 from gateway.fleet.worker import DUMP_SIGNAL, Assignment
 
 logger = logging.getLogger(__name__)
@@ -260,7 +260,8 @@ class Supervisor:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(worker.lines.socket)
         worker.lines.socket.close()
-        worker.assignment.socket_path.unlink(missing_ok=True)
+        for path in (worker.assignment.socket_path, handover_path(worker.assignment.socket_path)):
+            path.unlink(missing_ok=True)
         self.metrics.bury(worker.process.pid)
         if worker.is_leaving:
             return
@@ -305,12 +306,9 @@ class Supervisor:
         worker.is_ready = True
         self._has_been_ready = True
         assignment = worker.assignment
-        # Renamed into place: there is always somebody under this name.
         path = slot_path(assignment.folder, assignment.slot)
-        draft = path.with_suffix(".new")
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(assignment.socket_path.name)
-        os.replace(draft, path)
+        _point(path, assignment.socket_path)
+        _point(handover_path(path), handover_path(assignment.socket_path))
         slot = self._slots[assignment.slot]
         if slot.successor is worker:
             previous, slot.worker, slot.successor = slot.worker, worker, None
@@ -358,3 +356,11 @@ class Supervisor:
             {"slot": worker.assignment.slot, "pid": worker.process.pid, "ready": worker.is_ready}
             for worker in self._workers.values()
         ]
+
+
+def _point(link: Path, target: Path) -> None:
+    """Let `link` lead to `target`. It is renamed into place: there is always somebody under this name."""
+    draft = link.with_name(f"{link.name}.new")
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(target.name)
+    os.replace(draft, link)

@@ -20,13 +20,14 @@ from django.db import connection
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.registry import Collector
 
+from gateway import metrics
 from gateway.access.limits import IN_MEMORY
 from gateway.apps import GatewayConfig
 from gateway.conf import conf
 from gateway.conf.kinds import url_host
 from gateway.fleet.members import Members
 from gateway.fleet.moved_sessions import end_moved_sessions
-from gateway.fleet.ownership import Ownership
+from gateway.fleet.ownership import Node, Ownership, handover_path
 from gateway.fleet.supervisor import Supervisor
 from gateway.fleet.worker import WorkerLink
 from gateway.management.inherited_socket import address_of, endpoint_of
@@ -136,6 +137,7 @@ def serve_as_worker(
     from gateway.fleet.relay import RelayingApplication
     from gateway.fleet.signatures import Signatures
     from gateway.host.serving import serving_hooks, serving_limits
+    from gateway.serving.handover import Handover
     from gateway.serving.server import HttpServer
 
     hooks = serving_hooks(host)
@@ -154,7 +156,7 @@ def serve_as_worker(
         route = ownership.find(key)
         return route is not None and route.is_node
 
-    def set_nodes(nodes: dict[str, str]) -> None:
+    def set_nodes(nodes: dict[str, Node]) -> None:
         ownership.set_nodes(nodes)
         host.loop.call_soon(lambda: host.loop.start_task(end_moved_sessions(host.sessions, is_elsewhere)))
 
@@ -187,19 +189,21 @@ def serve_as_worker(
         members.start()
         # A node that knew of no other one would serve everybody's users itself.
         members.has_tried.wait(FIRST_VIEW_SECONDS)
+    relaying = RelayingApplication(
+        application,
+        ownership.find,
+        peer_port=peer_port,
+        signatures=Signatures(settings.SECRET_KEY) if node else None,
+    )
     server = HttpServer(
-        application=RelayingApplication(
-            application,
-            ownership.find,
-            peer_port=peer_port,
-            signatures=Signatures(settings.SECRET_KEY) if node else None,
-        ),
+        application=relaying,
         endpoints=endpoints,
         action_logger=log,
         limits=replace(serving_limits(), has_successor=True),
         hooks=replace(hooks, on_start=start, on_drain=drain, on_stop=stop),
         # The supervisor ends a worker that is frozen.
         has_guard=False,
+        handover=Handover(handover_path(assignment.socket_path), relaying.find_worker, metrics.given_connections.inc),
     )
     run(host, address, server.run)
 

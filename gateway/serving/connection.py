@@ -24,6 +24,7 @@ from gateway.http.slow_readers import SlowReaderRule
 from gateway.serving.bodies import UnfinishedBodies
 from gateway.serving.chunks import ChunkedBody
 from gateway.serving.exchange import Exchange, ExchangeServer
+from gateway.serving.handover import Handover
 from gateway.serving.head import RequestHead, RequestRefusedError, is_malformed, malformed, parse_head
 from gateway.serving.limits import ServingEvent, ServingLimits
 from gateway.serving.loop_transport import LoopTransport
@@ -53,6 +54,7 @@ class ConnectionServer(ExchangeServer, typing.Protocol):
     """What a connection needs of its server."""
 
     limits: ServingLimits
+    handover: Handover | None
     unfinished_bodies: UnfinishedBodies[HttpConnection]
     body_turns: BodyTurns
     is_draining: bool
@@ -116,6 +118,7 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         "is_secure",
         "is_surplus",
         "is_write_paused",
+        "may_be_given",
         "server",
     )
 
@@ -130,6 +133,9 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         self.host: tuple[str, int] | None = None
         self.is_secure = False
         self.is_write_paused = False
+        self.may_be_given = True
+        """Whether another process may get this connection. Not again before a request of a connection that was taken
+        from another process has been served: two processes that disagree would send it to and fro."""
         self.exchange: Exchange | None = None
         self._list = connections
         self._limits: ServingLimits = server.limits
@@ -263,6 +269,7 @@ class HttpConnection(Protocol):  # type: ignore[misc]
     def exchange_ended(self, *, reusable: bool) -> None:
         """Go on with the next request, if the connection may have one."""
         self.exchange = None
+        self.may_be_given = True
         if not reusable or self.server.is_draining:
             self._close(lingers=bool(self._buffer))
             return
@@ -368,6 +375,8 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         if head.body_bytes is not None and head.body_bytes > self._limits.body_bytes:
             message = f"The body is longer than {self._limits.body_bytes} bytes."
             raise RequestRefusedError(413, "body_too_large", message)
+        if self.server.handover is not None and self.may_be_given and self._hand_over(self.server.handover, head):
+            return
         rest = bytes(buffer[end + 4 :])
         buffer.clear()
         self._requests_read += 1
@@ -389,6 +398,19 @@ class HttpConnection(Protocol):  # type: ignore[misc]
                     self._unread = rest
                     return
         self._read_body(rest)
+
+    def _hand_over(self, handover: Handover, head: RequestHead) -> bool:
+        """Give the connection to the process that is to serve a request. Returns whether it has the connection now."""
+        transport = self.transport
+        # What is held for the client only this process can send.
+        if not isinstance(transport, LoopTransport) or transport.held_bytes:
+            return False
+        if not handover.give(transport.socket, head, self.host, self._buffer):
+            return False
+        self._deadline = None
+        self._buffer.clear()
+        transport.let_go()
+        return True
 
     def _read_body(self, data: bytes) -> None:
         head = self._head

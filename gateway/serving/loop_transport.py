@@ -30,7 +30,7 @@ _RESET: Final = struct.pack("ii", 1, 0)
 class LoopTransport(asyncio.Protocol):
     """The transport of one connection. Used on the event loop."""
 
-    __slots__ = ("_connection", "_is_closing", "_is_write_closed", "_taking", "_transport", "socket")
+    __slots__ = ("_connection", "_is_closing", "_is_write_closed", "_received", "_taking", "_transport", "socket")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket, connection: Any) -> None:
         """Take over a socket that was accepted for `connection`. The connection begins to read in a later turn."""
@@ -40,6 +40,7 @@ class LoopTransport(asyncio.Protocol):
         """None until the loop has taken the socket."""
         self._is_closing = False
         self._is_write_closed = False
+        self._received = b""
         self._taking: asyncio.Task[None] | None = loop.create_task(self._take(loop, accepted))
 
     async def _take(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> None:
@@ -51,6 +52,10 @@ class LoopTransport(asyncio.Protocol):
                 self._connection.connectionLost(error)
         finally:
             self._taking = None
+
+    def begin_with(self, data: bytes) -> None:
+        """Pass on `data` before what the socket brings. Call it in the same turn of the loop as the constructor."""
+        self._received = data
 
     # Called by the connection
 
@@ -112,6 +117,14 @@ class LoopTransport(asyncio.Protocol):
             self._is_write_closed = True
             self._transport.write_eof()
 
+    def let_go(self) -> None:
+        """Close this process's copy of the socket. The connection goes on where another process has a copy."""
+        self._is_closing = True
+        if self._transport is not None:
+            # Before it is closed, which happens in a later turn: another process reads from here on.
+            self._transport.pause_reading()
+            self._transport.abort()
+
     def abortConnection(self) -> None:
         """Reset the connection."""
         self._is_closing = True
@@ -128,6 +141,9 @@ class LoopTransport(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=PAUSE_BYTES, low=0)
         if self._is_closing:
             self._transport.abort()
+        elif self._received:
+            received, self._received = self._received, b""
+            self._connection.dataReceived(received)
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the client has sent."""

@@ -55,6 +55,7 @@ import contextvars
 import inspect
 import logging
 import os
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,7 @@ from typing import Any
 
 import daphne.server
 from daphne.access import AccessLogGenerator
-from twisted.internet import reactor
+from twisted.internet import reactor, tcp
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import STDLibLogObserver, globalLogBeginner
 
@@ -71,8 +72,9 @@ from gateway.serving.connection import HttpConnection
 from gateway.serving.connections import ConnectionFactory
 from gateway.serving.descriptors import AcceptFailures, fit_connections
 from gateway.serving.exchange import Exchange
+from gateway.serving.handover import Handover
 from gateway.serving.limits import Hook, ServingHooks, ServingLimits
-from gateway.serving.loop_transport import serve_on_loop
+from gateway.serving.loop_transport import LoopTransport, serve_on_loop
 from gateway.serving.shutdown import ShutdownWatch, drop_unwritable_streams
 from gateway.serving.timetable import (
     CANCELLATION_SECONDS,
@@ -100,17 +102,21 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         limits: ServingLimits | None = None,
         hooks: ServingHooks | None = None,
         has_guard: bool = True,
+        handover: Handover | None = None,
         **kwargs: Any,
     ) -> None:
         """Take what Daphne's command line passes, and our limits and hooks.
 
-        `has_guard` is false where another process ends this one if it is frozen.
+        `has_guard` is false where another process ends this one if it is frozen. `handover`: how this process and
+        others of one host give each other connections.
         """
         super().__init__(*args, **kwargs)
         self.limits = limits or ServingLimits()
         self.hooks = hooks or ServingHooks()
         if isinstance(kwargs.get("action_logger"), AccessLogGenerator):
             self.action_logger: Any = self.hooks.make_access_log(kwargs["action_logger"].stream)
+        # Only connections that the loop carries can be given away.
+        self.handover = handover if uvloop is not None else None
         self.is_draining = False
         self.unfinished_bodies: UnfinishedBodies[HttpConnection] = UnfinishedBodies(self.limits.unfinished_bodies_bytes)
         self.connections: dict[Exchange, asyncio.Task[None]] = {}
@@ -155,6 +161,8 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
             self.listeners.append(listening)
         if self.abort_start:
             return
+        if self.handover is not None:
+            self.handover.listen(self._loop, self._take_connection)
         if self.signal_handlers and threading.current_thread() is threading.main_thread():
             limit = self.limits.shutdown_grace_seconds + SHUTDOWN_MARGIN_SECONDS
             self._watch = ShutdownWatch(self._drain_from_thread, limit, has_guard=self._has_guard)
@@ -175,6 +183,18 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         if uvloop is not None:
             serve_on_loop(port, self._loop, _is_served)
         self._ports.append(port)
+
+    def _take_connection(self, accepted: socket.socket, received: bytes) -> None:
+        """Serve a connection that another process has accepted, and that it has `received` these bytes from."""
+        port = next(port for port in self._ports if type(port) is tcp.Port)
+        address = accepted.getpeername()
+        # As twisted.internet.tcp.Port.doRead does with one that it has accepted itself.
+        connection = self.http_factory.buildProtocol(port._buildAddr(address))
+        transport = port.transport(accepted, connection, address, port, 0, reactor)
+        connection.makeConnection(transport)
+        if isinstance(transport, LoopTransport):
+            connection.may_be_given = False
+            transport.begin_with(received)
 
     # Applications
 
@@ -292,6 +312,8 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
             closed = port.stopListening()
             if closed is not None:
                 await closed.asFuture(self._loop)
+        if self.handover is not None:
+            self.handover.close()
 
     async def _wait_until_idle(self, until: float) -> None:
         self._something_ended = asyncio.Event()

@@ -10,6 +10,7 @@ from limits.storage import MemoryStorage
 from gateway.access import rate_windows
 from gateway.access.limits import OTHERS, RateLimits
 from tests.support.deadlines import within
+from tests.support.processes import until
 
 RULE = "requests of a key"
 
@@ -217,8 +218,11 @@ async def test_shared_storage_that_was_away_is_asked_again_after_a_while(
     shared["is_away"] = False
     await limits.spend(RULE, "bob")
     assert "calls" not in shared
-    limits._shared_again_at = time.monotonic()  # as if the ten minutes were over
+    limits._look_again_at = time.monotonic()  # as if the ten minutes were over
     await limits.spend(RULE, "cleo")
+    assert "calls" not in shared  # a thread looks; nobody waits for it
+    await asyncio.to_thread(until, lambda: "shared again" in caplog.text)
+    await limits.spend(RULE, "dora")
     assert shared["calls"] == [1]
     assert caplog.text.count("counted by each process for itself") == 1
     assert caplog.text.count("shared again") == 1

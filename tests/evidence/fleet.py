@@ -1,11 +1,17 @@
-"""Several machines: what a relay costs, what Redis and PostgreSQL cost when they stop, and whether state stays whole.
+"""Several workers and machines: what it costs that a request reaches the wrong one, what Redis and PostgreSQL cost when
+they stop, and whether state stays whole.
 
-    python -m tests.evidence.fleet keys       # latency of relays, Redis stopped and killed, revocation, a canary key
-    python -m tests.evidence.fleet open       # pairs of every era on new connections, PostgreSQL stopped
+    python -m tests.evidence.fleet relays     # latency of a call that another machine relays, and what Redis sees
+    python -m tests.evidence.fleet given      # latency of a call whose connection is given to another worker
     python -m tests.evidence.fleet cpu        # CPU time of a call: two workers beside two independent hosts
+    python -m tests.evidence.fleet redis      # Redis stopped and killed, revocation meanwhile, a canary key
+    python -m tests.evidence.fleet postgresql # PostgreSQL stopped
+    python -m tests.evidence.fleet pairs      # 10 000 pairs of every era on new connections, four workers
+    python -m tests.evidence.fleet least_conn # pairs through nginx that knows nothing of owners
     python -m tests.evidence.fleet frozen     # a worker that is stopped (SIGSTOP)
+    python -m tests.evidence.fleet deadly     # a server that ends its process when it is imported
     python -m tests.evidence.fleet link       # the link between two machines cut (root, in network namespaces)
-    python -m tests.evidence.fleet clients    # conformance and the official clients through two nodes
+    python -m tests.evidence.fleet clients    # conformance and the official clients, two workers and two machines
 
 Prints figures; exit status 1 if a claim does not hold. Runs by hand: it needs nginx, Redis and PostgreSQL.
 """
@@ -18,6 +24,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,16 +43,20 @@ import psutil
 from gateway.access.keys import public_part
 from gateway.fleet.ring import Ring
 from tests.fleet.topology import Topology, program, running_topology
-from tests.support.host_process import fresh_host
+from tests.support.host_process import fresh_host, workers_of
 from tests.support.processes import BUNDLED_SERVERS, ROOT, until
 from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, initialize_message
 
 SERVER: Final = "simple-tools-server"
 USERS: Final = 50
-PAIR_SECONDS: Final = 60.0
+PAIRS: Final = 10_000
+BALANCED_PAIRS: Final = 400
+CONFORMANCE_RUNS: Final = 5
 RELAYED_CALLS: Final = 1500
+GIVEN_CALLS: Final = 1500
 CPU_ROUNDS: Final = 5
 CPU_SECONDS: Final = 4.0
+DEADLY_SECONDS: Final = 120.0
 
 FIRST: Final = "10.77.0.1"
 SECOND: Final = "10.77.0.2"
@@ -68,11 +79,12 @@ from gateway.access.models import ApiKey
 print(ApiKey.objects.filter(public="{public}").update(revoked_at=timezone.now()))
 """
 
-COUNT: Final = """
-from gateway.records.models import InstanceRecord
-rows = InstanceRecord.objects.filter(user_id__startswith="pair")
-print(rows.count(), rows.values("user_id").distinct().count())
-"""
+ERAS: Final = ("sse", "2025-11-25", "2026-07-28")
+
+INSTANCES: Final = (
+    "SELECT count(*) AS instances, count(DISTINCT user_id) AS users FROM records_instancerecord"
+    " WHERE user_id LIKE 'pair%'"
+)
 
 
 class Caller:
@@ -90,8 +102,8 @@ class Caller:
     def __exit__(self, *error: object) -> None:
         self._connection.close()
 
-    def post(self, message: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any, bytes]:
-        self._connection.request("POST", self._path, json.dumps(message), {**ACCEPT_BOTH, **headers})
+    def post(self, message: dict[str, Any], headers: dict[str, str], path: str = "") -> tuple[int, Any, bytes]:
+        self._connection.request("POST", path or self._path, json.dumps(message), {**ACCEPT_BOTH, **headers})
         response = self._connection.getresponse()
         return response.status, response.headers, response.read()
 
@@ -99,8 +111,8 @@ class Caller:
         self._connection.request("DELETE", self._path, headers={"Mcp-Session-Id": session_id})
         self._connection.getresponse().read()
 
-    def stateless(self, tool: str, **arguments: str) -> tuple[int, bytes]:
-        """Call a tool in the newest era: one request."""
+    def stateless(self, tool: str, user: str = "", **arguments: str) -> tuple[int, bytes]:
+        """Call a tool in the newest era: one request. `user`: another one, on the same connection."""
         meta = {
             f"{META}protocolVersion": STATELESS,
             f"{META}clientInfo": {"name": "evidence", "version": "1"},
@@ -113,7 +125,7 @@ class Caller:
             "params": {"name": tool, "arguments": arguments, "_meta": meta},
         }
         headers = {"MCP-Protocol-Version": STATELESS, "Mcp-Method": "tools/call", "Mcp-Name": tool}
-        status, _, body = self.post(message, headers)
+        status, _, body = self.post(message, headers, f"/{SERVER}/{user}" if user else "")
         return status, body
 
     def in_session(self, tool: str, **arguments: str) -> tuple[int, bytes]:
@@ -286,23 +298,39 @@ def look_in_redis(topology: Topology, key: str, work: Callable[[], object]) -> b
     return key.encode() not in seen
 
 
-def with_keys(folder: Path) -> bool:
+@contextlib.contextmanager
+def topology_with_keys(folder: Path) -> Iterator[tuple[Topology, list[str]]]:
     limits = {"GUMCP_LIMIT_REQUESTS_PER_KEY": "100000/minute", "GUMCP_LIMIT_CALLS_PER_KEY": "100000/minute"}
     limits["GUMCP_LIMIT_REQUESTS_PER_ADDRESS"] = "1000000/minute"
     with running_topology(folder, GUMCP_AUTH="keys", **limits) as topology:
         keys = topology.manage("shell", "--no-imports", "-c", ISSUE).stdout.split()
         assert len(keys) == USERS
-        holds = look_in_redis(topology, keys[0], lambda: measure_relays(topology, keys))
-        holds &= stop_redis(topology, keys)
+        wait_for_nodes(topology)
+        yield topology, keys
+
+
+def wait_for_nodes(topology: Topology) -> None:
+    until(lambda: all("Nodes beside this one: 127" in node.log() for node in topology.nodes), 10)
+
+
+def relays(folder: Path) -> bool:
+    with topology_with_keys(folder) as (topology, keys):
+        return look_in_redis(topology, keys[0], lambda: measure_relays(topology, keys))
+
+
+def redis(folder: Path) -> bool:
+    with topology_with_keys(folder) as (topology, keys):
+        holds = stop_redis(topology, keys)
         return look_for_canary(topology, keys[0]) and holds
 
 
 # -- Without keys ----------------------------------------------------------------------------------------------------
 
 
-def count_pairs(topology: Topology) -> bool:
-    misses, pairs, ends_at = Counter[str](), Counter[str](), time.monotonic() + PAIR_SECONDS
-    bases = [node.base_url for node in topology.nodes] + [topology.base_url]
+def count_pairs(bases: list[str], count: int) -> bool:
+    """Store something, and ask for it on another connection, in any era and at any address."""
+    misses, pairs, numbers = Counter[str](), Counter[str](), iter(range(count))
+    started = time.monotonic()
 
     def call(era: str, base: str, user: str, tool: str, **arguments: str) -> bytes:
         if era == "sse":
@@ -314,14 +342,11 @@ def count_pairs(topology: Topology) -> bool:
 
     def work(thread: int) -> None:
         choose = random.Random(thread)
-        for number in itertools.count():
-            if time.monotonic() >= ends_at:
-                return
-            era = choose.choice(["sse", "2025-11-25", "2026-07-28"])
-            user, value = f"pair-{choose.randrange(USERS)}:key", f"{thread}-{number}"
-            user = user.replace(":key", f":key-{user}")
+        for number in numbers:
+            era, era_again = choose.choice(ERAS), choose.choice(ERAS)
+            user, value = f"pair-{choose.randrange(USERS)}", f"{thread}-{number}"
+            user = f"{user}:key-{user}"
             call(era, choose.choice(bases), user, "store-data", key=f"k{thread}", value=value)
-            era_again = choose.choice(["sse", "2025-11-25", "2026-07-28"])
             answer = call(era_again, choose.choice(bases), user, "retrieve-data", key=f"k{thread}")
             pairs[era] += 1
             if value.encode() not in answer:
@@ -330,42 +355,85 @@ def count_pairs(topology: Topology) -> bool:
     with ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(work, thread) for thread in range(8)]:
             done.result()
-    time.sleep(2)
-    rows = topology.manage("shell", "--no-imports", "-c", COUNT).stdout.split()
-    print(f"  {pairs.total()} pairs in {PAIR_SECONDS:.0f} s {dict(pairs)}: {misses.total()} misses {dict(misses)}")
-    print(f"  {rows[0]} instances of {rows[1]} users")
-    return not misses and rows[0] == rows[1]
+    seconds = time.monotonic() - started
+    print(f"  {pairs.total()} pairs in {seconds:.0f} s {dict(pairs)}: {misses.total()} misses {dict(misses)}")
+    return not misses and pairs.total() == count
+
+
+def pairs(folder: Path) -> bool:
+    with fresh_host(asgi_server="serve", server_dirs=BUNDLED_SERVERS, GUMCP_WORKERS="4") as host:
+        until(lambda: "serves with 4 workers" in host.log(), 20)
+        holds = count_pairs([host.base_url], PAIRS)
+        until(lambda: host.rows(f"{INSTANCES} HAVING count(*) = {USERS}"), 10)
+        ((instances, users),) = (tuple(row) for row in host.rows(INSTANCES))
+        print(f"  {len(workers_of(host))} workers, {instances} instances of {users} users")
+        return holds and instances == users == USERS
+
+
+def least_conn(folder: Path) -> bool:
+    with running_topology(folder, balancing="least_conn") as topology:
+        wait_for_nodes(topology)
+        holds = count_pairs([topology.base_url], BALANCED_PAIRS)
+        relayed = sum(node.metric("gumcp_relayed_requests_total", to="node") for node in topology.nodes)
+        print(f"  {relayed:.0f} requests were relayed between the machines")
+        return holds and relayed > 0
+
+
+def postgresql(folder: Path) -> bool:
+    with running_topology(folder) as topology:
+        wait_for_nodes(topology)
+        return stop_postgresql(topology)
 
 
 def stop_postgresql(topology: Topology) -> bool:
+    """Stop it for ten seconds, and go on with a session; ask for one that no process has in memory as well."""
     assert topology.database is not None
-    session: dict[str, str]
-    with Caller(topology.base_url, "live:key") as caller:
+    ping = {"jsonrpc": "2.0", "id": 5, "method": "tools/list"}
+    unknown: list[tuple[int, float]] = []
+    times: list[float] = []
+    statuses: Counter[int] = Counter()
+
+    def open_session(caller: Caller) -> dict[str, str]:
         _, headers, _ = caller.post(initialize_message(), {})
-        session = {"Mcp-Session-Id": headers["Mcp-Session-Id"], "MCP-Protocol-Version": "2025-11-25"}
+        return {"Mcp-Session-Id": headers["Mcp-Session-Id"], "MCP-Protocol-Version": "2025-11-25"}
+
+    def ask_for_unknown(ends_at: float) -> None:
+        with Caller(topology.base_url, "ended:key") as caller:
+            while time.monotonic() < ends_at:
+                started = time.perf_counter()
+                unknown.append((caller.post(ping, ended)[0], time.perf_counter() - started))
+                time.sleep(0.2)
+
+    with Caller(topology.base_url, "live:key") as caller, Caller(topology.base_url, "ended:key") as other:
+        live, ended = open_session(caller), open_session(other)
+        other.delete(ended["Mcp-Session-Id"])
+        before = other.post(ping, ended)[0]
         processes = [psutil.Process(topology.database.pid), *psutil.Process(topology.database.pid).children()]
         for process in processes:
             process.suspend()
-        times, statuses = [], Counter[int]()
-        ends_at = time.monotonic() + 10
-        while time.monotonic() < ends_at:
-            started = time.perf_counter()
-            ping = {"jsonrpc": "2.0", "id": 5, "method": "tools/list"}
-            statuses[caller.post(ping, session)[0]] += 1
-            times.append(time.perf_counter() - started)
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
+        try:
+            ends_at = time.monotonic() + 10
+            asking = threading.Thread(target=ask_for_unknown, args=[ends_at])
+            asking.start()
+            while time.monotonic() < ends_at:
+                started = time.perf_counter()
+                statuses[caller.post(ping, live)[0]] += 1
+                times.append(time.perf_counter() - started)
+            asking.join()
+        finally:
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+        after: list[int] = []
+        until(lambda: after.append(other.post(ping, ended)[0]) or after[-1] == 404, 15)
     told("calls of a live session while PostgreSQL was stopped for 10 s", times)
     print(f"  statuses: {dict(statuses)}")
-    return set(statuses) == {200}
-
-
-def without_keys(folder: Path) -> bool:
-    with running_topology(folder) as topology:
-        ready = until(lambda: all("Nodes beside this one: 127" in node.log() for node in topology.nodes), 10)
-        holds = bool(ready) and count_pairs(topology)
-        return stop_postgresql(topology) and holds
+    answers = Counter(status for status, _ in unknown)
+    slowest = max(seconds for _, seconds in unknown)
+    print(
+        f"  an ended session: {before} before, {dict(answers)} meanwhile ({slowest:.2f} s at most), {after[-1]} after"
+    )
+    return set(statuses) == {200} and (before, set(answers), after[-1]) == (404, {503}, 404)
 
 
 # -- Two workers -----------------------------------------------------------------------------------------------------
@@ -374,7 +442,7 @@ def without_keys(folder: Path) -> bool:
 def compare_cpu(folder: Path) -> bool:
     """Alternate between two workers and two independent hosts, with the same callers."""
     options: dict[str, Any] = {"server_dirs": BUNDLED_SERVERS, "metrics": False}
-    ratios: list[float] = []
+    ratios: dict[bool, list[float]] = {False: [], True: []}
     with (
         fresh_host(asgi_server="workers", **options) as fleet,
         fresh_host(asgi_server="serve", **options) as one,
@@ -382,16 +450,21 @@ def compare_cpu(folder: Path) -> bool:
     ):
         until(lambda: "serves with 2 workers" in fleet.log(), 20)
         for number in range(CPU_ROUNDS):
-            together = _cpu_of_call([fleet.base_url], [fleet.pid])
-            apart = _cpu_of_call([one.base_url, other.base_url], [one.pid, other.pid])
-            print(f"  round {number + 1}: workers {together * 1e6:.0f} µs a call, two hosts {apart * 1e6:.0f} µs")
-            if number:  # the first one warms up
-                ratios.append(together / apart)
-    print(f"  ratios: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
-    return sum(ratios) / len(ratios) <= 1.10
+            for is_mixed, found in ratios.items():
+                together = _cpu_of_call([fleet.base_url], [fleet.pid], is_mixed=is_mixed)
+                apart = _cpu_of_call([one.base_url, other.base_url], [one.pid, other.pid], is_mixed=is_mixed)
+                connections = "connections that callers share" if is_mixed else "a connection for each caller"
+                print(f"  {connections}: workers {together * 1e6:.0f} µs a call, two hosts {apart * 1e6:.0f} µs")
+                if number:  # the first one warms up
+                    found.append(together / apart)
+    for is_mixed, found in ratios.items():
+        print(f"  ratios, {'shared' if is_mixed else 'own'}: {', '.join(f'{ratio:.2f}' for ratio in found)}")
+    return sum(ratios[False]) / len(ratios[False]) <= 1.10
 
 
-def _cpu_of_call(base_urls: list[str], pids: list[int]) -> float:
+def _cpu_of_call(base_urls: list[str], pids: list[int], *, is_mixed: bool) -> float:
+    """Seconds of CPU time. `is_mixed`: on each connection callers take turns, as behind a balancer."""
+
     def seconds() -> float:
         found = [process for pid in pids for process in (psutil.Process(pid), *psutil.Process(pid).children(True))]
         times = [process.cpu_times() for process in found]
@@ -400,17 +473,41 @@ def _cpu_of_call(base_urls: list[str], pids: list[int]) -> float:
     ends_at = time.monotonic() + CPU_SECONDS
 
     def call(number: int) -> int:
-        calls = 0
-        with Caller(base_urls[number % len(base_urls)], f"cpu-{number}:key-{number}") as caller:
-            while time.monotonic() < ends_at:
-                assert caller.stateless("retrieve-data", key="x")[0] == 200
-                calls += 1
-        return calls
+        users = [f"cpu-{(number + turn) % 16}:key-{(number + turn) % 16}" for turn in range(16 if is_mixed else 1)]
+        with Caller(base_urls[number % len(base_urls)], users[0]) as caller:
+            for calls in itertools.count():
+                if time.monotonic() >= ends_at:
+                    return calls
+                assert caller.stateless("retrieve-data", users[calls % len(users)], key="x")[0] == 200
+        return 0
 
     before = seconds()
     with ThreadPoolExecutor(16) as pool:
         calls = sum(pool.map(call, range(16)))
     return (seconds() - before) / calls
+
+
+def give_connections(folder: Path) -> bool:
+    """Call on one connection for one user, and on another one for two users in turn, of different workers."""
+    with fresh_host(asgi_server="workers", server_dirs=BUNDLED_SERVERS) as host:
+        until(lambda: "serves with 2 workers" in host.log(), 20)
+        ring = Ring(["0", "1"])
+        owners = {ring.owner(f"{SERVER}/{user}".encode()): user for user in map("given-{}".format, range(40))}
+        times: dict[str, list[float]] = {"owner's worker": [], "another worker": []}
+        with Caller(host.base_url, "") as stays, Caller(host.base_url, "") as moves:
+            for number in range(2 * GIVEN_CALLS):
+                user = owners[str(number % 2)]
+                for name, caller, whose in (("owner's worker", stays, owners["0"]), ("another worker", moves, user)):
+                    started = time.perf_counter()
+                    status, _ = caller.stateless("retrieve-data", whose, key="x")
+                    times[name].append(time.perf_counter() - started)
+                    assert status == 200
+        for name, values in times.items():
+            told(f"call on a connection that the {name} has", values[100:])
+        given, relayed = host.metric("gumcp_given_connections_total"), host.metric("gumcp_relayed_requests_total")
+        print(f"  {given:.0f} connections were given to the other worker, {relayed:.0f} requests relayed")
+        medians, tails = ([percentile(values[100:], share) for values in times.values()] for share in (0.5, 0.99))
+        return medians[1] - medians[0] <= 0.0005 and tails[1] - tails[0] <= 0.001
 
 
 def freeze_worker(folder: Path) -> bool:
@@ -429,6 +526,35 @@ def freeze_worker(folder: Path) -> bool:
                 statuses[caller.stateless("retrieve-data", key="x")[0]] += 1
         print(f"  killed after {ended:.1f} s, all served after {time.monotonic() - started:.1f} s: {dict(statuses)}")
         return set(statuses) == {200} and time.monotonic() - started < 35
+
+
+def start_deadly_server(folder: Path) -> bool:
+    """Add a server that ends its process when it is imported, and reload: workers die until it is gone."""
+    servers = folder / "servers"
+    shutil.copytree(BUNDLED_SERVERS / SERVER, servers / SERVER)
+    with fresh_host(asgi_server="workers", server_dirs=servers) as host:
+        until(lambda: "serves with 2 workers" in host.log(), 20)
+        (servers / "deadly").mkdir()
+        (servers / "deadly" / "main.py").write_text("import os\nos._exit(7)\n")
+        for worker in workers_of(host):
+            worker.kill()
+        before, started = _cpu_of_family(host.pid), time.monotonic()
+        time.sleep(DEADLY_SECONDS)
+        share = (_cpu_of_family(host.pid) - before) / (time.monotonic() - started)
+        ended = host.log().count("ended with status 7")
+        print(f"  {ended} workers ended within {DEADLY_SECONDS:.0f} s, {share:.1%} of a core")
+        (servers / "deadly" / "main.py").unlink()
+        with Caller(host.base_url, "deadly:key") as caller:
+            until(lambda: len(workers_of(host)) == 2, 60)
+            status = caller.stateless("retrieve-data", key="x")[0]
+        print(f"  without it: {status}")
+        return share < 0.05 and status == 200
+
+
+def _cpu_of_family(pid: int) -> float:
+    """CPU time of a process and of all its children that have ended, in seconds."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 # -- Two network namespaces ------------------------------------------------------------------------------------------
@@ -492,20 +618,29 @@ def _cut_link_inside(folder: Path) -> bool:
 
 
 def clients(folder: Path) -> bool:
+    conformance = [sys.executable, "tests/conformance/run.py", "--repeat", str(CONFORMANCE_RUNS)]
+    statuses = [subprocess.run([*conformance, "--server", "workers"], cwd=ROOT).returncode]
     with running_topology(folder) as topology:
         base = topology.base_url.replace("127.0.0.1", "localhost")
-        conformance = [sys.executable, "tests/conformance/run.py", "--url", f"{base}/everything/conformance"]
         matrix = [sys.executable, "tests/matrix/run.py", "--url", f"{base}/everything/ada:key"]
-        statuses = [subprocess.run(command, cwd=ROOT).returncode for command in (conformance, matrix)]
-        return statuses == [0, 0]
+        statuses += [
+            subprocess.run(command, cwd=ROOT).returncode
+            for command in ([*conformance, "--url", f"{base}/everything/conformance"], matrix)
+        ]
+    return statuses == [0, 0, 0]
 
 
 def main() -> int:
     parts = {
-        "keys": with_keys,
-        "open": without_keys,
+        "relays": relays,
+        "given": give_connections,
         "cpu": compare_cpu,
+        "redis": redis,
+        "postgresql": postgresql,
+        "pairs": pairs,
+        "least_conn": least_conn,
         "frozen": freeze_worker,
+        "deadly": start_deadly_server,
         "link": cut_link,
         "clients": clients,
     }

@@ -34,4 +34,5 @@ def scope(path: str, authorization: str | None = None) -> dict[str, Any]:
     ],
 )
 def test_key_names_the_server_and_the_caller(path: str, authorization: str | None, key: bytes | None) -> None:
-    assert owner_key(scope(path, authorization)) == key
+    asked = scope(path, authorization)
+    assert owner_key("POST", asked["raw_path"], asked["headers"]) == key

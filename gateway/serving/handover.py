@@ -1,0 +1,120 @@
+"""Gives connections to other processes of this machine, and takes those that they give.
+
+A process that has read the head of a request may find that another one is to serve it. It then sends that process the
+socket itself, with what it has read so far, and has nothing more to do with the connection. That costs less than to
+relay a single request and its response.
+
+Each process has a Unix datagram socket for this, in a folder that only its user may enter. A datagram is one
+connection: its bytes, and beside them the descriptor (SCM_RIGHTS, unix(7)).
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from gateway.serving.head import RequestHead
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES: Final = 64 * 1024
+"""The most bytes that are sent with a connection."""
+
+TAKEN_AT_ONCE: Final = 64
+"""How many connections are taken in one turn of the loop."""
+
+_DESCRIPTOR_BYTES: Final = array.array("i").itemsize
+_CLOSE_ON_EXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+FindOwner = Callable[[RequestHead, "tuple[str, int] | None"], "str | None"]
+"""Given a request and the address at which its client called, the path of the socket of the process that is to serve
+it; None if that is this process, or on another machine."""
+
+
+class Handover:
+    """One process's end. Used on its event loop."""
+
+    def __init__(self, path: Path, find_owner: FindOwner, on_given: Callable[[], object] = lambda: None) -> None:
+        """`path`: where this process takes connections. `on_given` is called after each that it has given away."""
+        self._path = path
+        self._find_owner = find_owner
+        self._on_given = on_given
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._take: Callable[[socket.socket, bytes], object]
+        self._outgoing = _datagram_socket()
+        self._incoming = _datagram_socket()
+
+    def listen(self, loop: asyncio.AbstractEventLoop, take: Callable[[socket.socket, bytes], object]) -> None:
+        """Take connections from now on. `take` is called with each of them and the bytes that have been read from it.
+
+        Raises:
+            OSError: the path cannot be used.
+        """
+        self._take = take
+        self._incoming.bind(str(self._path))
+        self._loop = loop
+        loop.add_reader(self._incoming, self._receive)
+
+    def give(
+        self, connection: socket.socket, head: RequestHead, host: tuple[str, int] | None, data: bytes | bytearray
+    ) -> bool:
+        """Give a connection to the process that is to serve `head`. Returns False if the caller still has it.
+
+        `data` is all that has been read of the request and what follows it. If the answer is True, the caller must
+        close its copy of the socket, and neither read from it nor write to it.
+        """
+        if len(data) > MAX_BYTES:
+            return False
+        owner = self._find_owner(head, host)
+        if owner is None:
+            return False
+        descriptors = array.array("i", [connection.fileno()])
+        try:
+            self._outgoing.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)], 0, owner)
+        except OSError:
+            # There is nobody, or more connections wait for the owner than the system keeps. The request is relayed.
+            return False
+        self._on_given()
+        return True
+
+    def close(self) -> None:
+        """Take what has been given until now, then nothing any more."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._incoming)
+            self._receive(limit=None)
+        self._incoming.close()
+        self._outgoing.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+    def _receive(self, limit: int | None = TAKEN_AT_ONCE) -> None:
+        while limit is None or limit > 0:
+            try:
+                data, control, _, _ = self._incoming.recvmsg(
+                    MAX_BYTES, socket.CMSG_SPACE(_DESCRIPTOR_BYTES), _CLOSE_ON_EXEC
+                )
+            except BlockingIOError:
+                return
+            except OSError:
+                logger.exception("A connection that another worker gave could not be taken")
+                return
+            limit = None if limit is None else limit - 1
+            for _, _, content in control:
+                connection = socket.socket(fileno=array.array("i", content)[0])
+                try:
+                    self._take(connection, data)
+                except Exception:
+                    logger.exception("A connection that another worker gave could not be taken")
+                    connection.close()
+
+
+def _datagram_socket() -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made.setblocking(False)
+    return made

@@ -1,0 +1,96 @@
+"""Connections that one process gives to another: who has them afterwards, and what becomes of their bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.serving.handover import MAX_BYTES, Handover
+from gateway.serving.head import RequestHead, parse_head
+
+HEAD = parse_head(b"GET /notes/ada HTTP/1.1\r\nhost: a", 10)
+
+
+class Ends:
+    """Two processes, and a connection that the first one has accepted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.owner: str | None = str(folder / "second")
+        self.given = 0
+        self.first = Handover(folder / "first", self._find_owner, self._count)
+        self.second = Handover(folder / "second", lambda head, host: None)
+        self.client, self.accepted = socket.socketpair()
+        self.taken: asyncio.Queue[tuple[socket.socket, bytes]] = asyncio.Queue()
+
+    def _find_owner(self, head: RequestHead, host: tuple[str, int] | None) -> str | None:
+        return self.owner
+
+    def _count(self) -> None:
+        self.given += 1
+
+    def listen(self) -> None:
+        self.second.listen(asyncio.get_running_loop(), lambda *taken: self.taken.put_nowait(taken))
+
+    def give(self, data: bytes) -> bool:
+        return self.first.give(self.accepted, HEAD, None, data)
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Iterator[Ends]:
+    made = Ends(tmp_path)
+    yield made
+    made.first.close()
+    made.second.close()
+    made.client.close()
+    made.accepted.close()
+
+
+async def test_connection_goes_on_in_the_other_process_with_what_was_read(ends: Ends) -> None:
+    ends.listen()
+    assert ends.give(b"GET /notes")
+    ends.accepted.close()
+    async with asyncio.timeout(5):
+        connection, data = await ends.taken.get()
+    with connection:
+        assert data == b"GET /notes"
+        assert not connection.get_inheritable()
+        connection.sendall(b"answer")
+        assert ends.client.recv(10) == b"answer"
+    assert ends.given == 1
+
+
+async def test_connection_stays_where_nobody_takes_it(ends: Ends) -> None:
+    assert not ends.give(b"GET")
+    assert ends.given == 0
+
+
+async def test_connection_stays_with_its_owner_and_with_a_request_that_is_long(ends: Ends) -> None:
+    ends.listen()
+    assert not ends.give(b"x" * (MAX_BYTES + 1))
+    ends.owner = None
+    assert not ends.give(b"GET")
+
+
+async def test_more_connections_than_the_system_keeps_stay(ends: Ends) -> None:
+    ends.listen()
+    given = 0
+    while given < 10_000 and ends.give(b"GET"):
+        given += 1
+    assert 0 < given < 10_000
+    for _ in range(given):
+        async with asyncio.timeout(5):
+            connection, _ = await ends.taken.get()
+        connection.close()
+
+
+async def test_connections_that_wait_are_taken_before_the_end(ends: Ends) -> None:
+    ends.listen()
+    assert ends.give(b"GET")
+    ends.second.close()
+    connection, _ = ends.taken.get_nowait()
+    connection.close()
+    assert not ends.give(b"GET")
