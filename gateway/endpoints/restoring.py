@@ -9,6 +9,7 @@ Not here: what is known of such sessions (`gateway.records.restorable_sessions`)
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any, Final
 
 from mcp_types import JSONRPCRequest
@@ -71,7 +72,7 @@ class SessionRestorer:
                 return None
             request.definition = require_still_open(host, request)
             session: Session[StreamableHttpTransport] = await open_session(
-                host, request, "streamable-http", new_transport, goes_on=(session_id, kept)
+                host, request, "streamable-http", partial(new_transport, host), goes_on=(session_id, kept)
             )
             reason = NOT_RESTORED
             try:
@@ -131,7 +132,9 @@ class SseAdopter:
             del self._adopting[session]
 
 
-def new_transport(running: RunningServer, session: Session[StreamableHttpTransport]) -> StreamableHttpTransport:
+def new_transport(
+    host: Host, running: RunningServer, session: Session[StreamableHttpTransport]
+) -> StreamableHttpTransport:
     """The wire of a Streamable HTTP session."""
     return StreamableHttpTransport(
         running,
@@ -139,6 +142,7 @@ def new_transport(running: RunningServer, session: Session[StreamableHttpTranspo
         max_backlog=conf.max_session_backlog,
         max_events=conf.max_kept_events,
         max_event_bytes=conf.max_kept_event_bytes,
+        shared_events=host.shared_events,
     )
 
 

@@ -5,6 +5,7 @@ Spec: 2025-11-25 basic/transports#streamable-http. The session's messages and st
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from mcp_types import INVALID_REQUEST, JSONRPCRequest
@@ -90,7 +91,7 @@ class StreamableHttpRequests:
             return
         request.definition = require_still_open(self._host, request)
         session: Session[StreamableHttpTransport] = await open_session(
-            self._host, request, "streamable-http", new_transport
+            self._host, request, "streamable-http", partial(new_transport, self._host)
         )
         is_answered = False
         try:

@@ -43,6 +43,7 @@ from gateway.records.restorable_sessions import RestorableSessions
 from gateway.transports.message_budget import MessageBudget
 from gateway.transports.message_reader import MessageReader
 from gateway.transports.sessions import STOPPED, Sessions
+from gateway.transports.shared_events import SharedEvents
 from gateway.transports.stateless_calls import StatelessCalls
 from gateway.transports.streams import Streams
 
@@ -100,6 +101,17 @@ class Host:
         self.doorkeeper = Doorkeeper(self.sessions, self.loop.call_soon)
         self.recorder = Recorder(registry, self.sessions, self.instances, listings, self.call_log, place)
         self.restorable = RestorableSessions(self.sessions, self.recorder.process_id, self.loop.call_soon)
+        self.shared_events = (
+            SharedEvents(
+                conf.redis_url,
+                settings.SECRET_KEY,
+                self.recorder.process_id,
+                max_events=conf.max_kept_events,
+                max_bytes=conf.max_kept_event_bytes,
+            )
+            if conf.redis_url
+            else None
+        )
         self.availability = Availability(
             registry, self.policies, self.instances, self.sessions, self.stateless_calls, self.redactor
         )
@@ -144,6 +156,8 @@ class Host:
         self._metrics_port.start()
         self.recorder.start()
         self.restorable.start()
+        if self.shared_events is not None:
+            self.shared_events.start()
         self.doorkeeper.start()
         # What exists now stays until the end, so the collector need not look at it again. This saves pauses of 100 ms
         # under load (p99 of calls on Daphne from 108 to 28 ms).
@@ -222,6 +236,8 @@ class Host:
         self.server_log.uninstall()
         self.recorder.stop()
         self.restorable.stop()
+        if self.shared_events is not None:
+            self.shared_events.stop()
         self.doorkeeper.stop()
         if self._is_prepared:
             self._is_prepared = False

@@ -4,7 +4,10 @@ Spec: 2025-11-25 basic/transports#resumability-and-redelivery.
 """
 
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Final
+
+from gateway.transports.shared_events import ENDED, EVENT, OPENED
 
 STANDALONE: Final = 0
 """The number of the stream that belongs to no request."""
@@ -20,8 +23,18 @@ class EventBuffer:
     the session had in other processes.
     """
 
-    def __init__(self, max_events: int, max_bytes: int, floor: int = 0) -> None:
-        """`floor`: event ids up to this sequence were given out by processes that had the session before."""
+    def __init__(
+        self,
+        max_events: int,
+        max_bytes: int,
+        floor: int = 0,
+        share: Callable[[int, bytes, int, bytes], object] | None = None,
+    ) -> None:
+        """`floor`: event ids up to this sequence were given out by processes that had the session before.
+
+        `share` is called with each event (stream, kind, sequence, data), for other processes: `shared_events`.
+        """
+        self._share = share
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._events: deque[tuple[int, int, bytes]] = deque()
@@ -43,6 +56,8 @@ class EventBuffer:
         self._kept[stream] += 1
         self._live.add(stream)
         self._drop(keep=1)
+        if self._share is not None:
+            self._share(stream, EVENT, self._last_sequence, data)
         return b"%d-%d" % (stream, self._last_sequence)
 
     @property
@@ -64,8 +79,15 @@ class EventBuffer:
             self._dropped[stream] = sequence
             self._forget_if_over(stream)
 
+    def open(self, stream: int, requests: bytes) -> None:
+        """Note that a stream opens. `requests`: the ids of those that it will answer, as JSON."""
+        if self._share is not None:
+            self._share(stream, OPENED, self._last_sequence, requests)
+
     def end(self, stream: int) -> None:
         """Note that `stream` gets no more events. Its kept events stay."""
+        if self._share is not None and stream in self._live:
+            self._share(stream, ENDED, self._last_sequence, b"")
         self._live.discard(stream)
         self._forget_if_over(stream)
 
@@ -90,10 +112,10 @@ class EventBuffer:
             return None
         return stream, self.later_than(stream, sequence)
 
-    def is_older_standalone(self, event_id: str) -> bool:
-        """Whether the id is one of the standalone stream that the session had in a process before this one."""
+    def older(self, event_id: str) -> tuple[int, int] | None:
+        """Stream and sequence of an id that a process before this one has given out; None if it is another id."""
         parts = _parts(event_id)
-        return parts is not None and parts[0] == STANDALONE and 0 < parts[1] <= self.floor
+        return parts if parts is not None and 0 < parts[1] <= self.floor else None
 
     def later_than(self, stream: int, sequence: int) -> list[tuple[bytes, bytes]]:
         """The kept events (id, data) of `stream` that came after `sequence`."""

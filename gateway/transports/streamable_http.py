@@ -13,7 +13,10 @@ Spec: 2025-11-25 basic/transports#streamable-http. Differences from the SDK's `S
 """
 
 import asyncio
+import contextlib
+import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
@@ -33,6 +36,7 @@ from gateway.transports.message_budget import MessageMemory
 from gateway.transports.message_loop import MessageLoop
 from gateway.transports.reply import Answer, Reply
 from gateway.transports.sessions import Session
+from gateway.transports.shared_events import EventsUnavailable, SharedEvents, SharedStream
 
 REQUEST_CANCELLED: Final = -32800
 """JSON-RPC code that answers a request which its client cancelled (LSP's RequestCancelled)."""
@@ -48,6 +52,9 @@ RETRY_MILLISECONDS: Final = 500
 
 EVENTS_OF_AN_EPOCH: Final = 10**9
 """More events than a session can have in one process: event ids of a session that was restored are never equal."""
+
+FOLLOW_SECONDS: Final = 0.25
+"""How often it looks for what another process adds to a stream that a client has resumed here."""
 
 RESUMABLE_SINCE: Final = "2025-11-25"
 """Older clients cannot read the empty event that opens a resumable stream (SDK: `_mint_priming_event`)."""
@@ -136,6 +143,7 @@ class _Post(_ResumableStream):
         if self.stream is None:
             self.attach(self._reply.stream)
             self._reply.open_stream()
+            self._buffer.open(self.number, json.dumps(list(self._unanswered.values())).encode())
             if self._is_resumable:
                 self.prime()
             for answer in self._answers:
@@ -204,6 +212,20 @@ class _Post(_ResumableStream):
             self.stream.close()
 
 
+def _write_events(stream: EventStream, number: int, events: list[tuple[int, bytes]]) -> None:
+    """Write events that another process had given out."""
+    for sequence, data in events:
+        stream.write(frame(b"message", data, b"%d-%d" % (number, sequence)))
+
+
+def _end_shared(stream: EventStream, shared: SharedStream) -> None:
+    """End a stream that gets no more events. Requests whose answers were lost are answered with an error."""
+    for request_id in shared.unanswered:
+        message = "The process that ran this request has ended. The request may have had its effect."
+        stream.write(frame(b"message", error_body(CONNECTION_CLOSED, message, request_id)))
+    stream.close()
+
+
 def _close_streams(posts: Iterable[_Post]) -> None:
     for post in posts:
         post.close_streams()
@@ -225,12 +247,16 @@ class StreamableHttpTransport:
         max_backlog: int,
         max_events: int,
         max_event_bytes: int,
+        shared_events: SharedEvents | None = None,
     ) -> None:
+        """`shared_events`: where other processes find the events of this session, if they share any."""
         epoch = session.state.epoch if session.state is not None else 1
         self._lane = running.lane
         self._session = session
         self._link = Link(session, running.lane, max_backlog)
-        self._buffer = EventBuffer(max_events, max_event_bytes, floor=(epoch - 1) * EVENTS_OF_AN_EPOCH)
+        self._shared_events = shared_events
+        share = partial(shared_events.add, shared_events.log_name(session.id, epoch)) if shared_events else None
+        self._buffer = EventBuffer(max_events, max_event_bytes, (epoch - 1) * EVENTS_OF_AN_EPOCH, share)
         self._is_restored = epoch > 1
         """Whether the client opened its streams with another process, and may have missed that lists have changed."""
         self._standalone = _ResumableStream(STANDALONE, self._buffer, self._note_sent)
@@ -247,6 +273,8 @@ class StreamableHttpTransport:
             can_ask=self._has_standalone_stream,
         )
         self._on_end: Callable[[], object] = lambda: None
+        self._following: set[asyncio.Task[None]] = set()
+        """Streams of calls that another process still runs. Used on the host's loop."""
 
     def start(self, on_end: Callable[[], object]) -> None:
         """Start the message loop. `on_end` is called in the lane when it ends, for whatever reason; maybe twice."""
@@ -256,6 +284,8 @@ class StreamableHttpTransport:
     def stop(self) -> None:
         """Cancel what runs for the session, answer what is open and end the streams."""
         self._loop.stop()
+        for following in self._following:
+            following.cancel()
         # What needs no lane is done here: the lane may be blocked for long.
         if self._standalone.stream is not None:
             self._standalone.stream.cut()
@@ -370,7 +400,51 @@ class StreamableHttpTransport:
 
     async def resume(self, stream: EventStream, last_event_id: str) -> bool:
         """Continue on `stream` after this event. False if the id is unknown or too old."""
-        return await self._lane.run(self._resume(stream, last_event_id))
+        older = self._buffer.older(last_event_id)
+        if older is None:
+            return await self._lane.run(self._resume(stream, last_event_id))
+        number, sequence = older
+        shared = await self._shared(number, sequence)
+        if shared is not None:
+            _write_events(stream, number, shared.events)
+        if number == STANDALONE:
+            # If nothing is known of its events, it promises none of them, and goes on.
+            return await self._lane.run(self._attach_again(stream))
+        if shared is None:
+            # It would never bring its answer.
+            return False
+        if shared.is_alive:
+            following = asyncio.get_running_loop().create_task(self._follow(stream, number, sequence, shared))
+            self._following.add(following)
+            following.add_done_callback(self._following.discard)
+        else:
+            _end_shared(stream, shared)
+        return True
+
+    async def _shared(self, number: int, sequence: int) -> SharedStream | None:
+        """What the process that gave out an event has shared of its stream since; None if that is not known."""
+        if self._shared_events is None:
+            return None
+        epoch = (sequence - 1) // EVENTS_OF_AN_EPOCH + 1
+        log = self._shared_events.log_name(self._session.id, epoch)
+        with contextlib.suppress(EventsUnavailable):
+            return await self._shared_events.read(log, number, sequence)
+        return None
+
+    async def _follow(self, stream: EventStream, number: int, sequence: int, shared: SharedStream) -> None:
+        """Pass on what another process, which is about to end, still adds to a stream."""
+        try:
+            while shared.is_alive and not stream.is_closed:
+                await asyncio.sleep(FOLLOW_SECONDS)
+                if shared.events:
+                    sequence = shared.events[-1][0]
+                later = await self._shared(number, sequence)
+                if later is None:
+                    break
+                _write_events(stream, number, later.events)
+                shared = later
+        finally:
+            _end_shared(stream, shared)
 
     def _note_sent(self, sequence: int) -> None:
         self._lane.post(self._buffer.note_sent, sequence)
@@ -401,9 +475,7 @@ class StreamableHttpTransport:
     async def _resume(self, stream: EventStream, last_event_id: str) -> bool:
         found = self._buffer.after(last_event_id)
         if found is None:
-            # Nothing is known of the events of other processes. The standalone stream promises none of them, so it goes
-            # on; the stream of a call would never bring its answer.
-            return self._buffer.is_older_standalone(last_event_id) and await self._attach_again(stream)
+            return False
         number, missed = found
         resumed = self._streams.get(number)
         if resumed is None:  # the request has been answered: these events are the rest of its stream
