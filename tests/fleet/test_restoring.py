@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from gateway.records import restorable_sessions
 from gateway.transports.sessions import STOPPED
+from tests.fleet.topology import program, running_redis
 from tests.support.deadlines import WAIT_SECONDS
 from tests.support.in_process import HandshakeClient, InProcessHost, SseClient, host_in_process
 from tests.support.memory_rows import Table
@@ -36,6 +38,9 @@ SERVER = """
 
         async def call_tool(ctx, params):
             calls.append((user_id, str(ctx.request_id)))
+            if params.name == "speak":
+                await ctx.session.send_log_message("info", "canary word", related_request_id=ctx.request_id)
+                await may_end.wait()
             if params.name == "hold":
                 await may_end.wait()
             if params.name == "release":
@@ -266,6 +271,78 @@ async def test_stream_of_a_call_that_died_is_not_resumed(processes: Processes, e
         assert await reply.status() == 200
     else:
         assert await reply.status() == 404
+
+
+@pytest.fixture
+def redis_url(settings: Any, tmp_path: Path) -> Iterator[str]:
+    if program("redis-server") is None:
+        pytest.skip("NOT TESTED: events in Redis: apt-get install redis-server")
+    with running_redis(tmp_path, "127.0.0.1") as (port, _):
+        settings.GUMCP_REDIS_URL = f"redis://127.0.0.1:{port}/0"
+        yield settings.GUMCP_REDIS_URL
+
+
+async def cut_call(process: InProcessHost, client: HandshakeClient) -> str:
+    """Call a tool that says something and goes on; leave, and return the id of the first event."""
+    call = client.start("speak")
+    place = (await call.event()).id
+    assert place is not None
+    assert (await call.message())["params"]["data"] == "canary word"
+    call.leave()
+    shared = process.host.shared_events
+    assert shared is not None
+    await reached(lambda: shared._client.exists(f"gumcp:alive:{shared._holder}"))
+    return place
+
+
+async def test_call_that_another_process_still_runs_is_resumed_and_answered(
+    redis_url: str, processes: Processes
+) -> None:
+    first, second = await processes.start(), await processes.start()
+    client = await first.initialize(TARGET)
+    await processes.until_written()
+    resumed = on(second, client).get(await cut_call(first, client))
+    assert (await resumed.message())["params"]["data"] == "canary word"
+    await told(client, "release")
+    answer = await resumed.message()
+    assert answer["result"]["content"]
+    assert (await resumed.reply()).body == b""
+
+
+async def test_call_whose_process_has_died_is_resumed_and_ends_with_an_error(
+    redis_url: str, processes: Processes
+) -> None:
+    first, second = await processes.start(), await processes.start()
+    client = await first.initialize(TARGET)
+    await processes.until_written()
+    place = await cut_call(first, client)
+    shared = first.host.shared_events
+    assert shared is not None
+    await asyncio.to_thread(shared.stop)
+    with redis.Redis.from_url(redis_url) as client_of_redis:
+        client_of_redis.delete(f"gumcp:alive:{shared._holder}")
+        kept = [client_of_redis.dump(key) for key in client_of_redis.keys("gumcp:events:*")]
+    assert kept
+    assert not any(secret in dump for dump in kept for secret in (b"canary", client.id.encode()))
+    resumed = on(second, client).get(place)
+    assert (await resumed.message())["params"]["data"] == "canary word"
+    assert (await resumed.message())["error"]["code"] == -32000
+    await told(client, "release")
+
+
+async def test_events_of_the_standalone_stream_are_not_missed(redis_url: str, processes: Processes) -> None:
+    first, second = await processes.start(), await processes.start()
+    client = await first.initialize(TARGET)
+    stream = client.get()
+    place = (await stream.event()).id
+    await processes.until_written()
+    await told(client, "notify")
+    assert (await stream.message())["method"] == "notifications/resources/updated"
+    await asyncio.to_thread(first.host.shared_events.stop)  # type: ignore[union-attr]
+    resumed = on(second, client).get(place)
+    methods = [(await resumed.message())["method"] for _ in range(4)]
+    assert methods[0] == "notifications/resources/updated"
+    assert "notifications/tools/list_changed" in methods[1:]
 
 
 async def test_no_row_holds_a_key_or_a_whole_session_id(processes: Processes) -> None:

@@ -211,7 +211,7 @@ def running_topology(
     for node in topology.nodes:
         node.folder.mkdir(parents=True)
     with ExitStack() as stack:
-        topology.redis_port, topology.redis = stack.enter_context(_running_redis(folder, services))
+        topology.redis_port, topology.redis = stack.enter_context(running_redis(folder, services))
         topology.database_port, topology.database = stack.enter_context(_running_postgresql(folder, services))
         migrated = topology.manage("migrate", "--verbosity", "0")
         assert migrated.returncode == 0, migrated.stderr
@@ -223,7 +223,8 @@ def running_topology(
 
 
 @contextmanager
-def _running_redis(folder: Path, address: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def running_redis(folder: Path, address: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Run a Redis that keeps nothing on disk; yields its port and its process."""
     port = free_port()
     server = program("redis-server")
     assert server is not None
