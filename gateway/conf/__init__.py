@@ -226,8 +226,9 @@ class GatewaySettings:
     redis_url = Setting(
         RedisUrl(),
         "",
-        "A Redis that several processes share: limits are counted in it, and operators' commands travel through it. "
-        "Nothing waits for it: while it is away, each process counts alone, and commands arrive by the database.",
+        "A Redis that several processes share: limits are counted in it, operators' commands travel through it, and "
+        "events are kept in it for clients that resume a stream. Nothing depends on it: while it is away, each process "
+        "counts alone, commands arrive by the database, and streams are resumed by their own process only.",
         is_secret=True,
         example="redis://127.0.0.1:6379/0",
     )

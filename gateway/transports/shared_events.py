@@ -141,7 +141,9 @@ class SharedEvents:
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what waits, and stop. Blocks for a moment: do not call it on an event loop."""
+        """Write what waits, and stop. Blocks for a moment: do not call it on an event loop. A second call does nothing."""
+        if self._is_stopping:
+            return
         self._is_stopping = True
         self._wake.set()
         if self._thread is not None:

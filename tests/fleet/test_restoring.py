@@ -100,6 +100,8 @@ class Processes:
         restorable = process.host.restorable
         restorable._rows = self.table.of(process.host.recorder.process_id)
         restorable.start()
+        if process.host.shared_events is not None:
+            process.host.shared_events.start()
         return process
 
     async def until_written(self, count: int = 1) -> None:

@@ -37,7 +37,7 @@ class Redis:
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Redis]:
+def redis(processes: None, tmp_path: Path) -> Iterator[Redis]:
     if program("redis-server") is None:
         pytest.skip("NOT TESTED: events in Redis: apt-get install redis-server")
     with running_redis(tmp_path, "127.0.0.1") as (port, process):

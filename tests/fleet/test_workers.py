@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
 import os
 import signal
@@ -20,9 +22,9 @@ from gateway.console.playground import PREFIX
 from tests.support.admin_site import MAKE_USERS, Admin
 from tests.support.host_process import HostProcess, StartHost, workers_of
 from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, manage, until
-from tests.support.streamable import StatelessClient
+from tests.support.streamable import ACCEPT_BOTH, StatelessClient, initialize_message
 from tests.support.upstreams import TALKING_CHILD
-from tests.support.wire import request
+from tests.support.wire import JSON, request
 
 SERVERS = f"{BUNDLED_SERVERS}:{PLAIN_SERVERS}"
 
@@ -78,6 +80,20 @@ def test_stream_of_a_relayed_session_stays_open_and_its_messages_find_it(fleet: 
     for user in range(6):
         with fleet.session("workshop", f"streams-{user}:key") as stream:
             assert stream.call("echo", text="x" * 300_000) == "x" * 300_000
+
+
+def test_connection_that_callers_of_both_workers_share_is_given_to_and_fro(fleet: HostProcess) -> None:
+    before = fleet.metric("gumcp_given_connections_total")
+    statuses = []
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=20)
+    with contextlib.closing(connection):
+        for number in range(40):
+            body = json.dumps(initialize_message())
+            connection.request("POST", f"/workshop/shared-{number % 8}:key", body, {**JSON, **ACCEPT_BOTH})
+            response = connection.getresponse()
+            statuses.append((response.status, b'"serverInfo"' in response.read()))
+    assert set(statuses) == {(200, True)}
+    assert fleet.metric("gumcp_given_connections_total") > before
 
 
 def test_messages_of_a_playground_page_find_its_session_whichever_worker_they_reach(fleet: HostProcess) -> None:
