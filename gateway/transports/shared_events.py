@@ -141,7 +141,7 @@ class SharedEvents:
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what waits, and stop. Blocks for a moment: do not call it on an event loop. A second call does nothing."""
+        """Write what waits, and stop. Blocks for a moment: not for event loops. A second call does nothing."""
         if self._is_stopping:
             return
         self._is_stopping = True
