@@ -27,6 +27,7 @@ enforces this (the contracts are in pyproject.toml).
 * `upstreams`: servers that are commands, remote URLs, or folders in a process of their own.
 * `access`: who is calling, and what their key allows.
 * `compat`: servers written for version 1 of the MCP SDK. `serving`: our Daphne.
+* `tracing`: OpenTelemetry spans of requests and messages.
 * `http`: what all endpoints share: requests, responses, refusals, origins, proxies, addresses.
 
 The ground, imported by many and importing little: `conf` (settings), `exceptions`, `signals`, `metrics`, `jsonrpc`,

@@ -53,6 +53,11 @@ REFUSAL_REASONS: Final = (
 OTHER_TOOL: Final = "(other)"
 """The label of a tool that was called and is not in its server's listing."""
 
+build_info = Gauge(
+    "gumcp_build_info",
+    "Versions of the host and of what it runs on; always 1",
+    ["version", "python", "mcp_sdk", "asgi_server"],
+)
 active_connections = Gauge("gumcp_active_connections", "Open event streams", ["server"])
 connections = Counter("gumcp_connection_total", "Event streams opened", ["server"])
 sessions_opened = Counter("gumcp_sessions_opened_total", "MCP sessions opened", ["server", "transport"])

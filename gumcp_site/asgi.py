@@ -18,12 +18,13 @@ from gateway.host.serving import serving_hooks, serving_limits
 from gateway.http.listening import listening_addresses, require_keys_or_loopback
 from gateway.serving import install_if_daphne
 from gateway.serving.standard_streams import keep_standard_streams
+from gateway.tracing.starting import tracing_from_settings
 
 with ending_with_settings_errors():
     require_keys_or_loopback(listening_addresses())
 # Before the servers are loaded: one may close the descriptors that the log is written to.
 keep_standard_streams()
-host = Host(GatewayConfig.current().registry, GatewayConfig.current().place)
+host = Host(GatewayConfig.current().registry, GatewayConfig.current().place, tracing_from_settings())
 GatewayConfig.current().host = host
 host.prepare()
 application = Application(host, django_application)

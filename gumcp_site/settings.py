@@ -203,6 +203,9 @@ LOGGING = {
         # At INFO it prints the URL of each request. For the doctor, that has a key in it.
         "httpx2": {"level": "WARNING"},
         "watchfiles": {"level": "WARNING"},
+        # Each failed attempt to export traces, and each span that is dropped then. `gateway.tracing` says so once.
+        "opentelemetry.exporter": {"level": "CRITICAL"},
+        "opentelemetry.sdk._shared_internal": {"level": "CRITICAL"},
         # It prints a traceback each second while Redis is away. `gateway.host.control` says so once.
         "channels_redis": {"level": "CRITICAL"},
     },

@@ -29,6 +29,7 @@ from gateway.conf.kinds import (
     HostNames,
     Networks,
     Origins,
+    PackageFlag,
     PeerAddress,
     Port,
     PublicUrl,
@@ -248,6 +249,17 @@ class GatewaySettings:
         "text",
         "json: each log line and each access line is a JSON object. ASGI servers that are not started by "
         "`manage.py serve` write access lines of their own.",
+    )
+    tracing = Setting(
+        PackageFlag(("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"), "'gumcp[tracing]'"),
+        "false",
+        "Sends OpenTelemetry traces to a collector over OTLP/HTTP. Where to, and how many, say OpenTelemetry's own "
+        "variables: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME. docs/tracing.md has more.",
+    )
+    max_traces_per_second = Setting(
+        Count(at_least=1),
+        "100",
+        "Requests that one process traces in a second, whatever clients ask for. Others are served without a trace.",
     )
     debug = Setting(Flag(), "false", "Shows error pages with their cause. Never on a public host.")
 

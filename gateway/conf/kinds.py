@@ -121,6 +121,21 @@ class Flag(Kind[bool]):
 
 
 @dataclass(frozen=True)
+class PackageFlag(Flag):
+    """Yes or no, where yes needs packages that a host has only if an operator has installed them."""
+
+    modules: tuple[str, ...]
+    package: str
+    """What pip is told to install."""
+
+    def parse(self, text: str) -> bool:
+        is_on = super().parse(text)
+        if is_on and not all(_is_installed(module) for module in self.modules):
+            raise Unusable(f"is on, and its packages are not installed: pip install {self.package}")
+        return is_on
+
+
+@dataclass(frozen=True)
 class Count(Kind[int]):
     """A whole number."""
 
@@ -466,6 +481,13 @@ class DatabaseUrl(Kind[dict[str, Any]]):
         if not config.get("NAME"):
             raise Refused("It names no database.")
         return config
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it is missing
+        return False
 
 
 def split_url(text: str) -> SplitResult:

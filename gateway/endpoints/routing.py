@@ -7,6 +7,7 @@ from gateway.conf import conf
 from gateway.endpoints.not_found import NoOAuth, NotFound
 from gateway.endpoints.session import SessionEndpoint
 from gateway.endpoints.sse_messages import SseMessagesEndpoint
+from gateway.endpoints.tracing import traced
 from gateway.host.host import Host
 from gateway.http.asgi import AsgiApplication, Receive, Scope, Send
 from gateway.http.cors import CrossOriginAccess
@@ -14,6 +15,9 @@ from gateway.http.refusals import refuse
 from gateway.http.requests import in_origin_form, raw_path
 
 SESSION_METHODS: Final = b"GET, POST, DELETE"
+
+SESSION_ROUTE: Final = "/{server_name}/{session_key}"
+MESSAGES_ROUTE: Final = f"{SESSION_ROUTE}/messages/"
 
 KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """The HTTP methods that Django may see. django-prometheus (2.5) makes time series of every method it sees."""
@@ -29,8 +33,12 @@ class McpRouter:
     """The MCP routes. They match the path as the client wrote it."""
 
     def __init__(self, host: Host) -> None:
-        self._session = CrossOriginAccess(SessionEndpoint(host), host.origin_policy, SESSION_METHODS)
-        self._messages = CrossOriginAccess(SseMessagesEndpoint(host), host.origin_policy, b"POST")
+        self._session = CrossOriginAccess(
+            traced(host, SessionEndpoint(host), SESSION_ROUTE), host.origin_policy, SESSION_METHODS
+        )
+        self._messages = CrossOriginAccess(
+            traced(host, SseMessagesEndpoint(host), MESSAGES_ROUTE), host.origin_policy, b"POST"
+        )
         # A web page that left out the session key must be able to read the 404 that says so.
         self._nothing = CrossOriginAccess(NotFound(), host.origin_policy, SESSION_METHODS)
         # With a key in the Authorization header the URL need not say who is calling. No user is called "messages".

@@ -31,7 +31,7 @@ class SseMessagesEndpoint(McpEndpoint):
         if request.scope["method"] != "POST":
             await refuse_method(send, "POST")
             return
-        session_id = _query_session_id(request.scope)
+        session_id = query_session_id(request.scope)
         if self._find(session_id, request) is None:
             await refuse(send, 404, "unknown_session", SESSION_GONE)
             return
@@ -60,7 +60,8 @@ class SseMessagesEndpoint(McpEndpoint):
         return self._host.sessions.find(session_id, request.definition.name, request.identity, "sse")
 
 
-def _query_session_id(scope: Scope) -> str:
+def query_session_id(scope: Scope) -> str:
+    """The session that a message is for, as its URL says; empty if it says nothing."""
     query: bytes = scope.get("query_string", b"")
     # All known clients send this form; it needs no parser.
     if query.startswith(b"session_id=") and query[11:].isalnum():

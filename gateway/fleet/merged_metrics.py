@@ -1,4 +1,4 @@
-"""One set of metrics for several processes: true sums that never fall.
+"""One set of metrics for several processes: true sums, whose counters never fall.
 
 Workers answer with snapshots of their registries. What a dead worker has counted stays in the sum.
 Otherwise the sum would drop, and to Prometheus that is a restart of the host. A dead worker's gauges are removed.
@@ -14,8 +14,11 @@ from prometheus_client.registry import Collector
 
 _GONE_WITH_THEIR_PROCESS: Final = frozenset({"gauge", "info", "unknown", "stateset"})
 _NOT_SUMMED: Final = ("_created",)
-_OF_ONE_PROCESS: Final = ("python_",)
-"""Names of metrics that say the same in every process."""
+_GREATEST: Final = ("python_", "gumcp_build_info", "gumcp_load_failures_servers", "gumcp_lane_lag_seconds")
+"""Gauges, or how their names begin, whose sum would say nothing. The greatest value of all workers stands for them."""
+
+_LEAST: Final = ("process_start_time_seconds",)
+"""The same, with the least value."""
 
 Snapshot = list[Any]
 """A registry as JSON: `[name, help, type, [[sample name, labels, value], …]]` for each metric."""
@@ -78,10 +81,12 @@ class MergedMetrics(Collector):
                 self._descriptions[name] = (documentation, kind)
                 for sample_name, labels, value in samples:
                     key = (name, sample_name, tuple(sorted(labels.items())))
-                    if name.startswith(_OF_ONE_PROCESS) and kind in _GONE_WITH_THEIR_PROCESS:
+                    if key not in sums:
                         sums[key] = value
+                    elif kind not in _GONE_WITH_THEIR_PROCESS or not name.startswith((*_GREATEST, *_LEAST)):
+                        sums[key] += value
                     else:
-                        sums[key] = sums.get(key, 0.0) + value
+                        sums[key] = (max if name.startswith(_GREATEST) else min)(sums[key], value)
         yield from _as_metrics(sums, self._descriptions)
 
     def describe(self) -> Iterable[Metric]:

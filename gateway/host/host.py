@@ -10,7 +10,7 @@ import gc
 import logging
 import sys
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
 
@@ -21,6 +21,7 @@ from gateway.access.redaction import PathRedactor
 from gateway.catalog.registry import Registry
 from gateway.conf import conf
 from gateway.host.availability import Availability
+from gateway.host.build import note_build
 from gateway.host.control import ControlListener
 from gateway.host.drain import Drain
 from gateway.host.freed_memory import FreedMemory
@@ -47,7 +48,13 @@ from gateway.transports.shared_events import SharedEvents
 from gateway.transports.stateless_calls import StatelessCalls
 from gateway.transports.streams import Streams
 
+if TYPE_CHECKING:
+    from gateway.tracing.tracing import Tracing
+
 logger = logging.getLogger(__name__)
+
+TRACES_SECONDS: Final = 1.0
+"""How long the stop may take to export the last traces."""
 
 COLLECTOR_THRESHOLDS: Final = (20_000, 20, 20)
 """When Python looks for garbage in cycles. A busy host makes hundreds of objects for each call, and frees nearly all of
@@ -78,9 +85,10 @@ class Host:
     that serves requests. The recorder, the key watch and the metrics port have threads of their own.
     """
 
-    def __init__(self, registry: Registry, place: Place | None = None) -> None:
-        """`place`: where this process is in a fleet; None if it is alone."""
+    def __init__(self, registry: Registry, place: Place | None = None, tracing: "Tracing | None" = None) -> None:
+        """`place`: where this process is in a fleet; None if it is alone. `tracing`: None for no tracing."""
         self.registry = registry
+        self.tracing = tracing
         self.redactor = PathRedactor(registry.names)
         self.origin_policy = OriginPolicy(settings.ALLOWED_HOSTS, conf.allowed_origins, conf.allowed_headers)
         self.loop = ServingLoop()
@@ -88,7 +96,7 @@ class Host:
         self.policies = Policies(registry.own_call_timeout)
         listings = Listings()
         self.call_log = CallLog(keeps_calls=conf.records_calls, is_server=registry.serves)
-        self.instances = Instances(self.lanes, listings, self.policies, self.call_log)
+        self.instances = Instances(self.lanes, listings, self.policies, self.call_log, tracing)
         self.sessions = Sessions()
         self.streams = Streams()
         self.stateless_calls = StatelessCalls()
@@ -97,7 +105,7 @@ class Host:
             address_bytes=conf.max_unanswered_bytes_per_address,
             key_bytes=conf.max_unanswered_bytes_per_key,
         )
-        self.message_reader = MessageReader(self.message_budget)
+        self.message_reader = MessageReader(self.message_budget, None if tracing is None else tracing.note_message)
         self.doorkeeper = Doorkeeper(self.sessions, self.loop.call_soon)
         self.recorder = Recorder(registry, self.sessions, self.instances, listings, self.call_log, place)
         self.restorable = RestorableSessions(self.sessions, self.recorder.process_id, self.loop.call_soon)
@@ -147,6 +155,7 @@ class Host:
         install_record_redaction(self.redactor)
         self.server_log.install()
         metrics.connect()
+        note_build()
         metrics.load_failures.set(len(self.registry.failures))
         for definition in self.registry:
             # So that Prometheus sees every server from the start, at 0.
@@ -232,6 +241,8 @@ class Host:
     def close(self, seconds: float = lanes.STOP_TIMEOUT_SECONDS) -> None:
         """Do the part of `stop` that needs no event loop, in about `seconds`."""
         self.message_reader.close()
+        if self.tracing is not None:
+            self.tracing.stop(min(seconds, TRACES_SECONDS))
         self.lanes.stop(seconds)
         self.server_log.uninstall()
         self.recorder.stop()

@@ -6,21 +6,15 @@ redacted paths only.
 
 import json
 import logging
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
 from gateway.access.identity import current_identity
 from gateway.http.current_request import current_request
+from gateway.http.request_ids import request_id
 from gateway.instances.call_log import current_conversation
 from gateway.printable import printable
-
-REQUEST_ID: Final = b"x-request-id"
-"""A proxy sends it, to find a request in its own log and here."""
-
-_REQUEST_ID_VALUE: Final = re.compile(rb"[0-9A-Fa-f-]{8,64}")
-"""What proxies send: hexadecimal numbers and UUIDs. Anything else is left out, since a client may have chosen it."""
 
 MAX_NAME_LENGTH: Final = 100
 
@@ -94,6 +88,5 @@ def _time(seconds: float | None) -> str:
 
 
 def _add_request_id(line: dict[str, Any], headers: Iterable[tuple[bytes, bytes]]) -> None:
-    for name, value in headers:
-        if name == REQUEST_ID and _REQUEST_ID_VALUE.fullmatch(value):
-            line["request"] = value.decode("ascii")
+    if found := request_id(headers):
+        line["request"] = found

@@ -25,6 +25,8 @@ CLIENT_HEADERS: Final = (
     b"mcp-protocol-version",
     b"mcp-method",
     b"mcp-name",
+    b"traceparent",
+    b"tracestate",
 )
 """Headers that MCP clients send. Those of 2026-07-28 add `mcp-param-…`, whose names depend on the tool."""
 

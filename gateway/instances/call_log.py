@@ -94,6 +94,12 @@ current_call: Final[ContextVar[Call | None]] = ContextVar("current_call", defaul
 """The call that is being answered, in a lane."""
 
 
+def call_outcome() -> str:
+    """How the current call ended; empty if there is none."""
+    call = current_call.get()
+    return "" if call is None else call.outcome
+
+
 def note_answer_size(size_bytes: int) -> None:
     """Note how long the answer to the current call is, if there is one."""
     call = current_call.get()

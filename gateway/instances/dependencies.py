@@ -1,5 +1,7 @@
 """What the host gives to every instance of one server."""
 
+from typing import TYPE_CHECKING
+
 from django.conf import settings
 from django.utils.crypto import salted_hmac
 from mcp.server.models import InitializationOptions
@@ -7,12 +9,19 @@ from mcp.server.request_state import RequestStateSecurity
 
 from gateway.instances.calls import ServerCalls
 
+if TYPE_CHECKING:
+    from gateway.tracing.tracing import Tracing
+
 
 class ServerDependencies:
     """What the instances of one server share. `share_options` is called in the server's lane."""
 
-    def __init__(self, calls: ServerCalls, request_state: RequestStateSecurity) -> None:
+    def __init__(
+        self, calls: ServerCalls, request_state: RequestStateSecurity, tracing: "Tracing | None" = None
+    ) -> None:
         self.calls = calls
+        self.tracing = tracing
+        """Makes spans; None without tracing."""
         self.request_state = request_state
         """Seals the `requestState` that clients keep between the rounds of one request."""
         self._options: InitializationOptions | None = None

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateway import signals
 from gateway.access.identity import Identity
@@ -29,6 +29,9 @@ from gateway.instances.lanes import Lanes
 from gateway.instances.listings import Listings, ask_listing
 from gateway.instances.policies import Policies
 from gateway.instances.running_server import TOO_SLOW, RunningServer
+
+if TYPE_CHECKING:
+    from gateway.tracing.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +57,17 @@ class Instances:
     use: the recorder's thread and those of the metrics port do.
     """
 
-    def __init__(self, lanes: Lanes, listings: Listings, policies: Policies, call_log: CallLog | None = None) -> None:
-        """`call_log`: where the servers' calls are noted."""
+    def __init__(
+        self,
+        lanes: Lanes,
+        listings: Listings,
+        policies: Policies,
+        call_log: CallLog | None = None,
+        tracing: "Tracing | None" = None,
+    ) -> None:
+        """`call_log`: where the servers' calls are noted. `tracing`: what makes spans of their messages."""
         self._call_log = call_log or CallLog(keeps_calls=False)
+        self._tracing = tracing
         self._lanes = lanes
         self._listings = listings
         self._policies = policies
@@ -188,7 +199,7 @@ class Instances:
         found = self._dependencies.get(server_name)
         if found is None:
             calls = ServerCalls(server_name, self._listings, self._policies, self._call_log)
-            found = self._dependencies[server_name] = ServerDependencies(calls, self._request_state)
+            found = self._dependencies[server_name] = ServerDependencies(calls, self._request_state, self._tracing)
         return found
 
     @property

@@ -40,8 +40,10 @@ class Incoming(NamedTuple):
 class MessageReader:
     """Reads request bodies. Used on the host's loop."""
 
-    def __init__(self, budget: MessageBudget) -> None:
+    def __init__(self, budget: MessageBudget, on_read: Callable[[Scope, Any], object] | None = None) -> None:
+        """`on_read` is called with the request's scope and the decoded body."""
         self._budget = budget
+        self._on_read = on_read
         self._executor = ThreadPoolExecutor(1, "large-messages")
         self._rests_until = 0.0
         """When the thread goes on (monotonic seconds). Used in the thread only."""
@@ -81,6 +83,8 @@ class MessageReader:
                 memory.release()
             raise
         assert memory is not None
+        if self._on_read is not None:
+            self._on_read(scope, json)
         return Incoming(json, memory)
 
     def close(self) -> None:

@@ -198,6 +198,11 @@ class Sessions:
             return None
         return session
 
+    def protocol_version_of(self, session_id: str) -> str:
+        """The protocol version of a session, whoever owns it; empty if it is not known."""
+        session = self._by_id.get(session_id)
+        return "" if session is None else session.protocol_version
+
     def expire(self, idle_seconds: float) -> int:
         """End the Streamable HTTP sessions that had no request for `idle_seconds`. Returns how many."""
         oldest = time.monotonic() - idle_seconds

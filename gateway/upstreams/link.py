@@ -27,6 +27,7 @@ from mcp_types import (
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 
 from gateway import __version__
+from gateway.tracing.outgoing import outgoing_tracing
 from gateway.upstreams.dispatcher import UpstreamDispatcher
 
 logger = logging.getLogger(__name__)
@@ -194,7 +195,14 @@ class Link:
         if on_progress is not None:
             options["on_progress"] = on_progress
         try:
-            return await self._dispatcher.send_raw_request(method, self._stamped(method, params, options), options)
+            tracing = outgoing_tracing.get()
+            if tracing is None:
+                return await self._dispatcher.send_raw_request(method, self._stamped(method, params, options), options)
+            with tracing.sending(method) as trace:
+                traced = {**(params or {}), "_meta": {**((params or {}).get("_meta") or {}), **trace}}
+                sent = self._stamped(method, traced, options)
+                options["headers"] = {**(options.get("headers") or {}), **trace}
+                return await self._dispatcher.send_raw_request(method, sent, options)
         except MCPError as error:
             self._is_over = self._is_over or error.error.code == CONNECTION_CLOSED
             raise

@@ -31,6 +31,22 @@ def test_sums_are_of_all_workers() -> None:
     assert found["seconds_count"] == 2
 
 
+def test_gauges_whose_sum_says_nothing_are_the_greatest_or_the_least() -> None:
+    merged = MergedMetrics()
+    for pid, value in ((1, 3), (2, 5)):
+        registry = CollectorRegistry()
+        for name in ("gumcp_lane_lag_seconds", "gumcp_load_failures_servers", "process_start_time_seconds"):
+            Gauge(name, "A gauge", registry=registry).set(value)
+        Gauge("gumcp_build_info", "Versions", ["version"], registry=registry).labels("2.0.0").set(1)
+        merged.update(pid, take_snapshot(registry))
+    assert values(merged) == {
+        "gumcp_lane_lag_seconds": 5,
+        "gumcp_load_failures_servers": 5,
+        "process_start_time_seconds": 3,
+        'gumcp_build_info{version="2.0.0"}': 1,
+    }
+
+
 def test_what_a_dead_worker_counted_stays_and_its_gauges_go() -> None:
     merged = MergedMetrics()
     merged.update(1, take_snapshot(worker(4, 5)))

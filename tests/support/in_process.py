@@ -19,6 +19,7 @@ from gateway.catalog.discovery import discover
 from gateway.catalog.registry import Registry
 from gateway.endpoints.routing import HttpRouter
 from gateway.host.host import Host
+from gateway.tracing.tracing import Tracing
 from tests.support.streamable import ACCEPT_BOTH, META, STATELESS, initialize_message
 from tests.support.wire import NEWEST_HANDSHAKE, request
 
@@ -32,9 +33,11 @@ async def no_django(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def host_in_process(servers: Path, django: Any = no_django) -> AsyncIterator[InProcessHost]:
+async def host_in_process(
+    servers: Path, django: Any = no_django, tracing: Tracing | None = None
+) -> AsyncIterator[InProcessHost]:
     """A host that serves the folders in `servers`, without database, metrics and upkeep."""
-    host = Host(Registry(discover([servers])))
+    host = Host(Registry(discover([servers])), tracing=tracing)
     host.loop.bind()
     in_process = InProcessHost(host, django)
     try:

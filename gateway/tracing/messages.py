@@ -1,0 +1,178 @@
+"""The span of one MCP message, made in the server's lane as SDK middleware.
+
+It takes the place of the SDK's `OpenTelemetryMiddleware` (mcp 2.3): same name, kind and attributes, with these
+differences. It comes before the host's own middleware, so its span has the time limits and refusals in it. It continues
+the span of the HTTP request. It keeps no texts of exceptions and no names of any length.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
+from mcp_types.methods import SPEC_CLIENT_METHODS
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    Tracer,
+    set_span_in_context,
+    use_span,
+)
+from pydantic import ValidationError
+
+from gateway.tracing.outgoing import outgoing_tracing
+from gateway.tracing.requests import trace_of
+from gateway.tracing.trace_context import as_fields, from_meta
+
+TOOL_CALL: Final = "tools/call"
+
+OTHER_METHOD: Final = "(other)"
+"""Stands for a method that the protocol does not define."""
+
+MAX_NAME_LENGTH: Final = 100
+"""The longest name of a tool or a prompt in a span. Clients can send any name."""
+
+REFUSED: Final = "refused"
+"""The outcome of a tool call that the host refused before the server saw it."""
+
+
+class MessageTracing:
+    """Middleware: makes a span for each message to one server. Used in the lane."""
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        server_name: str,
+        tool_label: Callable[[object], str],
+        call_outcome: Callable[[], str],
+    ) -> None:
+        """`tool_label` returns the name of a tool that the server lists, and a fixed text for any other.
+
+        `call_outcome` returns how the tool call that was just handled in this context ended; empty if no call began.
+        """
+        self._tracer = tracer
+        self._server_name = server_name
+        self._tool_label = tool_label
+        self._call_outcome = call_outcome
+
+    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Handle one message. Raises what the handler raises."""
+        span = self._start(ctx)
+        token = outgoing_tracing.set(_Outgoing(self._tracer, self._server_name))
+        try:
+            with use_span(span, record_exception=False, set_status_on_exception=False):
+                result = await call_next(ctx)
+            if span.is_recording() and ctx.method == TOOL_CALL and _is_error(result):
+                _fail(span, "tool_error")
+            return result
+        except BaseException as error:
+            if span.is_recording():
+                _note_failure(span, error)
+            raise
+        finally:
+            outgoing_tracing.reset(token)
+            if span.is_recording() and ctx.method == TOOL_CALL:
+                self._describe_call(span, ctx)
+            span.end()
+
+    def _start(self, ctx: ServerRequestContext[Any, Any]) -> Span:
+        request = trace_of(ctx.request.scope) if ctx.request is not None else None
+        above = request.span.get_span_context() if request is not None else None
+        carried = from_meta(ctx.meta)
+        links = []
+        if carried is not None and (above is None or carried.trace_id != above.trace_id):
+            # A proxy began a trace of its own. The message belongs to its sender's.
+            links = [Link(above)] if above is not None else []
+            above = carried
+        span = self._tracer.start_span(
+            ctx.method if ctx.method in SPEC_CLIENT_METHODS else OTHER_METHOD,
+            _below(above),
+            kind=SpanKind.SERVER,
+            links=links,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        if span.is_recording():
+            self._describe(span, ctx)
+        return span
+
+    def _describe(self, span: Span, ctx: ServerRequestContext[Any, Any]) -> None:
+        method = ctx.method if ctx.method in SPEC_CLIENT_METHODS else OTHER_METHOD
+        found: dict[str, str | int] = {"mcp.method.name": method, "gumcp.server": self._server_name}
+        if ctx.protocol_version:
+            found["mcp.protocol.version"] = ctx.protocol_version
+        if isinstance(ctx.request_id, int):  # a text may be anything
+            found["jsonrpc.request.id"] = str(ctx.request_id)[:MAX_NAME_LENGTH]
+        name = (ctx.params or {}).get("name")
+        if method == "prompts/get" and isinstance(name, str):
+            found["gen_ai.prompt.name"] = name[:MAX_NAME_LENGTH]
+        span.set_attributes(found)
+
+    def _describe_call(self, span: Span, ctx: ServerRequestContext[Any, Any]) -> None:
+        # At its end: the server's listing may not have been known when it began.
+        label = self._tool_label((ctx.params or {}).get("name"))
+        span.update_name(f"{TOOL_CALL} {label}")
+        span.set_attributes(
+            {
+                "gen_ai.operation.name": "execute_tool",
+                "gen_ai.tool.name": label,
+                "gumcp.outcome": self._call_outcome() or REFUSED,
+            }
+        )
+
+
+class _Outgoing:
+    """Makes spans for what the handler of a message sends on to a command or a remote server."""
+
+    def __init__(self, tracer: Tracer, server_name: str) -> None:
+        self._tracer = tracer
+        self._server_name = server_name
+
+    @contextmanager
+    def sending(self, method: str) -> Iterator[Mapping[str, str]]:
+        """Record a request for the length of a `with` block. Gives the fields that carry the trace to its receiver."""
+        shown = method if method in SPEC_CLIENT_METHODS else OTHER_METHOD
+        attributes = {"mcp.method.name": shown, "gumcp.server": self._server_name}
+        with self._tracer.start_as_current_span(
+            f"{shown} (upstream)",
+            kind=SpanKind.CLIENT,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield as_fields(span.get_span_context())
+            except BaseException as error:
+                _note_failure(span, error)
+                raise
+
+
+def _below(parent: SpanContext | None) -> Context:
+    return Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
+
+
+def _is_error(result: HandlerResult) -> bool:
+    # The SDK has made a dictionary of what the handler returned by now, unless other middleware answered.
+    return isinstance(result, dict) and result.get("isError") is True
+
+
+def _note_failure(span: Span, error: BaseException) -> None:
+    """Note that a message failed. Of the error, only its code or its type: its text may have what a caller sent."""
+    if isinstance(error, MCPError | ValidationError):
+        code = str(error.error.code if isinstance(error, MCPError) else INVALID_PARAMS)
+        span.set_attribute("rpc.response.status_code", code)
+        _fail(span, code)
+    else:
+        _fail(span, type(error).__qualname__)
+
+
+def _fail(span: Span, kind: str) -> None:
+    span.set_attribute("error.type", kind)
+    span.set_status(StatusCode.ERROR)
