@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Tests that start processes mostly wait, so more of them than the machine has cores run at once.
-PARALLEL := --dist loadgroup --no-loadscope-reorder
+# Tests mostly wait, so more of them than the machine has cores run at once.
+PARALLEL := -n 4
 
 .DEFAULT_GOAL := help
 .PHONY: help run lock audit settings dev env quick test smoke coverage lint types contracts check conformance matrix fleet wheel screenshots bench profile faults promises soak hostile clean
@@ -26,16 +26,16 @@ run: $(BIN)/.run ## serve on 127.0.0.1:8000
 	@$(BIN)/python manage.py serve --prepare
 
 quick: $(BIN)/.dev ## the tests that start no process (a little over a minute)
-	$(BIN)/python -m pytest -n 2 $(PARALLEL) -m "not e2e"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not e2e"
 
 test: $(BIN)/.dev ## run the whole test suite
-	$(BIN)/python -m pytest -n 4 $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL)
 
 smoke: $(BIN)/.dev ## a few tests of real hosts: do they start, serve, and end
-	$(BIN)/python -m pytest -n 2 $(PARALLEL) tests/e2e/test_official_client.py tests/e2e/test_pages.py tests/e2e/test_metrics.py tests/serving/test_shutdown.py
+	$(BIN)/python -m pytest $(PARALLEL) tests/e2e/test_official_client.py tests/e2e/test_pages.py tests/e2e/test_metrics.py tests/serving/test_shutdown.py
 
 coverage: $(BIN)/.dev ## run the whole suite and show which lines it reaches, in host processes too
-	$(BIN)/python -m pytest -n 4 $(PARALLEL) --cov --cov-report=term --cov-report=html:htmlcov screenshots
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term --cov-report=html:htmlcov
 
 dev env: $(BIN)/.dev
 dev: ## make the developers' environment, with pytest and the linters
@@ -104,4 +104,4 @@ soak: $(BIN)/.dev ## an hour of all kinds of clients at once, and what grows mea
 	$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),60)
 
 clean: ## remove environments and caches
-	rm -rf .venv* tests/*/node_modules .mypy_cache .pytest_cache .ruff_cache .coverage* htmlcov
+	rm -rf .venv* tests/*/node_modules .mypy_cache .pytest_cache .ruff_cache .coverage* htmlcov screenshots

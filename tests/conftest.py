@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import gc
+import json
 import sqlite3
 import sys
+import tempfile
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -23,6 +26,8 @@ from tests.support.server_folders import SOUND_SERVER, WriteServer, write_main
 from tests.support.threads import InThreads, run_in_threads_at_once
 
 GUARD = pytest.StashKey[ProcessGuard]()
+GROUPS_FOLDER = pytest.StashKey[Path]()
+"""Where processes of pytest-xdist write which tests run together."""
 
 
 @pytest.fixture(scope="session")
@@ -120,8 +125,16 @@ def pytest_configure(config: pytest.Config) -> None:
     main = sys.modules["__main__"]
     if not hasattr(main, "__file__"):
         main.__file__ = pytest.__file__
+    folder = tempfile.TemporaryDirectory(prefix="gumcp-groups-")
+    config.add_cleanup(folder.cleanup)
+    config.stash[GROUPS_FOLDER] = Path(folder.name)
     guard = config.stash[GUARD] = ProcessGuard()
     sys.addaudithook(guard)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    scheduling.import_own_share(session.config)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -129,17 +142,29 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("e2e")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for pytest-xdist. Long ones come first, so that short ones fill the end; the order is random else."""
-    for item in items:
-        if isinstance(item, pytest.Function) and (group := scheduling.group_of(item)) is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[scheduling.GROUPS] = scheduling.arrange(items)
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    report.nodeid = scheduling.name_without_group(report.nodeid)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if worker := getattr(session.config, "workerinput", None):
+        groups = json.dumps(session.config.stash[scheduling.GROUPS])
+        Path(worker["groups_file"]).write_text(groups, encoding="utf-8")
+    # Thousands of tests and what they import stay until the end. No collection of garbage needs to look at them again.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    # Each process has a file of its own, so that none reads what another one is writing.
+    node.workerinput["groups_file"] = str(node.config.stash[GROUPS_FOLDER] / node.workerinput["workerid"])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return scheduling.GroupScheduling(config, log, config.stash[GROUPS_FOLDER] / "gw0")
 
 
 @pytest.hookimpl(wrapper=True)

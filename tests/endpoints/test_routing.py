@@ -137,7 +137,7 @@ async def test_no_label_of_a_metric_comes_from_a_request() -> None:
 
         await send_inventions(0)  # known methods, views and reasons make their series once
         before = series()
-        for number in range(1, 6):
+        for number in range(1, 3):
             await send_inventions(number)
         assert series() - before == set()
 

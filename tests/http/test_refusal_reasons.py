@@ -14,7 +14,10 @@ REFUSING = {"refuse": 2, "refuse_message": 2}
 def reasons_in_code() -> set[str]:
     found = set()
     for path in Path(gateway.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        text = path.read_text(encoding="utf-8")
+        if not any(f"{name}(" in text for name in REFUSING):
+            continue
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in REFUSING:
                 reason = node.args[REFUSING[node.func.id]] if len(node.args) > 2 else None
                 if isinstance(reason, ast.Constant):

@@ -18,7 +18,7 @@ from tests.support.server_folders import WriteServer
 KIBIBYTES_OF_ONE = 9
 """It takes 7 KiB, of which about 2 are the SDK's and the server's own."""
 
-INSTANCES = 300
+INSTANCES = 150
 
 
 @pytest.fixture

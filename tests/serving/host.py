@@ -16,14 +16,19 @@ import re
 import socket
 import sys
 import time
+import warnings
 from typing import Any
 from urllib.parse import parse_qs
 
-import daphne.server  # installs the reactor, before anything else of Twisted is imported
-from daphne.access import AccessLogGenerator
+warnings.simplefilter("error")
+# What Twisted does when it makes a TLS context, and nothing here can help.
+warnings.filterwarnings("ignore", "Passing pyOpenSSL", DeprecationWarning)
 
-from gateway.serving import ServingHooks, ServingLimits
-from gateway.serving.server import HttpServer
+import daphne.server  # noqa: E402 - installs the reactor, before anything else of Twisted is imported
+from daphne.access import AccessLogGenerator  # noqa: E402
+
+from gateway.serving import ServingHooks, ServingLimits  # noqa: E402
+from gateway.serving.server import HttpServer  # noqa: E402
 
 SEEN: contextvars.ContextVar[str] = contextvars.ContextVar("SEEN", default="nothing")
 

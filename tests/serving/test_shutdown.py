@@ -94,8 +94,8 @@ def test_hangup_begins_the_end_and_does_not_hasten_it(host: Host) -> None:
 
 
 def test_hangup_that_is_ignored_from_the_start_stays_ignored(tmp_path: Path) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with running_host(tmp_path / "log") as host:
+    ignoring = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
+    with running_host(tmp_path / "log", wrapper=ignoring) as host:
         host.get("/echo")
         host.terminate(signal.SIGHUP)
         assert host.get("/echo")[0] == 200

@@ -7,14 +7,25 @@ answered 200 twice, in order.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 
 import pytest
 
-from tests.support.connections import LocalServer
+from tests.support.connections import Client, LocalServer
 from tests.support.serving_process import statuses
 from tests.support.smuggling import CANARY, READ, REFUSED
+
+
+async def send_in_pieces(client: Client, data: bytes, piece_bytes: int) -> None:
+    """Send `data`, or as much of it as the connection takes."""
+    for start in range(0, len(data), piece_bytes):
+        client.connection.dataReceived(data[start : start + piece_bytes])
+        await asyncio.sleep(0)
+        if client.is_closed:
+            break
+    await client.settle()
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -22,11 +33,7 @@ from tests.support.smuggling import CANARY, READ, REFUSED
 async def test_ambiguous_request_is_refused_and_nothing_of_it_is_read(name: str, piece_bytes: int) -> None:
     server = LocalServer()
     client = server.connect()
-    data = REFUSED[name] + CANARY
-    for start in range(0, len(data), piece_bytes):
-        await client.send(data[start : start + piece_bytes])
-        if client.is_closed:
-            break
+    await send_in_pieces(client, REFUSED[name] + CANARY, piece_bytes)
     (status,) = statuses(client.answer)
     assert 400 <= status < 500
     assert b"\r\nconnection: close\r\n" in client.answer
@@ -48,9 +55,7 @@ async def test_malformed_request_is_refused_before_it_is_whole(name: str) -> Non
 async def test_unambiguous_request_is_read_as_one_request(name: str, piece_bytes: int) -> None:
     request, body = READ[name]
     client = LocalServer().connect()
-    data = request + CANARY
-    for start in range(0, len(data), piece_bytes):
-        await client.send(data[start : start + piece_bytes])
+    await send_in_pieces(client, request + CANARY, piece_bytes)
     assert statuses(client.answer) == [200, 200]
     first, second = (json.loads(content) for content in re.findall(rb"\r\n(\{.*?\})\r\n", client.answer))
     assert (first["path"], first["body"].encode()) == ("/case", body)

@@ -42,6 +42,10 @@ HOST_COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
 """What Python runs to serve the project."""
 
 
+WARM_MODULES: Final = (("-m", "daphne"), ("-m", "uvicorn"), ("-m", "tests.serving.host"))
+"""What `warm_python` starts beside manage.py."""
+
+
 class ProcessFailed(Exception):
     """A process ended before it was ready, or was not ready in time; the message ends with the end of its log."""
 
@@ -118,7 +122,7 @@ def _is_warm(command: Sequence[str], env: Mapping[str, str]) -> bool:
     is_usual = all(name in known or not name.startswith(("PYTHON", "COV")) for name in env)
     # The module `tempfile` reads it once.
     is_usual = is_usual and env.get("TMPDIR") == os.environ.get("TMPDIR")
-    is_ours = command[1] == "manage.py" or command[1:3] in (("-m", "daphne"), ("-m", "uvicorn"))
+    is_ours = command[1] == "manage.py" or command[1:3] in WARM_MODULES
     return is_usual and is_ours and command[0] == sys.executable
 
 
@@ -168,28 +172,29 @@ def running(
     is_ready: Callable[[], bool] = lambda: True,
     cwd: Path = ROOT,
     start_seconds: float = START_SECONDS,
+    stdout: Path | None = None,
     **options: Any,
 ) -> Iterator[AnyProcess]:
     """Run Python with `command` for the length of a `with` block, and end it on leaving.
 
-    The body begins when `is_ready` returns true; until then it may raise OSError. The process writes to `log`. On
-    leaving it gets SIGTERM, and SIGKILL if it has not ended after `STOP_SECONDS` or if the body failed. `options` are
-    those of `Popen`.
+    The body begins when `is_ready` returns true; until then it may raise OSError. The process writes to `log`,
+    and its standard output to the file `stdout` if there is one. On leaving it gets SIGTERM, and SIGKILL if it has not
+    ended after `STOP_SECONDS` or if the body failed. `options` are those of `Popen`.
 
     :raises ProcessFailed: if the process ends before it is ready, or is not ready in time.
     """
     process: AnyProcess
-    if not options and _is_warm(command, env):
-        log.unlink(missing_ok=True)
-        log.touch()
-        process = WARM_PYTHON.start(command[1:], cwd, env, log, log)
+    if not options and cwd == ROOT and _is_warm(command, env):
+        for path in {log, stdout or log}:
+            path.write_bytes(b"")
+        process = WARM_PYTHON.start(command[1:], ROOT, env, stdout or log, log)
     else:
-        with log.open("wb") as output:
+        with log.open("wb") as errors, stdout.open("wb") if stdout else contextlib.nullcontext(errors) as output:
             process = subprocess.Popen(
                 command,
                 cwd=cwd,
                 env=env,
-                **{"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, **options},
+                **{"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors, **options},
             )
     try:
         _wait_until_ready(process, is_ready, log, start_seconds)

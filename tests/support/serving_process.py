@@ -9,10 +9,8 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -21,10 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.deadlines import WAIT_SECONDS
-from tests.support.processes import ROOT, running
-
-OF_TWISTED = "ignore:Passing pyOpenSSL:DeprecationWarning"
-"""What Twisted does when it makes a TLS context, and nothing here can help."""
+from tests.support.processes import AnyProcess, running
 
 HURRIED: dict[str, Any] = {
     "limits": {
@@ -44,20 +39,16 @@ HURRIED: dict[str, Any] = {
 class Host:
     """A running host process and what it has told."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+    def __init__(self, process: AnyProcess, output: Path, log: Path) -> None:
         self.process = process
-        self.told: list[dict[str, Any]] = []
+        self._output = output
         self._log = log
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                self.told.append(json.loads(line))
-                self._news.notify_all()
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        """What the host has told so far."""
+        whole, _, _unfinished = self._output.read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def wait_until_told(self, seconds: float = WAIT_SECONDS, times: int = 1, **facts: Any) -> dict[str, Any]:
         """Return what was told with these facts in it; an ellipsis stands for any value."""
@@ -65,19 +56,14 @@ class Host:
         def matches(told: dict[str, Any]) -> bool:
             return all(key in told and value in (..., told[key]) for key, value in facts.items())
 
-        def found() -> dict[str, Any] | None:
-            matching = [told for told in self.told if matches(told)]
-            return matching[times - 1] if len(matching) >= times else None
-
-        with self._news:
-            self._news.wait_for(lambda: found() is not None, seconds)
-            fact = found()
-        assert fact is not None, f"{facts} was not told {times} times in {seconds} s\n{self.log()}"
-        return fact
+        end = time.monotonic() + seconds
+        while len(matching := [told for told in self.told if matches(told)]) < times:
+            assert time.monotonic() < end, f"{facts} was not told {times} times in {seconds} s\n{self.log()}"
+            time.sleep(0.01)
+        return matching[times - 1]
 
     def count(self, **facts: Any) -> int:
-        with self._news:
-            return sum(all(told.get(key) == value for key, value in facts.items()) for told in self.told)
+        return sum(all(told.get(key) == value for key, value in facts.items()) for told in self.told)
 
     def log(self) -> str:
         return self._log.read_text()
@@ -110,9 +96,7 @@ class Host:
         self.process.send_signal(number)
 
     def exit_status(self, seconds: float = WAIT_SECONDS) -> int:
-        status = self.process.wait(seconds)
-        self._reader.join(WAIT_SECONDS)
-        return status
+        return self.process.wait(seconds)
 
 
 class Client:
@@ -187,22 +171,20 @@ def running_host(
         "start_new_session": True,
         "preexec_fn": lambda: fcntl.ioctl(2, termios.TIOCSCTTY, 0),
     }
+    output = log.with_name(f"{log.name}-told")
     with running(
         [*wrapper, sys.executable, "-m", "tests.serving.host", json.dumps(options)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": f"error,{OF_TWISTED}"},
+        env=os.environ,
         log=log,
-        stdout=subprocess.PIPE,
-        text=True,
+        stdout=output,
         **({} if terminal is None else controlled),
     ) as process:
-        host = Host(process, log)
+        host = Host(process, output, log)
         try:
             yield host
         finally:
             process.kill()
             host.exit_status()
-            assert process.stdout is not None
-            process.stdout.close()
 
 
 def statuses(data: bytes) -> list[int]:

@@ -1,8 +1,8 @@
-"""Starts host processes faster: they are forked from one that has imported the packages of others already.
+"""Starts host processes faster: they are forked from one that has imported what they need already.
 
-Importing the SDK and Django is most of a host's start, and the suite starts hundreds of hosts. What is forked has run
-nothing of the project, and is a process of its own with its own output, environment and descriptors. Tests of what an
-interpreter does when it starts use `subprocess` instead.
+Importing the SDK, Django and the project is most of a host's start, and the suite starts hundreds of hosts. What is
+forked has read no settings, and is a process of its own with its own output, environment and descriptors. Tests of what
+an interpreter does when it starts use `subprocess` instead.
 """
 
 from __future__ import annotations
