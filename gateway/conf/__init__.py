@@ -176,6 +176,18 @@ class GatewaySettings:
         name="GUMCP_HIDE_KEYS_FROM_SERVERS",
     )
 
+    _first_operator = Section(
+        "The first login to the admin",
+        "`manage.py serve --prepare` and `make run` make it while there is no superuser. docs/backup.md has more.",
+    )
+    admin_user = Setting(Text(), "operator", "Its name.", example="ada")
+    admin_password_file = Setting(
+        Text(),
+        "",
+        "A file with its password, which is then neither made up nor printed. Not read once there is a superuser.",
+        example="/run/secrets/gumcp_admin_password",
+    )
+
     _caller_limits = Section("Limits of callers", "In force where keys are checked; logins always.")
     limit_requests_per_key = Setting(Rate(), "1200/minute", "Requests of one key.")
     limit_requests_per_address = Setting(Rate(), "6000/minute", "Requests of one client address.")

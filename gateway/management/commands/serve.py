@@ -1,6 +1,5 @@
 """`manage.py serve`: Daphne with this host's settings. What `make run` calls."""
 
-import itertools
 import socket
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
@@ -10,10 +9,8 @@ from functools import partial
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.utils.crypto import get_random_string
 
 from gateway.access.identity import current_identity
 from gateway.access.redaction import redact
@@ -23,6 +20,7 @@ from gateway.conf.kinds import Address, Count, Kind, Port
 from gateway.http.addresses import is_loopback
 from gateway.http.listening import require_keys_or_loopback
 from gateway.management.error_display import AuthorHandler
+from gateway.management.first_operator import make_first_operator
 from gateway.management.inherited_socket import address_of, endpoint_of, take_inherited_socket
 from gateway.management.next_steps import next_steps
 from gateway.management.ports import require_free_port
@@ -83,7 +81,7 @@ class Command(BaseCommand):
             require_free_port(conf.metrics_host, conf.metrics_port, "GUMCP_METRICS_PORT")
         if options["prepare"]:
             call_command("migrate", verbosity=0, interactive=False)
-            self._make_operator()
+            make_first_operator(self.stdout.write)
 
         workers = options["workers"]
         # A machine among several has a supervisor, however few workers it has.
@@ -155,19 +153,6 @@ class Command(BaseCommand):
                 serve()
 
         serve_as_worker(descriptor, load, run)
-
-    def _make_operator(self) -> None:
-        users = get_user_model()
-        if users.objects.filter(is_superuser=True).exists():
-            return
-        # A caller may be called operator (`create_key operator`). That user must not become an operator unasked.
-        names = itertools.chain(["operator"], (f"operator-{number}" for number in itertools.count(2)))
-        name = next(name for name in names if not users.objects.filter(username=name).exists())
-        password = get_random_string(20)
-        users.objects.create_superuser(name, password=password)
-        self.stdout.write(
-            f"\nMade a login for the admin. It is shown only now:\n    name      {name}\n    password  {password}"
-        )
 
 
 def _as(kind: Kind[T]) -> Callable[[str], T]:
