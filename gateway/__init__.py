@@ -20,6 +20,7 @@ enforces this (the contracts are in pyproject.toml).
   against a running host.
 * `apps`: the Django app. It loads the servers when somebody asks for them.
 * `host`: the running host. It makes what lives as long as the process, and starts and stops it.
+* `alerts`: what operators are told by webhook and e-mail: when it begins and ends, to whom, and how it is sent.
 * `records`: rows that operators see, who writes and reads them, and their admin pages.
 * `transports`: sessions and how their messages travel: HTTP+SSE, Streamable HTTP, the stateless protocol.
 * `instances`: one server object for each caller, and the lane (a thread with an event loop) that runs it.

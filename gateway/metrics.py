@@ -90,6 +90,9 @@ relayed_requests = Counter(
 given_connections = Counter(
     "gumcp_given_connections_total", "Connections given to the worker of this machine that owns their caller"
 )
+alert_deliveries = Counter(
+    "gumcp_alert_deliveries_total", "Attempts to send a message about alerts, by how they ended", ["kind", "outcome"]
+)
 slow_readers = Counter("gumcp_slow_readers_total", "Streams closed because their client did not read", ["server"])
 
 

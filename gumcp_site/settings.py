@@ -98,6 +98,7 @@ INSTALLED_APPS = [
     "gateway",
     "gateway.access",
     "gateway.records",
+    "gateway.alerts",
     "gateway.console.apps.ConsoleConfig",
     "gateway.console.apps.ConsoleAdminConfig",
     "django.contrib.auth",
@@ -161,6 +162,11 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "transaction_mode": "IMMEDIATE",
         "timeout": 5,
     }
+# EMAIL_HOST and so on. Only alerts send mail.
+globals().update(_env.email_url)
+EMAIL_TIMEOUT = _env.alert_send_seconds
+DEFAULT_FROM_EMAIL = _env.email_from
+
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CHANNEL_LAYERS: dict[str, dict[str, object]] = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}

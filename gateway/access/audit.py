@@ -19,6 +19,8 @@ KEY_CHANGED: Final = "key changed"
 KEY_REVOKED: Final = "key revoked"
 SESSION_ENDED: Final = "session ended"
 RUN_AS: Final = "run as"
+ALERT_TESTED: Final = "alert tested"
+ALERT_RENEWED: Final = "alert secret renewed"
 LOGGED_IN: Final = "logged in"
 LOGIN_FAILED: Final = "login failed"
 

@@ -22,6 +22,7 @@ from gateway.conf.kinds import (
     Count,
     DatabaseUrl,
     Duration,
+    EmailUrl,
     Flag,
     Folder,
     Folders,
@@ -439,6 +440,39 @@ class GatewaySettings:
         Count(at_least=1), "50", "Browsers that may watch the overview of the admin at once; beyond it 503."
     )
     shutdown_grace_seconds = Setting(Duration(), "20s", "How long calls in flight may take after SIGTERM.")
+
+    _alerts = Section("Alerts", "Where they are sent is set in the admin. docs/monitoring.md has more.")
+    email_url = Setting(
+        EmailUrl(),
+        "",
+        "The mail server for alerts. Empty: no e-mail is sent.",
+        is_secret=True,
+        example="smtp+tls://user:password@mail.example.com:587",
+    )
+    email_from = Setting(Text(), "gumcp@localhost", "The sender of these e-mails.", example="guMCP <gumcp@example.com>")
+    alert_after_seconds = Setting(
+        Duration(), "10s", "How long a server must be failed or blocked, or the host degraded, before an alert begins."
+    )
+    alert_calm_seconds = Setting(Duration(), "1m", "How long all must be well before the alert ends.")
+    alert_refusals_per_minute = Setting(
+        Count(is_limit=True), "300", "Refused requests in a minute, of all processes together, that are an alert."
+    )
+    alert_key_days = Setting(Duration(unit="d"), "7d", "How long before a key expires the alert begins; 0: no alert.")
+    max_alerts_per_hour = Setting(
+        Count(at_least=1),
+        "20",
+        "Messages to one destination. Beyond it alerts wait, and are sent together in one message.",
+    )
+    alert_send_seconds = Setting(Duration(at_least=0.1), "10s", "How long one attempt to send a message may take.")
+    alert_retry_seconds = Setting(
+        Duration(), "6h", "How long a message that could not be sent is tried again, less and less often."
+    )
+    alert_retention_days = Setting(Duration(unit="d"), "30d", "How long rows of past alerts and messages are kept.")
+    alerts_allow_private_addresses = Setting(
+        Flag(),
+        "false",
+        "Lets webhooks lead to this machine and to private networks. Link-local addresses are refused always.",
+    )
 
     _commands = Section("Commands")
     api_key_text = Setting(

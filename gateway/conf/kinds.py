@@ -43,6 +43,9 @@ _DATABASE_CLIENTS: Final = {
 }
 """URL scheme -> the modules of which one must be importable, and what pip is told to install for it."""
 
+_MAIL_PORTS: Final = {"smtp": 25, "smtp+tls": 587, "smtp+ssl": 465}
+"""Scheme -> the port where none is given."""
+
 _STORAGE_SCHEMES: Final = ("memory", "file", "redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster")
 
 
@@ -481,6 +484,37 @@ class DatabaseUrl(Kind[dict[str, Any]]):
         if not config.get("NAME"):
             raise Refused("It names no database.")
         return config
+
+
+@dataclass(frozen=True)
+class EmailUrl(Kind[dict[str, Any]]):
+    """A mail server as Django's settings of it; empty for none."""
+
+    @property
+    def allowed(self) -> str:
+        return "an address such as smtp+tls://user:password@mail.example.com:587 (also smtp:// and smtp+ssl://)"
+
+    def parse(self, text: str) -> dict[str, Any]:
+        text = text.strip()
+        if not text:
+            return {}
+        from environ import Env
+
+        scheme = text.partition("://")[0]
+        if scheme == "smtps":
+            raise Refused("Write smtp+tls:// for STARTTLS, smtp+ssl:// for TLS from the start.")
+        if scheme not in _MAIL_PORTS:
+            raise ValueError
+        split_url(text)
+        config: dict[str, Any] = Env.email_url_config(text)
+        return {
+            "EMAIL_HOST": config["EMAIL_HOST"],
+            "EMAIL_PORT": config["EMAIL_PORT"] or _MAIL_PORTS[scheme],
+            "EMAIL_HOST_USER": config["EMAIL_HOST_USER"] or "",
+            "EMAIL_HOST_PASSWORD": config["EMAIL_HOST_PASSWORD"] or "",
+            "EMAIL_USE_TLS": scheme == "smtp+tls",
+            "EMAIL_USE_SSL": scheme == "smtp+ssl",
+        }
 
 
 def _is_installed(module: str) -> bool:

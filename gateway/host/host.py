@@ -18,6 +18,7 @@ from gateway import metrics
 from gateway.access.doorkeeper import Doorkeeper
 from gateway.access.log_redaction import install_record_redaction
 from gateway.access.redaction import PathRedactor
+from gateway.alerts.watch import AlertWatch
 from gateway.catalog.registry import Registry
 from gateway.conf import conf
 from gateway.host.availability import Availability
@@ -31,6 +32,7 @@ from gateway.host.reloading import Reloader
 from gateway.host.server_log import ServerLog
 from gateway.host.serving_loop import ServingLoop
 from gateway.host.steering import Steering
+from gateway.host.troubles import TroubleWatch
 from gateway.http.origins import OriginPolicy
 from gateway.instances import instances, lanes
 from gateway.instances.call_log import CallLog
@@ -82,7 +84,7 @@ class Host:
     """One process's gateway.
 
     Threads: it is made, and `prepare` is called, in the main thread. `ensure_started` and `stop` are called on the loop
-    that serves requests. The recorder, the key watch and the metrics port have threads of their own.
+    that serves requests. The recorder, the alerts, the key watch and the metrics port have threads of their own.
     """
 
     def __init__(self, registry: Registry, place: Place | None = None, tracing: "Tracing | None" = None) -> None:
@@ -130,6 +132,7 @@ class Host:
             on_removed=self.availability.end_removed,
         )
         self.lane_watch = LaneWatch(self.lanes, self.instances)
+        self._alerts = AlertWatch(self.recorder.process_id, TroubleWatch(self).look, lambda: self.recorder.processes)
         self.server_log = ServerLog(registry)
         self.drain = Drain(
             self.loop, self.sessions, self.streams, self.stateless_calls, on_begin=self.restorable.keep_superseded
@@ -164,6 +167,7 @@ class Host:
         self._collector.register()
         self._metrics_port.start()
         self.recorder.start()
+        self._alerts.start()
         self.restorable.start()
         if self.shared_events is not None:
             self.shared_events.start()
@@ -204,6 +208,7 @@ class Host:
                 if changed := self.reloader.look_at_manifests():
                     self.loop.start_task(self.reloader.update(changed_paths=changed))
                 self.recorder.note_conditions(self.lane_watch.look())
+                self._alerts.keep_up()
                 self._freed_memory.keep_up()
             except Exception:  # upkeep must go on, whatever happened in one round
                 logger.exception("Upkeep failed")
@@ -226,6 +231,7 @@ class Host:
         await self._control.stop()
         await asyncio.gather(
             asyncio.to_thread(self.recorder.stop),
+            asyncio.to_thread(self._alerts.stop),
             asyncio.to_thread(self.restorable.stop),
             self.instances.stop(self._seconds_for(instances.STOP_TIMEOUT_SECONDS)),
         )
@@ -246,6 +252,7 @@ class Host:
         self.lanes.stop(seconds)
         self.server_log.uninstall()
         self.recorder.stop()
+        self._alerts.stop()
         self.restorable.stop()
         if self.shared_events is not None:
             self.shared_events.stop()

@@ -9,7 +9,9 @@ from pydantic import ValidationError
 
 from gateway import __version__
 from gateway.access.models import ApiKey
+from gateway.alerts.models import AlertDestination
 from gateway.management.configuration_file import (
+    AlertEntry,
     Configuration,
     ConfigurationError,
     Entry,
@@ -64,12 +66,19 @@ def exported() -> Configuration:
             )
             for key in keys
         ],
+        alerts=[alert_entry(row) for row in AlertDestination.objects.order_by("name")],
     )
 
 
 def server_entry(row: ServerRecord) -> ServerEntry:
     """How a server is to run."""
     return _entry(ServerEntry, **{field: getattr(row, field) for field in ServerEntry.model_fields})
+
+
+def alert_entry(row: AlertDestination) -> AlertEntry:
+    """Who is told of alerts."""
+    values = {field: getattr(row, field) for field in AlertEntry.model_fields}
+    return _entry(AlertEntry, **{**values, "events": sorted(row.events)})
 
 
 def permission_names(permissions: Iterable[Permission]) -> list[str]:
@@ -97,9 +106,9 @@ def _servers() -> list[ServerEntry]:
     return [entry for entry in entries if entry.name in present or not entry.is_default]
 
 
-def _entry(kind: type[E], **values: Any) -> E:
+def _entry(entry: type[E], /, **values: Any) -> E:
     try:
-        return kind(**values)
+        return entry(**values)
     except ValidationError as error:
         name = next(iter(values.values()))
         raise ConfigurationError(f"The row of {name!r} cannot be exported: {sentence(error)}") from None

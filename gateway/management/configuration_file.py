@@ -17,6 +17,7 @@ from django.core.exceptions import ValidationError as DjangoValidationError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gateway.access.models import read_scope
+from gateway.alerts.troubles import EventName
 from gateway.printable import is_printable, printable
 
 FORMAT: Final = "gumcp configuration"
@@ -55,10 +56,11 @@ def _require_scope(scope: object) -> object:
     return scope
 
 
-_Text = Annotated[str, AfterValidator(_require_printable)]
-_Name = Annotated[_Text, Field(min_length=1, max_length=255)]
-_UserName = Annotated[_Text, Field(min_length=1, max_length=150)]
-_GroupName = Annotated[_Text, Field(min_length=1, max_length=150)]
+_is_printable = AfterValidator(_require_printable)
+_Text = Annotated[str, _is_printable]
+_Name = Annotated[str, Field(min_length=1, max_length=255), _is_printable]
+_UserName = Annotated[str, Field(min_length=1, max_length=150), _is_printable]
+_GroupName = Annotated[str, Field(min_length=1, max_length=150), _is_printable]
 _Seconds = Annotated[float, Field(ge=0)]
 _Count = Annotated[int, Field(ge=0, le=_MAX_COUNT)]
 
@@ -130,9 +132,20 @@ class KeyEntry(Entry):
 
     public: _Name
     user: _UserName
-    label: Annotated[_Text, Field(max_length=100)] = ""
+    label: Annotated[str, Field(max_length=100), _is_printable] = ""
     scope: Annotated[Any, AfterValidator(_require_scope)] = None
     expires_at: Annotated[datetime | None, BeforeValidator(_read_moment)] = None
+
+
+class AlertEntry(Entry):
+    """Who is told of alerts. The file has no secret that signs webhooks, but a URL may have a token in it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100), _is_printable]
+    kind: Literal["webhook", "email"] = "webhook"
+    url: Annotated[str, Field(max_length=2000), _is_printable] = ""
+    addresses: Annotated[str, Field(max_length=1000), _is_printable] = ""
+    events: list[EventName] = []
+    is_enabled: bool = True
 
 
 class Configuration(Entry):
@@ -147,13 +160,17 @@ class Configuration(Entry):
     groups: list[GroupEntry] = []
     users: list[UserEntry] = []
     keys: list[KeyEntry] = []
+    alerts: list[AlertEntry] = []
 
     def to_json(self) -> str:
         """The text of the file."""
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
-LISTS: Final = ("servers", "groups", "users", "keys")
+_WORDS: Final = {"extra_forbidden": "is not a field that is known", "model_type": "must be an object"}
+"""What is said in place of pydantic's own words, by the type of the error."""
+
+LISTS: Final = ("servers", "groups", "users", "keys", "alerts")
 
 
 def read_configuration(path: Path) -> Configuration:
@@ -228,7 +245,6 @@ def sentence(error: ValidationError) -> str:
     first = errors[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     where = printable(where)[:100]
-    what = "is not a field that is known" if first["type"] == "extra_forbidden" else printable(first["msg"])
-    what = what.removeprefix("Value error, ").removesuffix(".")
+    what = _WORDS.get(first["type"]) or printable(first["msg"]).removeprefix("Value error, ").removesuffix(".")
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{where}: {what}.{more}"

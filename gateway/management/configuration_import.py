@@ -11,12 +11,15 @@ from datetime import datetime
 from typing import Any, Literal
 
 from django.contrib.auth.models import Group, Permission, User
+from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from gateway.access import audit
 from gateway.access.models import ApiKey
-from gateway.management.configuration_export import permission_names, rows_by_name, server_entry
+from gateway.alerts.models import AlertDestination
+from gateway.management.configuration_export import alert_entry, permission_names, rows_by_name, server_entry
 from gateway.management.configuration_file import (
+    AlertEntry,
     Configuration,
     ConfigurationError,
     GroupEntry,
@@ -29,7 +32,7 @@ from gateway.records.models import ServerRecord
 
 COMMAND = "manage.py import_config"
 
-Kind = Literal["server", "group", "user", "key"]
+Kind = Literal["server", "group", "user", "key", "alert"]
 Outcome = Literal["added", "changed", "unchanged", "refused"]
 
 
@@ -60,6 +63,7 @@ def import_configuration(configuration: Configuration, *, is_dry_run: bool) -> l
             *_groups(configuration.groups),
             *_users(configuration.users, {group.name for group in configuration.groups}),
             *_keys(configuration.keys),
+            *_alerts(configuration.alerts),
         ]
         had_superuser = _has_superuser()
         for change in changes:
@@ -195,6 +199,32 @@ def _keys(entries: Iterable[KeyEntry]) -> Iterable[Change]:
 
 def _write_key(key: ApiKey, changed: Mapping[str, Any]) -> Callable[[], object]:
     return lambda: ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(**changed)
+
+
+def _alerts(entries: Iterable[AlertEntry]) -> Iterable[Change]:
+    known = {row.name: row for row in AlertDestination.objects.all()}
+    for entry in entries:
+        row = known.get(entry.name)
+        is_new = row is None
+        row = row or AlertDestination(name=entry.name, events=[])
+        old = alert_entry(row).model_dump()
+        for name, value in _sorted(entry.values()).items():
+            setattr(row, name, value)
+        try:
+            row.full_clean(validate_unique=False)
+        except ValidationError as error:
+            yield Change("alert", entry.name, "refused", " ".join(error.messages))
+            continue
+        # Compared as it is written: a check puts addresses into one form.
+        changed, _ = _differences(old, alert_entry(row).model_dump())
+        # The URL is not shown: it may have a token in it.
+        detail = "; ".join(
+            "url: another" if name == "url" else _difference(name, old[name], value) for name, value in changed.items()
+        )
+        if is_new:
+            yield Change("alert", entry.name, "added", detail, row.save)
+        else:
+            yield Change("alert", entry.name, *_outcome(detail), row.save if changed else None)
 
 
 class _Permissions:

@@ -369,10 +369,11 @@ def _remote(written: _Entry, kind: Literal["http", "sse"], environment: Mapping[
     )
 
 
-def refused_address(host: str, *, allows_private: bool) -> str | None:
+def refused_address(host: str, *, allows_private: bool, setting: str = "gumcp.allowPrivateAddresses") -> str | None:
     """Why nobody may connect to `host`, if it is an address that is refused; None for names and other addresses.
 
-    Link-local addresses are refused always: cloud providers serve machines' credentials there.
+    `setting` is what allows private addresses. Link-local addresses are refused always: cloud providers serve machines'
+    credentials there.
     """
     try:
         address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
@@ -386,5 +387,5 @@ def refused_address(host: str, *, allows_private: bool) -> str | None:
         return "an address that no server can have"
     # Not is_private: addresses of carriers and overlay networks (100.64.0.0/10) are not public either.
     if not allows_private and not address.is_global:
-        return "a private address (gumcp.allowPrivateAddresses is false)"
+        return f"a private address ({setting} is false)"
     return None

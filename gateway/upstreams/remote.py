@@ -1,25 +1,20 @@
 """One connection to an MCP server at a URL, over the SDK's own client transports.
 
-Lives here: the HTTP client with its address rules, and what went wrong last. Names are resolved before each connection
-and checked as addresses are, so that a name cannot lead to an address that is refused.
+Lives here: the HTTP client, and what went wrong last. Not here: which addresses it may connect to
+(`checked_transport`).
 """
 
-import asyncio
-import socket
-import ssl
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import cache
-from typing import Any, Final
+from typing import Final
 
-import httpcore2
 import httpx2
-from httpcore2._backends.auto import AutoBackend  # no public name for the default backend in httpcore2 2.16
 from mcp.client._transport import TransportStreams
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
-from gateway.upstreams.manifest import RemoteSource, refused_address
+from gateway.upstreams.checked_transport import CheckedTransport
+from gateway.upstreams.manifest import RemoteSource
 from gateway.upstreams.placeholders import Caller, render_url
 
 CONNECT_SECONDS: Final = 10.0
@@ -59,6 +54,10 @@ class LastFault:
         if response.status_code == 404 and "mcp-session-id" in response.request.headers:
             self.has_lost_session = True
 
+    def note_refusal(self, reason: str) -> None:
+        """Note that no connection was made, because of where the host's name leads."""
+        self.refused = reason
+
     def sentence(self) -> str | None:
         """What is wrong, for callers and operators; None if no response was bad."""
         status = self.status
@@ -79,65 +78,6 @@ class LastFault:
         return f"The remote server {'failed' if status >= 500 else 'refused the request'} (status {status})."
 
 
-class _CheckedBackend(httpcore2.AsyncNetworkBackend):
-    """Connects to addresses that may be connected to, and to no others."""
-
-    def __init__(self, fault: LastFault, *, allows_private: bool) -> None:
-        self._inner = AutoBackend()
-        self._fault = fault
-        self._allows_private = allows_private
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Resolve `host`, check what it leads to, and connect to that."""
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [str(info[4][0]) for info in found]
-        for address in addresses:
-            reason = refused_address(address, allows_private=self._allows_private)
-            if reason is not None:
-                self._fault.refused = f"{host} is {reason}"
-                raise httpcore2.ConnectError(self._fault.refused)
-        failure: Exception | None = None
-        for address in addresses:
-            try:
-                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
-        raise failure or httpcore2.ConnectError(f"{host} has no address")
-
-    async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:
-        """Refused: a URL names no Unix socket."""
-        raise httpcore2.ConnectError("Unix sockets are not connected to")
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait (httpcore2 asks for it between retries)."""
-        await self._inner.sleep(seconds)
-
-
-@cache
-def _ssl_context() -> ssl.SSLContext:
-    """The certificates that are trusted. To read them takes a tenth of a second, in which the lane stands still."""
-    return httpx2.create_ssl_context()
-
-
-class _CheckedTransport(httpx2.AsyncHTTPTransport):
-    """httpx2's transport on a pool whose addresses are checked."""
-
-    def __init__(self, fault: LastFault, *, allows_private: bool) -> None:
-        super().__init__(verify=_ssl_context())
-        # httpx2 2.16 has no parameter for the backend of its pool.
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=_ssl_context(),
-            network_backend=_CheckedBackend(fault, allows_private=allows_private),
-        )
-
-
 @asynccontextmanager
 async def open_remote(source: RemoteSource, caller: Caller, fault: LastFault) -> AsyncGenerator[TransportStreams]:
     """Connect to a remote server for one caller. Yields the streams of its messages."""
@@ -155,7 +95,7 @@ async def open_remote(source: RemoteSource, caller: Caller, fault: LastFault) ->
             timeout=timeout,
             auth=auth,
             trust_env=False,
-            transport=_CheckedTransport(fault, allows_private=source.allows_private_addresses),
+            transport=CheckedTransport(fault.note_refusal, allows_private=source.allows_private_addresses),
             event_hooks={"response": [fault.note]},
         )
 

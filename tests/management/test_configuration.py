@@ -15,6 +15,8 @@ from django.utils import timezone
 
 from gateway.access.models import ApiKey, AuditEvent
 from gateway.access.store import issue_key, revoke_keys
+from gateway.alerts.models import AlertDestination
+from gateway.alerts.signing import shown_secret
 from gateway.management import configuration_file
 from gateway.management.configuration_export import exported
 from gateway.management.configuration_file import ConfigurationError, parse_configuration
@@ -42,6 +44,7 @@ def filled() -> None:
     ada.groups.add(group)
     User.objects.create_superuser("operator", password="a-password-of-operator")
     issue_key(ada, label="laptop", scope={"notes": ["read"]}, expires_at=EXPIRY)
+    AlertDestination.objects.create(name="pager", url="https://93.184.215.14/in", events=["host_degraded"])
 
 
 def write(path: Path, **content: Any) -> Path:
@@ -71,7 +74,8 @@ def test_exported_file_has_no_secret_and_only_its_owner_reads_it(filled: None, t
     assert path.stat().st_mode & 0o777 == 0o600
     key, ada = ApiKey.objects.get(), User.objects.get(username="ada")
     assert key.public in text
-    for secret in (bytes(key.digest).hex(), ada.password, "password"):
+    salt = AlertDestination.objects.get().salt
+    for secret in (bytes(key.digest).hex(), ada.password, "password", salt, shown_secret(salt)):
         assert secret not in text
     with pytest.raises(CommandError, match="exists"):
         export(path)
@@ -82,7 +86,7 @@ def test_import_into_an_empty_database_brings_all_but_keys_and_a_second_one_chan
     filled: None, tmp_path: Path
 ) -> None:
     path, before = export(tmp_path / "gumcp.json"), without_time()
-    for model in (ApiKey, User, Group, ServerRecord):
+    for model in (ApiKey, User, Group, ServerRecord, AlertDestination):
         model.objects.all().delete()
     server("notes")
     printed = run(path)
@@ -90,16 +94,18 @@ def test_import_into_an_empty_database_brings_all_but_keys_and_a_second_one_chan
     assert "added     group   watchers: permissions: +records.view_overview" in printed
     assert "added     user    ada: is_staff: false -> true; groups: +watchers" in printed
     assert "cannot work here. Issue another: create_key ada" in printed
-    assert "3 added, 1 changed, 0 unchanged, 1 refused." in printed
+    assert "added     alert   pager: url: another; events: +host_degraded" in printed
+    assert "4 added, 1 changed, 0 unchanged, 1 refused." in printed
     assert {**without_time(), "keys": before["keys"]} == before
     assert not User.objects.get(username="ada").has_usable_password()
-    assert "0 added, 0 changed, 4 unchanged, 1 refused." in run(path)
+    assert "0 added, 0 changed, 5 unchanged, 1 refused." in run(path)
     actions = set(AuditEvent.objects.values_list("actor", "action", "target"))
     assert {(action, target) for actor, action, target in actions if actor.startswith("manage.py import_config")} == {
         ("server changed", "notes"),
         ("group added", "watchers"),
         ("user added", "ada"),
         ("user added", "operator"),
+        ("alert added", "pager"),
     }
 
 
@@ -165,6 +171,24 @@ def test_server_that_no_host_has_found_is_refused_and_the_rest_is_written(filled
     assert ServerRecord.objects.get().is_enabled
 
 
+def test_alert_destination_that_may_not_be_reached_here_is_refused(filled: None, tmp_path: Path) -> None:
+    entries = [
+        {"name": "inside", "url": "http://127.0.0.1:9/", "events": ["key_expires"]},
+        {"name": "nobody", "kind": "email", "addresses": "nobody"},
+        {"name": "ops", "kind": "email", "addresses": "b@example.com,a@example.com", "events": ["key_expires"]},
+    ]
+    path, out = write(tmp_path / "new.json", alerts=entries), io.StringIO()
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            call_command("import_config", str(path), stdout=out)
+    printed = out.getvalue()
+    assert "inside: The URL names a private address (GUMCP_ALERTS_ALLOW_PRIVATE_ADDRESSES is false)." in printed
+    assert "nobody: One of these is not an e-mail address." in printed
+    assert "1 added, 0 changed, 0 unchanged, 2 refused." in printed
+    assert "0 added, 0 changed, 1 unchanged, 2 refused." in printed
+    assert set(AlertDestination.objects.values_list("name", flat=True)) == {"ops", "pager"}
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -201,13 +225,13 @@ def test_file_that_asks_for_what_cannot_be_is_refused_whole(
         ({"version": True}, "version is missing or not a small number"),
         ({"extra": 1}, "extra: is not a field that is known."),
         ({"users": {}}, "users: Input should be a valid list."),
-        ({"users": ["ada"]}, "users[0]: Input should be an object"),
+        ({"users": ["ada"]}, "users[0]: must be an object."),
         ({"users": [{}]}, "users[0].username: Field required."),
         ({"users": [{"username": "ada", "password": "x"}]}, "users[0].password: is not a field that is known."),
         ({"users": [{"username": "ada", "is_staff": 1}]}, "users[0].is_staff: Input should be a valid boolean."),
         ({"users": [{"username": "a" * 151}]}, "users[0].username: String should have at most 150 characters."),
         ({"users": [{"username": "a\u202eb"}]}, "has control or format characters"),
-        ({"users": [{"username": "\ud800"}]}, "has control or format characters"),
+        ({"users": [{"username": "\ud800"}]}, "users[0].username: Input should be a valid string"),
         ({"users": [{"username": "ada"}, {"username": "ada"}]}, "'ada' is there twice, in users."),
         ({"servers": [{"name": "x", "max_threads": 0}]}, "servers[0].max_threads: Input should be greater than"),
         ({"servers": [{"name": "x", "max_threads": 10**12}]}, "servers[0].max_threads: Input should be less than"),

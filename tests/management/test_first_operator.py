@@ -6,11 +6,11 @@ import io
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError
-from pytest_django.fixtures import SettingsWrapper
 
 from gateway.management.first_operator import make_first_operator
 
@@ -20,7 +20,7 @@ PASSWORD = "correct horse battery"
 
 
 @pytest.fixture
-def file(tmp_path: Path, settings: SettingsWrapper) -> Path:
+def file(tmp_path: Path, settings: Any) -> Path:
     """The password file that the settings name, readable by its owner."""
     path = tmp_path / "password"
     path.write_text(f"{PASSWORD}\n")
@@ -98,14 +98,14 @@ def test_pipe_is_refused_without_waiting_for_its_writer(file: Path) -> None:
         make()
 
 
-def test_operator_gets_the_name_of_the_setting(file: Path, settings: SettingsWrapper) -> None:
+def test_operator_gets_the_name_of_the_setting(file: Path, settings: Any) -> None:
     settings.GUMCP_ADMIN_USER = "ada"
     make()
     assert User.objects.get(is_superuser=True).username == "ada"
 
 
 @pytest.mark.parametrize(("name", "sentence"), [("ada", "who is a user already"), ("a b", "is not a user name")])
-def test_name_that_cannot_be_the_operators_is_refused(name: str, sentence: str, settings: SettingsWrapper) -> None:
+def test_name_that_cannot_be_the_operators_is_refused(name: str, sentence: str, settings: Any) -> None:
     User.objects.create(username="ada")
     settings.GUMCP_ADMIN_USER = name
     with pytest.raises(CommandError, match=sentence):

@@ -41,9 +41,9 @@ class Admin:
         request = Request(self.base + path, json.dumps(content).encode(), {**fields, **(headers or {})})
         return self._opener.open(request, timeout=10)
 
-    def post(self, path: str, fields: dict[str, str]) -> str:
+    def post(self, path: str, fields: Mapping[str, str | list[str]]) -> str:
         (token,) = (cookie.value for cookie in self.cookies if cookie.name == "csrftoken")
-        data = urlencode({**fields, "csrfmiddlewaretoken": token or ""}).encode()
+        data = urlencode({**fields, "csrfmiddlewaretoken": token or ""}, doseq=True).encode()
         request = Request(self.base + path, data, {"Referer": self.base + path})
         with self._opener.open(request, timeout=10) as response:
             return str(response.read().decode())

@@ -15,7 +15,7 @@ TO_STANDARD_OUTPUT: Final = "-"
 class Command(BaseCommand):
     """Writes a new file, which its owner alone can read: it names users."""
 
-    help = "Write servers' limits, groups, users, keys (without secrets) to a JSON file, for import_config."
+    help = "Write servers' limits, groups, users, keys and alerts, without secrets, to a JSON file, for import_config."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -14,8 +14,8 @@ class Command(BaseCommand):
     """Prints what changes. Exits with 1 if something was refused, except keys, which no file can carry over."""
 
     help = (
-        "Bring servers' limits, groups, users and keys to what a file of export_config says. What the file does not "
-        "name is left alone. A host that is running takes the changes over within five seconds."
+        "Bring servers' limits, groups, users, keys and alerts to what a file of export_config says. What the file "
+        "does not name is left alone. A host that is running takes the changes over within five seconds."
     )
     requires_system_checks: list[str] = []
 
@@ -44,5 +44,9 @@ class Command(BaseCommand):
         self.stdout.write(f"{summary}.{' Nothing was written (--dry-run).' if options['dry_run'] else ''}")
         if any(change.kind == "user" and change.outcome == "added" for change in changes):
             self.stdout.write("New users have no password. To give one: manage.py changepassword NAME, or the admin.")
+        if any(change.kind == "alert" and change.outcome == "added" for change in changes):
+            self.stdout.write(
+                "New webhooks have a signing secret of their own. The admin shows it: New signing secret."
+            )
         if any(change.outcome == "refused" and change.kind != "key" for change in changes):
             raise SystemExit(1)
