@@ -18,7 +18,6 @@ from django.utils import timezone
 from gateway.alerts.troubles import EVENT_LABELS, EVENTS, OF_SERVERS
 from gateway.conf import GatewaySettings, conf
 from gateway.printable import is_printable
-from gateway.upstreams.manifest import refused_address
 
 MAX_ADDRESSES: Final = 20
 
@@ -121,6 +120,9 @@ def require_webhook_url(url: str) -> None:
     Raises:
         ValidationError
     """
+    # Imported here: it takes pydantic, which most commands do without.
+    from gateway.upstreams.manifest import refused_address
+
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port

@@ -94,7 +94,6 @@ class OutageTelling:
         )
 
     def _note(self, message: Outgoing, error: str) -> None:
-        outbox.count(message, error)
         with self._lock:
             telling = self._tellings.setdefault(message.destination_id, _Telling())
             telling.attempts += 1

@@ -15,7 +15,6 @@ from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from gateway import metrics
 from gateway.alerts.delivery import Item, Outgoing
 from gateway.alerts.models import Alert, AlertDestination, AlertMessage, AlertNotice, open_alerts
 from gateway.conf import conf
@@ -155,12 +154,6 @@ def note_result(message: Outgoing, error: str) -> None:
     else:
         row.update(next_attempt_at=now + timedelta(seconds=retry_seconds(message.attempt)), error=error)
     destination.update(last_error=error)
-
-
-def count(message: Outgoing, error: str) -> None:
-    """Count an attempt for Prometheus."""
-    outcome = "sent" if not error else "given_up" if is_given_up(message, timezone.now()) else "failed"
-    metrics.alert_deliveries.labels(message.kind, outcome).inc()
 
 
 def is_given_up(message: Outgoing, now: datetime) -> bool:

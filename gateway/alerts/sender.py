@@ -9,7 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from django.utils import timezone
+
+from gateway import metrics
 from gateway.alerts.delivery import DeliveryError, Outgoing, deliver
+from gateway.alerts.outbox import is_given_up
 from gateway.conf import conf
 
 MAX_THREADS: Final = 8
@@ -83,4 +87,6 @@ class Sender:
             if attempt.is_over:
                 return
             attempt.is_over = True
+        outcome = "sent" if not error else "given_up" if is_given_up(attempt.message, timezone.now()) else "failed"
+        metrics.alert_deliveries.labels(attempt.message.kind, outcome).inc()
         attempt.done(attempt.message, error)

@@ -144,7 +144,6 @@ class AlertWatch:
             self._written_troubles = troubles
 
     def _note_result(self, message: Outgoing, error: str) -> None:
-        outbox.count(message, error)
         if error:
             logger.warning("An alert could not be sent (attempt %d): %s", message.attempt, error)
         with self._lock:
