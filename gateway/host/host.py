@@ -20,6 +20,7 @@ from gateway.access.log_redaction import install_record_redaction
 from gateway.access.redaction import PathRedactor
 from gateway.alerts.watch import AlertWatch
 from gateway.catalog.registry import Registry
+from gateway.collector import look_seldom_for_garbage
 from gateway.conf import conf
 from gateway.host.availability import Availability
 from gateway.host.build import note_build
@@ -57,10 +58,6 @@ logger = logging.getLogger(__name__)
 
 TRACES_SECONDS: Final = 1.0
 """How long the stop may take to export the last traces."""
-
-COLLECTOR_THRESHOLDS: Final = (20_000, 20, 20)
-"""When Python looks for garbage in cycles. A busy host makes hundreds of objects for each call, and frees nearly all of
-them without the collector."""
 
 MARGIN_SECONDS: Final = 0.25
 """How long each step of the stop may take when the grace time is over."""
@@ -176,7 +173,7 @@ class Host:
         # under load (p99 of calls on Daphne from 108 to 28 ms).
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*COLLECTOR_THRESHOLDS)
+        look_seldom_for_garbage()
         self._freed_memory.start()
         self._usual_switch_seconds = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_SECONDS)

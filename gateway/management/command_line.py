@@ -3,6 +3,7 @@
 import sys
 
 from gateway import __version__
+from gateway.collector import look_seldom_for_garbage
 from gateway.conf import ending_with_settings_errors
 from gateway.conf.environment import REFERENCE
 
@@ -12,6 +13,7 @@ def run(argv: list[str]) -> None:
     if argv[1:] in (["--version"], ["version"]):
         print(f"gumcp {__version__}")
         return
+    look_seldom_for_garbage()
     with ending_with_settings_errors():
         from django.conf import settings
         from django.core.management import execute_from_command_line

@@ -35,12 +35,19 @@ class Inbound:
     Threads: `put` is called on the host's loop, `__len__` on any thread, everything else in the lane.
     """
 
-    def __init__(self, lane: Lane, wait_for_room: Callable[[], Awaitable[None]] | None) -> None:
+    def __init__(
+        self, lane: Lane, wait_for_room: Callable[[], Awaitable[None]] | None, must_wait: Callable[[], bool]
+    ) -> None:
         self._lane = lane
         self._wait_for_room = wait_for_room
+        self._must_wait = must_wait
         self._items: deque[tuple[SessionMessage, MessageMemory | None]] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._is_wake_coming = False
+        """Whether the lane has been told of messages and has not looked yet."""
         self._is_closed = False
+        self.take_at_once: Callable[[SessionMessage], bool] | None = None
+        """Takes a message without the message loop, if it can. Set in the lane."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -48,10 +55,26 @@ class Inbound:
     def put(self, item: SessionMessage, memory: MessageMemory | None = None) -> None:
         """Add a message. `memory` is released when the message loop takes it."""
         self._items.append((item, memory))
-        self._lane.post(self._wake)
+        # Looked at after the message was added, and taken back before the lane looks for messages.
+        if not self._is_wake_coming:
+            self._is_wake_coming = True
+            self._lane.post(self._look)
         # Look after the message was added: `close`, on the other thread, looks after it has closed the stream.
         if self._is_closed:
             self._clear()
+
+    def _look(self) -> None:
+        """Take what has come, or wake the message loop. If it is busy, it looks by itself when it is done."""
+        self._is_wake_coming = False
+        if self._waiter is None:
+            return
+        if self.take_at_once is not None and not self._must_wait():
+            while self._items and self.take_at_once(self._items[0][0]):
+                _, memory = self._items.popleft()
+                if memory is not None:
+                    memory.release()
+        if self._items:
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -140,15 +163,16 @@ class Link:
         lane: Lane,
         max_backlog: int,
         wait_for_room: Callable[[], Awaitable[None]] | None = None,
+        must_wait: Callable[[], bool] = lambda: False,
     ) -> None:
         """`wait_for_room` waits, in the lane, until the client has read enough of what was sent to it.
 
-        Until then the session takes no further message. Without this, all answers to a client that posts and does not
-        read would be held in memory: 240 MiB for 64 MiB of answers.
+        `must_wait` tells whether it would wait. Until then the session takes no further message. Without this, all
+        answers to a client that posts and does not read would be held in memory: 240 MiB for 64 MiB of answers.
         """
         self.session = session
         self._max_backlog = max_backlog
-        self.inbound = Inbound(lane, wait_for_room)
+        self.inbound = Inbound(lane, wait_for_room, must_wait)
         self.is_initialized = False
         """Whether the server has accepted `initialize`. Set in the lane, read on any thread."""
         self._conversation: Conversation | None = None

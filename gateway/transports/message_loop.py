@@ -1,48 +1,23 @@
 """Runs the SDK's message loop for one session, as a task in the lane of its server.
 
-Lives here: how the loop starts and ends. Not here: what the client sends (`link`), where the server's messages go
-(`sse`, `streamable_http`).
+Lives here: how the loop starts and ends. Not here: what the client sends (`link`), which task handles it
+(`dispatcher`), where the server's messages go (`sse`, `streamable_http`).
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable
 
-from mcp.server.runner import serve_dual_era_loop, serve_loop
-from mcp.shared.message import SessionMessage
+from mcp.server.connection import Connection
+from mcp.server.runner import serve_connection, serve_dual_era_loop
 
 from gateway.instances.call_clock import can_ask_client
 from gateway.instances.call_log import current_conversation
 from gateway.instances.running_server import RunningServer
+from gateway.transports.dispatcher import Outbound, SessionDispatcher, WriteMessage
 from gateway.transports.link import Link
 
 logger = logging.getLogger(__name__)
-
-WriteMessage = Callable[[SessionMessage], Coroutine[Any, Any, None]]
-"""Sends one message of the server, and waits while the client is slow to read. Called in the lane.
-
-Raises anyio.BrokenResourceError if nobody can be reached any more.
-"""
-
-
-class _Outbound:
-    """The stream that the message loop writes to. Closing it does nothing: the transport ends its own streams."""
-
-    def __init__(self, write: WriteMessage) -> None:
-        self.send = write
-
-    async def aclose(self) -> None:
-        pass
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        pass
 
 
 class MessageLoop:
@@ -68,7 +43,7 @@ class MessageLoop:
         """
         self._running = running
         self._link = link
-        self._outbound = _Outbound(write)
+        self._write = write
         self._on_end = on_end
         self._takes_stateless = takes_stateless
         self._can_ask = can_ask
@@ -105,21 +80,35 @@ class MessageLoop:
         running, link = self._running, self._link
         can_ask_client.set(self._can_ask)
         current_conversation.set(link.conversation)
-        # `serve_dual_era_loop` alone would be enough, but it relays every message of the session through one more task
-        # and stream. A session that starts with `initialize` needs neither.
-        is_handshake = not self._takes_stateless or await link.opens_with_handshake()
-        serve = serve_loop if is_handshake else serve_dual_era_loop
         try:
-            await serve(
-                running.server,
-                link.inbound,
-                self._outbound,
-                lifespan_state=running.lifespan_state,
-                session_id=link.session.id,
-                init_options=running.initialization_options,
-            )
+            if not self._takes_stateless or await link.opens_with_handshake():
+                await self._serve_handshake()
+            else:
+                await serve_dual_era_loop(
+                    running.server,
+                    link.inbound,
+                    Outbound(self._write),
+                    lifespan_state=running.lifespan_state,
+                    session_id=link.session.id,
+                    init_options=running.initialization_options,
+                )
         except Exception:
             # The SDK's loop contains what handlers raise. What arrives here costs this session only.
             logger.exception(
                 "The message loop of a session of %s failed (%s)", link.session.server_name, link.session.transport
             )
+
+    async def _serve_handshake(self) -> None:
+        """Do what the SDK's `serve_loop` does, with a dispatcher of our own.
+
+        `serve_dual_era_loop` would do as well, but it relays every message of the session through one more task.
+        """
+        running, link = self._running, self._link
+        dispatcher = SessionDispatcher(link.inbound, self._write)
+        await serve_connection(
+            running.server,
+            dispatcher,
+            connection=Connection.for_loop(dispatcher, session_id=link.session.id),
+            lifespan_state=running.lifespan_state,
+            init_options=running.initialization_options,
+        )

@@ -18,7 +18,6 @@ from typing import Final
 from gateway.http.asgi import Headers, Receive, Send
 from gateway.http.responses import respond
 from gateway.transports.event_stream import EventStream
-from gateway.waiting import wait_for
 
 WATCH_AFTER_SECONDS: Final = 1.0
 """Only for answers that take longer does a task watch whether the client leaves. Most are faster."""
@@ -48,7 +47,10 @@ class Reply:
         self._send = send
         self._headers = headers
         self._loop = asyncio.get_running_loop()
-        self._decided: asyncio.Future[None] = self._loop.create_future()
+        self._is_decided = False
+        """Whether the host's loop knows of the decision."""
+        self._wakeup: asyncio.Future[None] | None = None
+        """What the response waits for. One future that a timer resolves too: a second one would cost a turn."""
         self._lock = threading.Lock()
         self._answer: Answer | None = None
         self.is_stream = False
@@ -90,13 +92,29 @@ class Reply:
         self._notify()
 
     def _notify(self) -> None:
-        if not self._decided.done():
+        if not self._is_decided:
             with contextlib.suppress(RuntimeError):  # the host's loop is closed: nobody is waiting
                 self._loop.call_soon_threadsafe(self._decide)
 
     def _decide(self) -> None:
-        if not self._decided.done():
-            self._decided.set_result(None)
+        self._is_decided = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait for the decision, for at most `seconds`."""
+        if self._is_decided:
+            return
+        self._wakeup = self._loop.create_future()
+        timer = self._loop.call_later(max(0.0, seconds), self._wake)
+        try:
+            await self._wakeup
+        finally:
+            timer.cancel()
+            self._wakeup = None
 
     async def run(
         self, receive: Receive, *, silence_seconds: float, counted: Callable[[], AbstractContextManager[object]]
@@ -107,12 +125,12 @@ class Reply:
         While the answer is a stream, `counted` is entered.
         """
         started = time.monotonic()
-        await wait_for(self._decided, min(WATCH_AFTER_SECONDS, silence_seconds))
-        if not self._decided.done():
+        await self._wait(min(WATCH_AFTER_SECONDS, silence_seconds))
+        if not self._is_decided:
             if not await self._wait_watching(receive, silence_seconds - (time.monotonic() - started)):
                 self.close_stream()
                 return False
-            if not self._decided.done():
+            if not self._is_decided:
                 self.open_stream()  # unless it is answered by now
                 if self.is_stream and self.on_silence is not None:
                     self.on_silence()
@@ -130,9 +148,10 @@ class Reply:
     async def _wait_watching(self, receive: Receive, seconds: float) -> bool:
         """Wait for the decision, and watch the client meanwhile. Returns False if it has left."""
         watcher = asyncio.create_task(_until_disconnect(receive))
+        watcher.add_done_callback(lambda _: self._wake())
         try:
-            await asyncio.wait({self._decided, watcher}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            return self._decided.done() or not watcher.done()
+            await self._wait(seconds)
+            return self._is_decided or not watcher.done()
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)

@@ -42,7 +42,7 @@ class SseTransport:
         self._lane = running.lane
         self._session = session
         self._stream = stream
-        self._link = Link(session, running.lane, max_backlog, stream.wait_for_room)
+        self._link = Link(session, running.lane, max_backlog, stream.wait_for_room, lambda: stream.must_wait)
         self._loop = MessageLoop(running, self._link, self._write, on_end=stream.close, takes_stateless=True)
 
     def start(self) -> None:

@@ -13,14 +13,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Final
 
 import anyio
 from mcp.server.connection import Connection
-from mcp.server.runner import modern_error_data, serve_one
+from mcp.server.runner import ServerRunner, aclose_shielded, modern_error_data
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.inbound import (
@@ -92,8 +91,9 @@ class StatelessCall:
         self._reply = reply
         self._count_out = metrics.messages.labels(server_name, "out")
         self._request_id: RequestId | None = None
-        self._task: Future[asyncio.Task[None]] = Future()
-        self._is_cancelled = False
+        self._task: asyncio.Task[None] | None = None
+        """What handles the request. Set in the lane."""
+        self._is_cancelled = self._is_cancelled_in_lane = False
 
     def start(self) -> None:
         """Start to handle the request."""
@@ -107,7 +107,7 @@ class StatelessCall:
         if self._is_cancelled:
             return
         self._is_cancelled = True
-        self._task.add_done_callback(lambda task: self._running.lane.post(task.result().cancel))
+        self._running.lane.post(self._cancel_in_lane)
 
     def end(self, error: GatewayError) -> None:
         """Cancel the handler, and answer with `error` unless the answer is a stream already."""
@@ -134,8 +134,18 @@ class StatelessCall:
     # -- In the lane -------------------------------------------------------------------------------------------------
 
     def _start_in_lane(self) -> None:
-        context = self._running.context.copy()
-        self._task.set_result(self._running.lane.loop.create_task(self._serve(), context=context))
+        self._task = self._running.lane.loop.create_task(self._serve(), context=self._running.context.copy())
+        if self._is_cancelled_in_lane:
+            self._cancel_task(self._task)
+
+    def _cancel_in_lane(self) -> None:
+        self._is_cancelled_in_lane = True
+        if self._task is not None:
+            self._cancel_task(self._task)
+
+    def _cancel_task(self, task: asyncio.Task[None]) -> None:
+        # Later, because a task that is cancelled before its first step never runs.
+        self._running.lane.loop.call_soon(task.cancel)
 
     async def _serve(self) -> None:
         try:
@@ -174,17 +184,14 @@ class StatelessCall:
             ServerMessageMetadata(request_context=Request(self._scope)),
             progress_token_from_params(request.params),
         )
+        connection = Connection.from_envelope(route.protocol_version, route.client_info, route.client_capabilities)
+        runner = ServerRunner(self._running.server, connection, self._running.lifespan_state)
         try:
-            result = await serve_one(
-                self._running.server,
-                channel,
-                request.method,
-                request.params,
-                connection=Connection.from_envelope(
-                    route.protocol_version, route.client_info, route.client_capabilities
-                ),
-                lifespan_state=self._running.lifespan_state,
-            )
+            try:
+                result = await runner.on_request(channel, request.method, request.params)
+            finally:
+                if _has_to_close(connection):
+                    await aclose_shielded(connection)
         except Exception as error:
             # The SDK has a table of errors for this era. It logs others, and gives them a general message.
             self._refuse(modern_error_data(error))
@@ -272,6 +279,15 @@ _NOT_A_MESSAGE = ErrorData(
 )
 
 
+def _has_to_close(connection: Connection) -> bool:
+    """Whether the handler has left something to be closed at the end of its request.
+
+    `serve_one` (mcp 2.3) closes in any case, which costs a call as much as two tasks do. Python has no public name for
+    the question; if the private one should go, everything is closed.
+    """
+    return bool(getattr(connection.exit_stack, "_exit_callbacks", True))
+
+
 def _conversation(route: InboundModernRoute) -> Conversation:
     """What is noted of a call: who the client says it is."""
     client = route.client_info
@@ -292,8 +308,12 @@ class _RequestChannel:
     request_id: RequestId | None
     message_metadata: MessageMetadata
     progress_token: ProgressToken | None
-    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
     can_send_request: bool = False
+
+    @cached_property
+    def cancel_requested(self) -> anyio.Event:
+        """Never set: a client cancels by closing the response, which cancels the handler's task. Rarely asked for."""
+        return anyio.Event()
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None

@@ -130,7 +130,7 @@ async def test_loop_that_fails_ends_its_session_only_and_says_so(
     workshop: LaneServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     session = Session(workshop)
-    session.loop._outbound.send = None  # type: ignore[assignment]
+    session.loop._write = None  # type: ignore[assignment]
     with caplog.at_level(logging.ERROR, "gateway"):
         session.loop.start()
         session.initialize()
