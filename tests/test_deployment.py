@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, generate_latest
 
 from gateway import metrics
 from gateway.conf import GatewaySettings, conf
+from gateway.http.page_metrics import CountAfterMiddleware, CountBeforeMiddleware
 from tests.support.processes import ROOT
 
 DEPLOY = ROOT / "docs" / "deploy"
@@ -98,6 +99,22 @@ def test_every_metric_of_the_host_is_explained() -> None:
     assert {metric.name for metric in REGISTRY.collect() if metric.name.startswith("gumcp_")} <= {
         name.removesuffix("_total") for name in told
     }
+
+
+def test_every_metric_of_the_pages_is_explained_and_no_other_is_exported() -> None:
+    told = set(re.findall(r"^\| `(django_\w+)", MONITORING, re.MULTILINE))
+    middleware = CountBeforeMiddleware(lambda request: None)
+    assert middleware.metrics is CountAfterMiddleware(lambda request: None).metrics
+    exported = {
+        family.name + "_total" * (family.type == "counter")
+        for family in REGISTRY.collect()
+        if family.name.startswith("django_")
+    }
+    assert exported == told
+
+
+def test_no_series_says_when_another_began() -> None:
+    assert b"_created" not in generate_latest(REGISTRY)
 
 
 @pytest.mark.parametrize(

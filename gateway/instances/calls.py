@@ -181,7 +181,7 @@ class CallMiddleware:
             label = calls.tool_label(name)  # the listing may not have been known yet when the call began
             seconds = time.perf_counter() - started
             calls.metrics.count(label, outcome)
-            calls.metrics.observe(label, seconds)
+            calls.metrics.observe(label, outcome, seconds)
             call.outcome, call.seconds, call.ended_at = outcome, seconds, time.time()
             calls.log.note(calls.traffic, call, label)
 

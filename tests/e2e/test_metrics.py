@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -62,13 +64,14 @@ def test_messages_are_counted_by_direction(host: HostProcess) -> None:
 def test_calls_are_counted_by_tool_and_outcome_with_a_latency(
     host: HostProcess, tool: str, outcome: str, arguments: dict[str, str]
 ) -> None:
+    labels = {"server": "workshop", "tool": tool, "outcome": outcome}
     with host.session("workshop", "calls") as stream:
         until(lambda: stream.call("whoami") and host.metric("gumcp_tool_calls_total", tool="whoami") > 0)
-        before = host.metric("gumcp_tool_calls_total", server="workshop", tool=tool, outcome=outcome)
-        observed = host.metric("gumcp_tool_call_seconds_count", server="workshop", tool=tool)
+        before = host.metric("gumcp_tool_calls_total", **labels)
+        observed = host.metric("gumcp_tool_call_seconds_count", **labels)
         stream.request("tools/call", {"name": tool, "arguments": arguments})
-        assert moved(host, before, "gumcp_tool_calls_total", server="workshop", tool=tool, outcome=outcome) == 1
-        assert moved(host, observed, "gumcp_tool_call_seconds_count", server="workshop", tool=tool) == 1
+        assert moved(host, before, "gumcp_tool_calls_total", **labels) == 1
+        assert moved(host, observed, "gumcp_tool_call_seconds_count", **labels) == 1
 
 
 def test_result_that_is_an_error_and_a_call_that_was_cancelled_have_outcomes_of_their_own(host: HostProcess) -> None:
@@ -180,6 +183,16 @@ def test_lane_lag_instances_and_load_failures_are_told(host: HostProcess) -> Non
         assert host.metric("gumcp_instances", server="workshop") >= 1
         assert 'gumcp_lane_lag_seconds{server="workshop"}' in host.metrics_text()
     assert host.metric("gumcp_load_failures_servers") == 0
+
+
+def test_names_types_and_texts_follow_the_conventions_of_prometheus(host: HostProcess) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    text = host.metrics_text()
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert re.search(r'^gumcp_build_info\{asgi_server="daphne [\d.]+",.*\} 1\.0$', text, re.MULTILINE)
 
 
 def test_names_follow_the_contract(host: HostProcess) -> None:
