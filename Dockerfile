@@ -2,12 +2,12 @@
 FROM python:3.13-slim AS build
 WORKDIR /source
 RUN python -m venv /opt/gumcp
-COPY requirements.lock ./
-RUN /opt/gumcp/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+COPY requirements-container.lock ./
+RUN /opt/gumcp/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements-container.lock
 COPY pyproject.toml README.md requirements.txt ./
 COPY gateway gateway
 COPY gumcp_site gumcp_site
-RUN /opt/gumcp/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps . "psycopg[binary]==3.3.9" "redis==8.1.0"
+RUN /opt/gumcp/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps .
 
 FROM python:3.13-slim
 RUN useradd --system --uid 10001 --home-dir /var/lib/gumcp --create-home gumcp \

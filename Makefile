@@ -56,10 +56,11 @@ settings: $(BIN)/.run ## write .env.example and docs/settings.md from the declar
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make lock"
 
-lock: ## write requirements.lock and requirements-dev.lock anew from requirements*.txt
+lock: ## write the lock files anew from requirements*.txt
 	@test -x $(BIN)/uv || $(MAKE) dev
 	$(LOCK) requirements.txt --output-file requirements.lock
 	$(LOCK) --constraint requirements.lock requirements-dev.txt --output-file requirements-dev.lock
+	$(LOCK) --constraint requirements-dev.lock requirements-container.txt --output-file requirements-container.lock
 
 audit: $(BIN)/.dev ## report known vulnerabilities of what is installed; passes where no database can be reached
 	@$(BIN)/python .ci/audit.py

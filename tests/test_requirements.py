@@ -29,14 +29,14 @@ def requested(lock: str, requirements: str) -> set[str]:
     return {name for block in blocks if f"-r {requirements}" in block for name in pins(block)}
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev", "requirements-container"])
 def test_lock_file_has_what_the_requirements_name_and_nothing_that_they_named_once(name: str) -> None:
     wanted, locked = pins(read(f"{name}.txt")), pins(read(f"{name}.lock"))
     assert {package: locked.get(package) for package in wanted} == wanted, "run `make lock`"
     assert requested(read(f"{name}.lock"), f"{name}.txt") == set(wanted), "run `make lock`"
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-container.lock"])
 def test_every_locked_package_has_hashes_and_no_index_is_named(name: str) -> None:
     text = read(name)
     blocks = [block for block in re.split(r"^(?=\S)", text, flags=re.MULTILINE) if PINNED.match(block)]
@@ -46,9 +46,14 @@ def test_every_locked_package_has_hashes_and_no_index_is_named(name: str) -> Non
     assert "--index-url" not in text
 
 
-def test_developers_have_the_versions_that_a_host_has() -> None:
-    host, developers = pins(read("requirements.lock")), pins(read("requirements-dev.lock"))
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-container.lock"])
+def test_developers_have_the_versions_that_a_host_has(name: str) -> None:
+    host, developers = pins(read(name)), pins(read("requirements-dev.lock"))
     assert {package: developers.get(package) for package in host} == host
+
+
+def test_containers_have_what_hosts_have() -> None:
+    assert pins(read("requirements.lock")).items() <= pins(read("requirements-container.lock")).items()
 
 
 @pytest.mark.parametrize("name", ["httpx", "pydantic-settings", "python-dotenv"])
