@@ -23,6 +23,7 @@ from gateway.fleet.merged_metrics import MergedMetrics
 from gateway.fleet.messages import Lines
 from gateway.fleet.ownership import handover_path, slot_path
 from gateway.fleet.worker import DUMP_SIGNAL, Assignment
+from gateway.serving.service_manager import ServiceManager
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +96,13 @@ class Supervisor:
         grace_seconds: float,
         environment: dict[str, str] | None = None,
         on_ready: Callable[[], object] = lambda: None,
+        service_manager: ServiceManager | None = None,
     ) -> None:
         """`command` returns the command line of a worker, given the descriptor of its end of the socket pair.
 
         `folder`: for the workers' Unix sockets; only this user may read it. `peer_listener`: where other nodes connect.
 
-        `on_ready` is called once, when all slots have a worker that serves.
+        `on_ready` is called once, when all slots have a worker that serves. `service_manager`: who is told so too.
         """
         self._listener = listener
         self._peer_listener = peer_listener
@@ -108,6 +110,7 @@ class Supervisor:
         self._grace_seconds = grace_seconds
         self._environment = environment
         self._on_ready = on_ready
+        self._service_manager = service_manager or ServiceManager()
         self._slots = [Slot(number) for number in range(slots)]
         self._workers: dict[int, Worker] = {}
         """Process id -> worker, those that are leaving included."""
@@ -143,6 +146,7 @@ class Supervisor:
         try:
             while True:
                 self._look()
+                self._service_manager.report_alive()
                 if self._is_stopping and not self._workers:
                     return 0
                 if self._is_hopeless:
@@ -176,6 +180,7 @@ class Supervisor:
                 self._is_stopping = True
                 self._stop_by = time.monotonic() + self._grace_seconds + EXIT_MARGIN_SECONDS
                 logger.info("Stopping %d workers", len(self._workers))
+                self._service_manager.report_stopping()
                 for worker in self._workers.values():
                     worker.lines.send({"leave": True})
                 self._end(signal.SIGTERM)
@@ -185,6 +190,7 @@ class Supervisor:
                     self._peer_listener.close()
         elif number == signal.SIGHUP and not self._is_stopping:
             logger.info("Reloading %d workers, one after another", len(self._slots))
+            self._service_manager.report_reloading()
             self._roll = list(self._slots)
 
     def _end(self, number: signal.Signals) -> None:
@@ -270,6 +276,7 @@ class Supervisor:
             logger.error("The reload is given up: the new worker %d did not start", slot.number)
             slot.successor = None
             self._roll.clear()
+            self._service_manager.report_ready()
             return
         slot.worker = None
         if worker.is_ready and now - worker.started_at >= STEADY_SECONDS:
@@ -319,9 +326,11 @@ class Supervisor:
                 previous.process.send_signal(signal.SIGTERM)
             if not self._roll:
                 logger.info("The reload is done")
+                self._service_manager.report_ready()
         if not self._was_ready and all(slot.worker is not None and slot.worker.is_ready for slot in self._slots):
             self._was_ready = True
             self._on_ready()
+            self._service_manager.report_ready()
 
     # -- Metrics -----------------------------------------------------------------------------------------------------
 

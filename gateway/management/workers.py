@@ -33,6 +33,7 @@ from gateway.fleet.worker import WorkerLink
 from gateway.management.inherited_socket import address_of, endpoint_of
 from gateway.management.ports import require_free_port
 from gateway.records.processes import Place
+from gateway.serving.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from gateway.host.host import Host
@@ -65,7 +66,14 @@ def require_what_nodes_need() -> None:
     require_free_port(host, port, "GUMCP_PEER_ADDRESS")
 
 
-def supervise(listener: socket.socket, workers: int, *, watches_files: bool, on_ready: Callable[[], object]) -> int:
+def supervise(
+    listener: socket.socket,
+    workers: int,
+    *,
+    watches_files: bool,
+    on_ready: Callable[[], object],
+    service_manager: ServiceManager,
+) -> int:
     """Run workers until this process is told to stop. Returns the exit status."""
 
     def command(descriptor: int) -> list[str]:
@@ -94,6 +102,7 @@ def supervise(listener: socket.socket, workers: int, *, watches_files: bool, on_
             grace_seconds=conf.shutdown_grace_seconds,
             environment=environment,
             on_ready=on_ready,
+            service_manager=service_manager,
         )
         stack.enter_context(_serving_metrics(supervisor.metrics))
         return supervisor.run()

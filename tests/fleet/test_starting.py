@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +15,8 @@ from typing import Final
 
 import pytest
 
-from tests.support.processes import ROOT, environment, free_port, manage, run, running
+from tests.support.processes import ROOT, STOP_SECONDS, environment, free_port, manage, run, running, until
+from tests.support.service_manager import Told
 
 pytestmark = pytest.mark.usefixtures("processes")
 
@@ -38,20 +41,32 @@ def listener() -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_socket_of_systemd_is_served(
+def test_socket_of_systemd_is_served_and_systemd_is_told(
     listener: socket.socket, workers: str, tmp_path: Path, migrated_database: Path
 ) -> None:
     (tmp_path / "gumcp.sqlite3").write_bytes(migrated_database.read_bytes())
     port, descriptor = listener.getsockname()[1], listener.fileno()
     serve = ["manage.py", "serve", "--port", str(free_port()), "--workers", workers]
-    with running(
-        [sys.executable, "-c", AS_SYSTEMD, str(descriptor), *serve],
-        env=environment(tmp_path),
-        log=tmp_path / "log",
-        is_ready=lambda: f"health        http://127.0.0.1:{port}/" in (tmp_path / "log").read_text(),
-        pass_fds=(descriptor,),
+    with (
+        Told() as told,
+        running(
+            [sys.executable, "-c", AS_SYSTEMD, str(descriptor), *serve],
+            env=environment(tmp_path, NOTIFY_SOCKET=told.address, WATCHDOG_USEC="600000"),
+            log=tmp_path / "log",
+            is_ready=lambda: f"health        http://127.0.0.1:{port}/" in (tmp_path / "log").read_text(),
+            pass_fds=(descriptor,),
+        ) as process,
     ):
         assert status(port) == 200
+        until(lambda: told.messages.count("READY=1") == 1)
+        until(lambda: told.messages.count("WATCHDOG=1") > 2)
+        if workers == "2":
+            os.kill(process.pid, signal.SIGHUP)
+            until(lambda: any(it.startswith("RELOADING=1\nMONOTONIC_USEC=") for it in told.messages))
+            until(lambda: told.messages.count("READY=1") == 2)
+        process.send_signal(signal.SIGTERM)
+        process.wait(STOP_SECONDS)
+        assert told.messages.count("STOPPING=1") == 1
 
 
 def test_several_sockets_of_systemd_are_refused(listener: socket.socket, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """`manage.py serve`: Daphne with this host's settings. What `make run` calls."""
 
+import os
 import socket
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +26,7 @@ from gateway.management.first_operator import make_first_operator
 from gateway.management.inherited_socket import address_of, endpoint_of, take_inherited_socket
 from gateway.management.next_steps import next_steps
 from gateway.management.ports import require_free_port
+from gateway.serving.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from gateway.host.host import Host
@@ -64,6 +67,7 @@ class Command(BaseCommand):
         if options["worker"] is not None:
             self._serve_as_worker(options["worker"], watches_files=options["reload"])
             return
+        service_manager = ServiceManager.take_from(os.environ)
         inherited = take_inherited_socket()
         if inherited is not None:
             host, port = address_of(inherited)
@@ -98,6 +102,7 @@ class Command(BaseCommand):
                     workers,
                     watches_files=options["reload"],
                     on_ready=lambda: self.stdout.write(ready()),
+                    service_manager=service_manager,
                 )
             )
 
@@ -110,6 +115,17 @@ class Command(BaseCommand):
         from gumcp_site import asgi
 
         asgi.host.watches_files = options["reload"]
+        hooks = serving_hooks(asgi.host)
+
+        def start() -> None:
+            asgi.host.ensure_started()
+            service_manager.report_ready()
+            service_manager.watch_loop()
+
+        def drain() -> None:
+            service_manager.report_stopping()
+            hooks.on_drain()
+
         endpoints = build_endpoint_description_strings(host=host, port=port)
         if inherited is not None:
             endpoints = [endpoint_of(inherited.fileno(), inherited.family)]
@@ -118,7 +134,7 @@ class Command(BaseCommand):
             endpoints=endpoints,
             action_logger=AccessLogGenerator(sys.stdout),
             limits=serving_limits(),
-            hooks=serving_hooks(asgi.host),
+            hooks=replace(hooks, on_start=start, on_drain=drain),
             ready_callable=lambda: self.stdout.write(next_steps(host, port, GatewayConfig.current().registry)),
         )
         with self._logging_for_author(asgi.host, host, is_whole=options["traceback"]):
