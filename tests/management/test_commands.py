@@ -35,11 +35,11 @@ from tests.support.server_folders import SOUND_SERVER, WriteServer
 
 pytestmark = pytest.mark.usefixtures("processes")
 
-# -- README ----------------------------------------------------------------------------------------------------------
+# -- docs/commands.md -------------------------------------------------------------------------------------------------
 
 
-def test_readme_lists_every_command() -> None:
-    listed = re.findall(r"^\| `manage.py (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+def test_page_lists_every_command() -> None:
+    listed = re.findall(r"^\| `manage.py (\w+)", (ROOT / "docs" / "commands.md").read_text("utf-8"), re.MULTILINE)
     written = [path.stem for path in (ROOT / "gateway" / "management" / "commands").glob("[a-z]*.py")]
     assert sorted(listed) == sorted(written)
 
