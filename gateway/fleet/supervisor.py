@@ -146,7 +146,8 @@ class Supervisor:
         try:
             while True:
                 self._look()
-                self._service_manager.report_alive()
+                if self._was_ready:
+                    self._service_manager.report_alive()
                 if self._is_stopping and not self._workers:
                     return 0
                 if self._is_hopeless:

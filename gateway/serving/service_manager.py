@@ -22,11 +22,16 @@ logger = logging.getLogger(__name__)
 BEATS: Final = 3
 """Signs of life in one watchdog time. systemd recommends two at least."""
 
+SEND_SECONDS: Final = 1.0
+"""How long a message may wait while the service manager does not read. The kernel keeps ten."""
+
+_ALIVE: Final = "WATCHDOG=1"
+
 
 class ServiceManager:
     """The service manager of this process. Without one, nothing is sent.
 
-    Threads: for one thread only. No method blocks or raises.
+    Threads: for one thread only. No method raises. A sign of life that cannot be sent at once is left out.
     """
 
     def __init__(self, address: str = "", watchdog_seconds: float = 0.0) -> None:
@@ -61,12 +66,12 @@ class ServiceManager:
         now = time.monotonic()
         if self._beat_seconds and now >= self._next_beat:
             self._next_beat = now + self._beat_seconds
-            self._send("WATCHDOG=1")
+            self._send(_ALIVE)
 
     def watch_loop(self) -> None:
         """Give signs of life as long as the running event loop runs."""
         if self._beat_seconds:
-            self._send("WATCHDOG=1")
+            self._send(_ALIVE)
             asyncio.get_running_loop().call_later(self._beat_seconds, self.watch_loop)
 
     def _send(self, message: str) -> None:
@@ -74,7 +79,7 @@ class ServiceManager:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.setblocking(False)
+                sender.settimeout(0.0 if message == _ALIVE else SEND_SECONDS)
                 sender.sendto(message.encode(), self._address)
         except OSError as error:
             if not self._has_failed:

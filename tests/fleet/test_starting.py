@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import signal
 import socket
 import subprocess
@@ -60,10 +59,6 @@ def test_socket_of_systemd_is_served_and_systemd_is_told(
         assert status(port) == 200
         until(lambda: told.messages.count("READY=1") == 1)
         until(lambda: told.messages.count("WATCHDOG=1") > 2)
-        if workers == "2":
-            os.kill(process.pid, signal.SIGHUP)
-            until(lambda: any(it.startswith("RELOADING=1\nMONOTONIC_USEC=") for it in told.messages))
-            until(lambda: told.messages.count("READY=1") == 2)
         process.send_signal(signal.SIGTERM)
         process.wait(STOP_SECONDS)
         assert told.messages.count("STOPPING=1") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import threading
 from types import TracebackType
 
 
@@ -12,23 +13,24 @@ class Told:
 
     def __init__(self) -> None:
         self.address = f"@gumcp-test-{secrets.token_hex(8)}"
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._messages: list[str] = []
+        self.messages: list[str] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        # The kernel keeps ten messages that nobody has read.
+        self._thread = threading.Thread(target=self._read)
 
-    @property
-    def messages(self) -> list[str]:
-        while True:
-            try:
-                self._messages.append(self.socket.recv(4096).decode())
-            except BlockingIOError:
-                return self._messages
+    def _read(self) -> None:
+        while message := self._socket.recv(4096):
+            self.messages.append(message.decode())
 
     def __enter__(self) -> Told:
-        self.socket.bind("\0" + self.address[1:])
-        self.socket.setblocking(False)
+        self._socket.bind("\0" + self.address[1:])
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.socket.close()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", "\0" + self.address[1:])
+        self._thread.join()
+        self._socket.close()
