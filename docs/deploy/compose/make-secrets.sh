@@ -18,6 +18,7 @@ postgres=$(random 24)
 redis=$(random 24)
 printf '%s' "$postgres" >secrets/postgres_password
 printf 'requirepass %s\n' "$redis" >secrets/redis.conf
+printf '%s' "$(random 12)" >secrets/admin_password
 printf '%s' "$(random 12)" >secrets/grafana_password
 cat >secrets/gumcp.env <<END
 DATABASE_URL=postgres://gumcp:$postgres@postgres:5432/gumcp
@@ -25,4 +26,4 @@ GUMCP_REDIS_URL=redis://:$redis@redis:6379/0
 GUMCP_SECRET_KEY=$(random 32)
 END
 chmod 600 secrets/gumcp.env
-echo "Made secrets/gumcp.env, secrets/postgres_password, secrets/redis.conf and secrets/grafana_password."
+echo "Made the folder secrets. The password of the admin's user operator is in secrets/admin_password."
