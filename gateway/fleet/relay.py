@@ -503,7 +503,7 @@ def _head(scope: Scope, body: bytes, signature: bytes | None) -> bytes:
 def _as_client_sent_it(scope: Scope) -> Scope:
     """The scope of a relayed request, as it was where the client connected."""
     said = {name: value for name, value in scope["headers"] if name in _OWN_HEADERS}
-    inner = _without_own_headers(scope)
+    inner = dict(_without_own_headers(scope))
     # Not the address at which a peer connected: that says nothing about where the client did.
     inner["server"] = None
     host, _, port = said.get(CLIENT_HEADER, b"").decode("latin-1").rpartition(" ")
@@ -516,6 +516,6 @@ def _as_client_sent_it(scope: Scope) -> Scope:
 
 def _without_own_headers(scope: Scope) -> Scope:
     """The scope without headers that only a peer may send."""
-    if not any(name in _OWN_HEADERS for name, _ in scope["headers"]):
-        return dict(scope)
+    if _OWN_HEADERS.isdisjoint([name for name, _ in scope["headers"]]):
+        return scope
     return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name not in _OWN_HEADERS]}

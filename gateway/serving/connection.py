@@ -118,7 +118,7 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         "is_secure",
         "is_surplus",
         "is_write_paused",
-        "may_be_given",
+        "was_taken",
         "server",
     )
 
@@ -133,9 +133,9 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         self.host: tuple[str, int] | None = None
         self.is_secure = False
         self.is_write_paused = False
-        self.may_be_given = True
-        """Whether another process may get this connection. Not again before a request of a connection that was taken
-        from another process has been served: two processes that disagree would send it to and fro."""
+        self.was_taken = False
+        """Whether another process has given this connection, and no request of it has been served yet. It is not given
+        away again then: two processes that disagree would send it to and fro."""
         self.exchange: Exchange | None = None
         self._list = connections
         self._limits: ServingLimits = server.limits
@@ -178,8 +178,9 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         if hasattr(peer, "port") and hasattr(host, "port"):
             self.client = (str(peer.host), peer.port)
             self.host = (str(host.host), host.port)
-            # Not getHandle(): under TLS that is the OpenSSL connection.
-            watch_for_lost_peer(self._socket_transport.socket, self._limits.peer_lost_seconds)
+            if not self.was_taken:  # then the socket has its options
+                # Not getHandle(): under TLS that is the OpenSSL connection.
+                watch_for_lost_peer(self._socket_transport.socket, self._limits.peer_lost_seconds)
         if self.is_surplus:
             message = "This host has as many connections open as it may. Try again later."
             self.refuse(503, "too_many_connections", message)
@@ -269,7 +270,7 @@ class HttpConnection(Protocol):  # type: ignore[misc]
     def exchange_ended(self, *, reusable: bool) -> None:
         """Go on with the next request, if the connection may have one."""
         self.exchange = None
-        self.may_be_given = True
+        self.was_taken = False
         if not reusable or self.server.is_draining:
             self._close(lingers=bool(self._buffer))
             return
@@ -375,7 +376,7 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         if head.body_bytes is not None and head.body_bytes > self._limits.body_bytes:
             message = f"The body is longer than {self._limits.body_bytes} bytes."
             raise RequestRefusedError(413, "body_too_large", message)
-        if self.server.handover is not None and self.may_be_given and self._hand_over(self.server.handover, head):
+        if self.server.handover is not None and not self.was_taken and self._hand_over(self.server.handover, head):
             return
         rest = bytes(buffer[end + 4 :])
         buffer.clear()

@@ -191,10 +191,10 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         # As twisted.internet.tcp.Port.doRead does with one that it has accepted itself.
         connection = self.http_factory.buildProtocol(port._buildAddr(address))
         transport = port.transport(accepted, connection, address, port, 0, reactor)
-        connection.makeConnection(transport)
         if isinstance(transport, LoopTransport):
-            connection.may_be_given = False
+            connection.was_taken = True
             transport.begin_with(received)
+        connection.makeConnection(transport)
 
     # Applications
 
