@@ -118,8 +118,8 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         "is_secure",
         "is_surplus",
         "is_write_paused",
-        "was_taken",
         "server",
+        "was_taken",
     )
 
     def __init__(
