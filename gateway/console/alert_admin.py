@@ -62,6 +62,7 @@ class DestinationForm(_DestinationForm):
     class Meta:
         model = AlertDestination
         fields = ("name", "kind", "url", "addresses", "events", "is_enabled")
+        widgets = {name: forms.TextInput(attrs={"class": "vLargeTextField"}) for name in ("url", "addresses")}
 
     def clean(self) -> dict[str, Any] | None:
         """Refuse e-mail where there is no mail server."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,30 @@ def make_operator(host: HostProcess, name: str) -> None:
     )
 
 
+def make_alerts(host: HostProcess) -> None:
+    """Make a destination of alerts that cannot be reached, what was to be sent to it, and an alert."""
+    change_row(
+        host.data_dir,
+        "INSERT INTO alerts_alertdestination (id, name, kind, url, addresses, events, is_enabled, salt, last_error)"
+        " VALUES (1, 'pager', 'webhook', 'https://example.com/token', '', '[\"key_expires\"]', 0, 'salt', ?)",
+        "The receiver answered with status 500.",
+    )
+    item = {"text": "This is a test. Nothing is wrong."}
+    change_row(
+        host.data_dir,
+        "INSERT INTO alerts_alertmessage (id, destination_id, is_test, items, created_at, state, attempts,"
+        " next_attempt_at, error) VALUES (?, 1, 1, ?, datetime('now'), 'given up', 1, datetime('now'), ?)",
+        "0" * 32,
+        json.dumps([item, item]),
+        "The receiver answered with status 500.",
+    )
+    change_row(
+        host.data_dir,
+        "INSERT INTO alerts_alert (event, subject, text, began_at, ending)"
+        " VALUES ('server_failed', 'broken-server', 'The server broken-server cannot be loaded.', datetime('now'), '')",
+    )
+
+
 @contextmanager
 def shown_host(start_host: StartHost, folder: Path, **settings: str) -> Iterator[Scene]:
     """Run a host that checks keys, with users, keys, sessions, and a server that does not load."""
@@ -56,6 +81,7 @@ def shown_host(start_host: StartHost, folder: Path, **settings: str) -> Iterator
         ExitStack() as streams,
     ):
         make_operator(host, "root")
+        make_alerts(host)
         ada, bob, eve = (issue(host.data_dir, name) for name in ("ada", "bob", "eve"))
         revoke(host.data_dir, issue(host.data_dir, "ada", {"time": None, "workshop": ["echo", "slow"]}))
         expire(host.data_dir, issue(host.data_dir, "bob"))
@@ -100,6 +126,9 @@ def pages(scene: Scene) -> list[str]:
         "/admin/access/apikey/add/",
         "/admin/access/auditevent/",
         "/admin/access/limithit/",
+        "/admin/alerts/alert/",
+        "/admin/alerts/alertdestination/",
+        "/admin/alerts/alertdestination/1/change/",
         "/admin/auth/user/",
         f"/admin/auth/user/{user}/change/",
     ]
