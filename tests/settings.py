@@ -22,3 +22,5 @@ GUMCP_SERVER_DIRS = [Path(__file__).parent / "servers" / "plain"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # In memory. pytest-django knows only Django's own backend to be in memory unless it is told otherwise.
 DATABASES["default"]["TEST"] = {"NAME": ":memory:"}
+# WhiteNoise would read all files anew for each client of Django's.
+WHITENOISE_AUTOREFRESH = True

@@ -76,6 +76,7 @@ class LocalServer:
     proxy_forwarded_address_header: str | None = None
     proxy_forwarded_port_header: str | None = None
     proxy_forwarded_proto_header: str | None = None
+    handover = None
 
     def __init__(self, application: AsgiApplication = echo, **limits: Any) -> None:
         self.limits = ServingLimits(**limits)
