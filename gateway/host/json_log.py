@@ -15,6 +15,7 @@ from gateway.http.current_request import current_request
 from gateway.http.request_ids import request_id
 from gateway.instances.call_log import current_conversation
 from gateway.printable import printable
+from gateway.tracing.current import current_trace_id
 
 MAX_NAME_LENGTH: Final = 100
 
@@ -23,8 +24,8 @@ class JsonLines(logging.Formatter):
     """Writes each record as an object with time, level, logger, message, and `error`: the traceback if there is one.
 
     A record that belongs to a request has further fields: `request` (the proxy's id of it), `server`, `user`,
-    `session` (the id of its row in the admin), `transport` and `era` (the protocol version). What a caller of `logging`
-    gives as `extra` is left out: Django puts whole requests there.
+    `session` (the id of its row in the admin), `transport`, `era` (the protocol version) and `trace` (the id of its
+    OpenTelemetry trace). What a caller of `logging` gives as `extra` is left out: Django puts whole requests there.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -80,6 +81,8 @@ def _add_caller(line: dict[str, Any]) -> None:
         line["era"] = printable(conversation.protocol_version)
     if conversation.session_id is not None:
         line["session"] = str(conversation.session_id)
+    if trace_id := current_trace_id(None if request is None else request.scope):
+        line["trace"] = trace_id
 
 
 def _time(seconds: float | None) -> str:

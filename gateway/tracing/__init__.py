@@ -4,7 +4,8 @@
   without it pays for none of it. `providing` puts OpenTelemetry's SDK together.
 * `requests` makes the span of a request on the host's loop. `messages` makes the span of a message in the server's
   lane, in place of the SDK's own span. The ASGI scope carries the first to the second.
-* `trace_context` reads and writes `traceparent` and `tracestate`. `outgoing` hands them to commands and remote servers.
+* `trace_context` reads and writes `traceparent` and `tracestate`. `current` hands them to commands and
+  remote servers, and the trace's id to the log.
 * `sampling` decides which requests are recorded. `exporting` sends spans to the collector.
 
 What a caller sends or gets is in no span: no arguments, results, keys, session ids, and no texts of exceptions.

@@ -22,12 +22,13 @@ from opentelemetry.trace import (
     SpanKind,
     StatusCode,
     Tracer,
+    format_trace_id,
     set_span_in_context,
     use_span,
 )
 from pydantic import ValidationError
 
-from gateway.tracing.outgoing import outgoing_tracing
+from gateway.tracing.current import current_message
 from gateway.tracing.requests import trace_of
 from gateway.tracing.trace_context import as_fields, from_meta
 
@@ -65,7 +66,7 @@ class MessageTracing:
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Handle one message. Raises what the handler raises."""
         span = self._start(ctx)
-        token = outgoing_tracing.set(_Outgoing(self._tracer, self._server_name))
+        token = current_message.set(_Message(self._tracer, self._server_name, span))
         try:
             with use_span(span, record_exception=False, set_status_on_exception=False):
                 result = await call_next(ctx)
@@ -77,7 +78,7 @@ class MessageTracing:
                 _note_failure(span, error)
             raise
         finally:
-            outgoing_tracing.reset(token)
+            current_message.reset(token)
             if span.is_recording() and ctx.method == TOOL_CALL:
                 self._describe_call(span, ctx)
             span.end()
@@ -128,16 +129,20 @@ class MessageTracing:
         )
 
 
-class _Outgoing:
-    """Makes spans for what the handler of a message sends on to a command or a remote server."""
+class _Message:
+    """A message that is being handled, for what its handler logs and sends on to a command or a remote server."""
 
-    def __init__(self, tracer: Tracer, server_name: str) -> None:
+    def __init__(self, tracer: Tracer, server_name: str, span: Span) -> None:
         self._tracer = tracer
         self._server_name = server_name
+        self._span = span
+
+    @property
+    def trace_id(self) -> str:
+        return format_trace_id(self._span.get_span_context().trace_id)
 
     @contextmanager
     def sending(self, method: str) -> Iterator[Mapping[str, str]]:
-        """Record a request for the length of a `with` block. Gives the fields that carry the trace to its receiver."""
         shown = method if method in SPEC_CLIENT_METHODS else OTHER_METHOD
         attributes = {"mcp.method.name": shown, "gumcp.server": self._server_name}
         with self._tracer.start_as_current_span(

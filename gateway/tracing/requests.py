@@ -9,15 +9,22 @@ import time
 from typing import Any, Final
 
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    Tracer,
+    format_trace_id,
+    set_span_in_context,
+)
 
 from gateway.http.asgi import AsgiApplication, Message, Receive, Scope, Send
 from gateway.http.request_ids import request_id
+from gateway.tracing.current import SCOPE_KEY
 from gateway.tracing.facts import FindFacts
 from gateway.tracing.trace_context import from_headers, from_message
-
-SCOPE_KEY: Final = "gumcp.trace"
-"""Where an ASGI scope has its `RequestTrace`."""
 
 KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """The methods that a span names. OpenTelemetry's convention for all others is `_OTHER`."""
@@ -48,6 +55,11 @@ class RequestTrace:
     def span(self) -> Span:
         """The request's span. It starts with this call at the latest."""
         return self._span or self._start(None)
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the trace; empty until the span has started."""
+        return "" if self._span is None else format_trace_id(self._span.get_span_context().trace_id)
 
     def _start(self, parent: SpanContext | None) -> Span:
         context = Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())

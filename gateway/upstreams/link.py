@@ -27,7 +27,7 @@ from mcp_types import (
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 
 from gateway import __version__
-from gateway.tracing.outgoing import outgoing_tracing
+from gateway.tracing.current import current_message
 from gateway.upstreams.dispatcher import UpstreamDispatcher
 
 logger = logging.getLogger(__name__)
@@ -195,10 +195,10 @@ class Link:
         if on_progress is not None:
             options["on_progress"] = on_progress
         try:
-            tracing = outgoing_tracing.get()
-            if tracing is None:
+            traced_message = current_message.get()
+            if traced_message is None:
                 return await self._dispatcher.send_raw_request(method, self._stamped(method, params, options), options)
-            with tracing.sending(method) as trace:
+            with traced_message.sending(method) as trace:
                 traced = {**(params or {}), "_meta": {**((params or {}).get("_meta") or {}), **trace}}
                 sent = self._stamped(method, traced, options)
                 options["headers"] = {**(options.get("headers") or {}), **trace}

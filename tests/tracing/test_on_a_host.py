@@ -131,4 +131,4 @@ def test_host_without_tracing_imports_nothing_for_it(processes: None, tmp_path: 
         [sys.executable, "-c", program], env=settings, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT
     )
     # None of these imports OpenTelemetry. The SDK of MCP imports its API, and nothing else of it.
-    assert set(done.stdout.split()) <= {f"gateway.tracing.{name}" for name in ("starting", "facts", "outgoing")}
+    assert set(done.stdout.split()) <= {f"gateway.tracing.{name}" for name in ("starting", "facts", "current")}

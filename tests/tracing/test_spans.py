@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from django.test import override_settings
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
+from gateway.host.json_log import JsonLines
 from tests.support.in_process import WAIT_SECONDS, InProcessHost, host_in_process
 from tests.support.server_folders import write_main
 from tests.support.streamable import META
@@ -26,12 +28,13 @@ LEGACY_ERAS = ("sse", "2025")
 ERAS = (*LEGACY_ERAS, "2026")
 
 VERSION_2 = """
-    import asyncio, json
+    import asyncio, json, logging
     from mcp.server import Server
     from mcp_types import CallToolResult, ListToolsResult, TextContent, Tool
     from opentelemetry import trace
 
     def where():
+        logging.getLogger("author").warning("handling")
         context = trace.get_current_span().get_span_context()
         return json.dumps([f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_state.to_header()])
 
@@ -288,6 +291,49 @@ async def test_open_stream_has_a_span_when_it_ends(host: InProcessHost, traces: 
     (stream,) = [span for span in traces.spans if span.name.startswith("GET")]
     assert stream.attributes["gumcp.transport"] == "sse"
     assert "error.type" not in stream.attributes
+
+
+async def test_request_that_an_error_of_the_host_ends_has_a_span_without_its_text(
+    host: InProcessHost, traces: KeptTraces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def acquire(*_: Any) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(host.host.instances, "acquire", acquire)
+    with pytest.raises(RuntimeError):
+        await host.post_stateless(TARGET.format("version_2"), "tools/list").reply()
+    (span,) = traces.spans
+    assert (span.attributes["http.response.status_code"], span.attributes["error.type"]) == (500, "RuntimeError")
+    assert CANARY not in span.shown
+
+
+class JsonLog(logging.Handler):
+    """Formats records where they are logged, as a handler of the host does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(JsonLines())
+        self.lines: list[dict[str, Any]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(json.loads(self.format(record)))
+
+
+async def test_lines_of_the_json_log_name_their_trace(host: InProcessHost, caplog: pytest.LogCaptureFixture) -> None:
+    log = JsonLog()
+    names = ("author", "gateway.endpoints.consumers")
+    for name in names:
+        caplog.set_level(logging.INFO, name)
+        logging.getLogger(name).addHandler(log)
+    try:
+        await call(host, "2026", "where", headers={"traceparent": TRACEPARENT})
+        async with await host.open_sse(TARGET.format("version_2"), {"traceparent": TRACEPARENT}):
+            pass
+    finally:
+        for name in names:
+            logging.getLogger(name).removeHandler(log)
+    assert {line["message"].split()[0] for line in log.lines} >= {"handling", "SSE"}
+    assert {line["trace"] for line in log.lines} == {TRACE}
 
 
 @pytest.mark.parametrize("server", ["version_1", "version_2"])
