@@ -98,6 +98,12 @@ alert_deliveries = Counter(
 )
 slow_readers = Counter("gumcp_slow_readers_total", "Streams closed because their client did not read", ["server"])
 
+# Prometheus sees an increase between two values only. These begin at zero, so that alerts see the first event too.
+for _reason in REFUSAL_REASONS:
+    refused_requests.labels(_reason)
+for _moment in ("before_start", "after_start", "after_end"):
+    request_failures.labels(_moment)
+
 
 class ToolCallMetrics:
     """Counts the tool calls of one server. Used in its lane.
