@@ -270,6 +270,15 @@ def test_password_of_the_database_is_not_among_djangos_settings(django_settings:
     assert not hasattr(settings, "DATABASE_URL")
 
 
+def test_mail_server_is_djangos_own(django_settings: Any) -> None:
+    settings = django_settings(GUMCP_EMAIL_URL="smtp+tls://me%40example.com:p%2Fw@mail.example.com")
+    assert (settings.EMAIL_HOST, settings.EMAIL_PORT, settings.EMAIL_USE_TLS) == ("mail.example.com", 587, True)
+    assert (settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD) == ("me@example.com", "p/w")
+    settings = django_settings(GUMCP_EMAIL_URL="smtp+ssl://mail.example.com:4650")
+    assert (settings.EMAIL_PORT, settings.EMAIL_USE_SSL, settings.EMAIL_USE_TLS) == (4650, True, False)
+    assert not hasattr(django_settings(), "EMAIL_HOST")
+
+
 def test_data_folder_that_cannot_be_made_stops_the_start(tmp_path: Path, django_settings: Any) -> None:
     (tmp_path / "file").touch()
     # Another copy of the class: the settings module was executed by itself, not imported.

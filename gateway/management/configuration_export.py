@@ -66,7 +66,7 @@ def exported() -> Configuration:
             )
             for key in keys
         ],
-        alerts=[alert_entry(row) for row in AlertDestination.objects.order_by("name")],
+        alert_destinations=[alert_entry(row) for row in AlertDestination.objects.order_by("name")],
     )
 
 

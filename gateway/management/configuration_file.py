@@ -160,7 +160,7 @@ class Configuration(Entry):
     groups: list[GroupEntry] = []
     users: list[UserEntry] = []
     keys: list[KeyEntry] = []
-    alerts: list[AlertEntry] = []
+    alert_destinations: list[AlertEntry] = []
 
     def to_json(self) -> str:
         """The text of the file."""
@@ -170,7 +170,7 @@ class Configuration(Entry):
 _WORDS: Final = {"extra_forbidden": "is not a field that is known", "model_type": "must be an object"}
 """What is said in place of pydantic's own words, by the type of the error."""
 
-LISTS: Final = ("servers", "groups", "users", "keys", "alerts")
+LISTS: Final = ("servers", "groups", "users", "keys", "alert_destinations")
 
 
 def read_configuration(path: Path) -> Configuration:

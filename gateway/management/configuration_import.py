@@ -63,7 +63,7 @@ def import_configuration(configuration: Configuration, *, is_dry_run: bool) -> l
             *_groups(configuration.groups),
             *_users(configuration.users, {group.name for group in configuration.groups}),
             *_keys(configuration.keys),
-            *_alerts(configuration.alerts),
+            *_alerts(configuration.alert_destinations),
         ]
         had_superuser = _has_superuser()
         for change in changes:

@@ -177,7 +177,7 @@ def test_alert_destination_that_may_not_be_reached_here_is_refused(filled: None,
         {"name": "nobody", "kind": "email", "addresses": "nobody"},
         {"name": "ops", "kind": "email", "addresses": "b@example.com,a@example.com", "events": ["key_expires"]},
     ]
-    path, out = write(tmp_path / "new.json", alerts=entries), io.StringIO()
+    path, out = write(tmp_path / "new.json", alert_destinations=entries), io.StringIO()
     for _ in range(2):
         with pytest.raises(SystemExit):
             call_command("import_config", str(path), stdout=out)

@@ -43,5 +43,5 @@ class Command(BaseCommand):
             raise CommandError(f"{path} exists. Name a new file, or remove it first.") from None
         except OSError as error:
             raise CommandError(f"{path} cannot be written: {error.strerror}.") from None
-        counts = ", ".join(f"{len(getattr(configuration, name))} {name}" for name in LISTS)
+        counts = ", ".join(f"{len(getattr(configuration, name))} {name.replace('_', ' ')}" for name in LISTS)
         self.stdout.write(f"Wrote {path}: {counts}. Passwords, keys' texts and settings (.env) are not in it.")
