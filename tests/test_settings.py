@@ -276,7 +276,7 @@ def test_mail_server_is_djangos_own(django_settings: Any) -> None:
     assert (settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD) == ("me@example.com", "p/w")
     settings = django_settings(GUMCP_EMAIL_URL="smtp+ssl://mail.example.com:4650")
     assert (settings.EMAIL_PORT, settings.EMAIL_USE_SSL, settings.EMAIL_USE_TLS) == (4650, True, False)
-    assert not hasattr(django_settings(), "EMAIL_HOST")
+    assert not hasattr(django_settings(GUMCP_EMAIL_URL=""), "EMAIL_HOST")
 
 
 def test_data_folder_that_cannot_be_made_stops_the_start(tmp_path: Path, django_settings: Any) -> None:

@@ -1,9 +1,9 @@
 """Messages about alerts, as rows: which are to be written, which are to be sent now, what became of them.
 
 A destination gets its messages in order, one at a time: while one cannot be sent, the later ones wait. At the limit of
-messages an hour, alerts wait too, and are then told in one message. What is told is noted in the same transaction, so
-two processes never write it twice. A process that sends a message has it for itself for a while. If it dies meanwhile,
-another one sends it again, with the same id.
+messages an hour, alerts wait too, and one message tells all of them later. A message and the note of what it tells are
+written in one transaction, so two processes never tell the same. A process that sends a message has it for itself for a
+while. If it dies meanwhile, another one sends it again, with the same id.
 """
 
 from collections import defaultdict

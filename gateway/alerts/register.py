@@ -24,10 +24,10 @@ MAX_ROWS: Final = 10_000
 """How many past alerts are kept, besides `GUMCP_ALERT_RETENTION_DAYS`."""
 
 _LASTING: Final = frozenset({"server_failed", "server_blocked", "host_degraded"})
-"""Events that have to last before they count. The others are counted over a time already, or come once."""
+"""Events that have to last before an alert begins. The others begin at once."""
 
 _WELL_AT_ONCE: Final = frozenset({"key_expires"})
-"""Events that do not come back."""
+"""Events whose alerts end at once."""
 
 _ENDINGS: Final[Mapping[str, str]] = {
     "server_failed": "The server {subject} no longer fails to load.",
@@ -38,7 +38,7 @@ _ENDINGS: Final[Mapping[str, str]] = {
 
 
 class Register:
-    """Follows what is wrong. Times that it is called with are monotonic seconds."""
+    """Remembers since when something is wrong or well. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._wrong_since: dict[tuple[str, str], float] = {}
@@ -98,7 +98,7 @@ def expiring_keys() -> list[Condition]:
 
 
 def delete_old_rows() -> None:
-    """Delete rows of alerts and messages that are over for long, or too many. Raises `django.db.DatabaseError`."""
+    """Delete rows of alerts and messages that are too old or too many. Raises `django.db.DatabaseError`."""
     oldest = timezone.now() - timedelta(days=conf.alert_retention_days)
     AlertMessage.objects.filter(finished_at__lt=oldest).delete()
     told = AlertNotice.objects.filter(is_end_told=False, destination__is_enabled=True).values("alert")

@@ -17,7 +17,7 @@ from gateway.alerts.outbox import is_given_up
 from gateway.conf import conf
 
 MAX_THREADS: Final = 8
-"""Attempts at once, those that were given up and have not returned included."""
+"""Attempts at once, including those that were given up and have not returned."""
 
 GIVE_UP_SECONDS: Final = 5.0
 """How long beyond its time an attempt may take before it is given up: a mail server may answer byte by byte."""

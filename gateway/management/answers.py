@@ -98,7 +98,7 @@ def _field(name: str, schema: Any, form: Mapping[str, Any]) -> str:
 
 
 def _form(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """What a form is filled in with: a JSON object, key=value pairs, or the value of its only field."""
+    """The content of a form, from a JSON object, key=value pairs, or the value of its only field."""
     names = list(schema.get("properties") or {})
     if text.startswith("{"):
         return parse_arguments([text], schema)

@@ -3,7 +3,7 @@
 Lives here: what may stand in it, and the checks that need no database. Not here: where its values come from
 (`configuration_export`) and what an import changes (`configuration_import`).
 
-A field that is left out of an entry, or a whole list, stays as it is on import.
+An import leaves alone what a file leaves out: a field of an entry, or a whole list.
 """
 
 import json
@@ -40,7 +40,7 @@ def _require_printable(text: str) -> str:
 
 
 def _read_moment(value: object) -> object:
-    """A moment is written as a text with its offset to UTC."""
+    """Read a moment, which is a text with its offset to UTC."""
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
         if value.tzinfo is None:

@@ -54,7 +54,7 @@ def make_first_operator(write: Callable[[str], object]) -> None:
 
 
 def _usable_name() -> str:
-    """The name of the new superuser: one that nobody has. A caller must not become an operator unasked."""
+    """A name that nobody has: a user who only calls servers must not become an operator."""
     wanted = conf.admin_user
     try:
         User(username=wanted).clean_fields(exclude=["password"])
@@ -71,14 +71,14 @@ def _usable_name() -> str:
 
 
 def _names(wanted: str) -> Iterator[str]:
-    """`create_key operator` may have made a caller of that name, so there are others."""
+    """The wanted name, and others in case somebody has it, such as a caller made by `create_key operator`."""
     return itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
 
 
 def _password_from_file(name: str, write: Callable[[str], object]) -> str:
     path = settings.BASE_DIR / Path(conf.admin_password_file).expanduser()
     try:
-        # Asked first: to open a pipe would wait for its writer.
+        # Checked first: opening a pipe waits for its writer.
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             raise CommandError(f"{_FILE} must name a file; {path} is not one.")

@@ -15,7 +15,7 @@ def needing_tables() -> Iterator[None]:
     """Turn the failure of a query into a message that says what to run, if the database is not migrated.
 
     Raises:
-        CommandError: it is not.
+        CommandError: the database is not migrated.
         DatabaseError: the query failed for another reason.
     """
     try:

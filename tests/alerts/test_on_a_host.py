@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.admin_site import MAKE_USERS, Admin
 from tests.support.alert_receivers import MailServer, WebhookReceiver, mail_server, webhook_receiver
+from tests.support.deadlines import within
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.processes import PLAIN_SERVERS, manage, until
 from tests.support.server_folders import SOUND_SERVER, write_main
@@ -71,25 +72,25 @@ def test_operator_is_told_what_begins_and_what_ends_by_webhook_and_by_mail(
     admin.post(f"{PAGES}add/", {**mail, "is_enabled": "on"})
 
     # What was wrong before there was a destination is told too.
-    until(lambda: ("begun", "server_failed", "broken") in said(receiver))
-    until(lambda: any("broken cannot be loaded" in str(mail["subject"]) for mail in mails.mails))
+    until(lambda: ("begun", "server_failed", "broken") in said(receiver), within(5))
+    until(lambda: any("broken cannot be loaded" in str(mail["subject"]) for mail in mails.mails), within(5))
 
     # A test goes the same way.
     admin.post(f"{PAGES}1/test/", {})
-    until(lambda: ("test", "test", "pager") in said(receiver))
+    until(lambda: ("test", "test", "pager") in said(receiver), within(5))
 
     # Many requests are refused.
     for _ in range(20):
         host.request("POST", "/workshop/nobody", b"{}")
-    until(lambda: ("begun", "many_refusals", "host") in said(receiver))
+    until(lambda: ("begun", "many_refusals", "host") in said(receiver), within(5))
 
     # The server is mended.
     write_main(servers, "broken", SOUND_SERVER)
     mended = manage("reload", data_dir=host.data_dir)
     assert mended.returncode == 0, mended.stdout + mended.stderr
-    until(lambda: ("ended", "server_failed", "broken") in said(receiver))
-    until(lambda: any("no longer fails to load" in str(mail["subject"]) for mail in mails.mails))
-    until(lambda: "Works" in admin.get(PAGES))
+    until(lambda: ("ended", "server_failed", "broken") in said(receiver), within(5))
+    until(lambda: any("no longer fails to load" in str(mail["subject"]) for mail in mails.mails), within(5))
+    until(lambda: "Works" in admin.get(PAGES), within(5))
 
     # Each is told once, and nothing of it is anybody's secret.
     told = said(receiver)
