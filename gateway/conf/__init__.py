@@ -396,7 +396,8 @@ class GatewaySettings:
     max_message_values = Setting(
         Count(at_least=100),
         "100000",
-        "JSON values in one message (objects, arrays, texts, numbers …), however short they are; beyond it 413.",
+        "JSON values in one message (objects, arrays, texts, numbers …), however short they are; beyond it 413. Of "
+        "what a command or remote server sends as well; beyond it the call ends with an error.",
     )
     max_batch_messages = Setting(
         Count(at_least=1), "100", "Messages in one batch, which clients of 2025-03-26 may send; beyond it 413."

@@ -14,8 +14,8 @@ from gateway.conf import conf
 from gateway.exceptions import MessageTooLarge
 from gateway.http.asgi import Receive, Scope
 from gateway.http.requests import read_body
+from gateway.json_size import measure
 from gateway.jsonrpc import is_initialize, require_json
-from gateway.transports.json_size import measure
 from gateway.transports.message_budget import MessageBudget, MessageMemory
 
 SMALL_BYTES: Final = 1024

@@ -8,7 +8,7 @@ metrics treat them like any other server.
   them is not shown.
 * `launcher`, `child`: one process tree, its limits, and its end. `inherited`: what it gets of the host's environment.
   `pipes`: messages on its standard input and output.
-* `remote`: one connection to a URL.
+* `remote`, `checked_transport`, `bounded_response`: one connection to a URL, to which addresses, and how much is read.
 * `link`, `dispatcher`: the JSON-RPC conversation with either of them.
 * `supply`: who uses which link, starts, restarts, back-off. `link_state`: what operators see of it.
 * `relay`: the `Server` object that passes requests on. `questions`: what the other side asks the client.

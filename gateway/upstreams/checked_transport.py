@@ -1,4 +1,4 @@
-"""An HTTP transport that connects only to addresses that may be connected to.
+"""An HTTP transport that connects only to addresses that may be connected to, and bounds what it reads there.
 
 Names are resolved before each connection and checked as addresses are, so that a name cannot lead to an address that is
 refused.
@@ -15,6 +15,7 @@ import httpcore2
 import httpx2
 from httpcore2._backends.auto import AutoBackend  # no public name for the default backend in httpcore2 2.16
 
+from gateway.upstreams.bounded_response import bounded
 from gateway.upstreams.manifest import refused_address
 
 
@@ -29,6 +30,10 @@ class CheckedTransport(httpx2.AsyncHTTPTransport):
             ssl_context=_ssl_context(),
             network_backend=_CheckedBackend(on_refused, allows_private=allows_private),
         )
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request and return its response, with a bounded body."""
+        return bounded(await super().handle_async_request(request))
 
 
 class _CheckedBackend(httpcore2.AsyncNetworkBackend):

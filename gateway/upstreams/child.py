@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from gateway.conf import conf
 from gateway.printable import printable
 from gateway.upstreams.inherited import INHERITED_VARIABLES
 from gateway.upstreams.manifest import CommandSource, Limits
@@ -130,7 +131,7 @@ class Child:
         lines, transport = await open_reader(self._process.stdout, MAX_LINE_BYTES)
         self._read_transports.append(transport)
         self._stdin = await open_writer(self._process.stdin)
-        self.reader = MessageReader(lines, self._note_noise, self._stop_for_a_long_line)
+        self.reader = MessageReader(lines, self._note_noise, self._stop_for_a_long_line, conf.max_message_values)
         self.writer = MessageWriter(self._stdin)
 
     def _note_noise(self, text: str) -> None:

@@ -1,25 +1,32 @@
-"""The SDK's dispatcher with a shorter way for requests to the other side.
+"""The SDK's dispatcher with a shorter way for requests to the other side, and bounds on what the other side sends.
 
 Intentional differences, which save time in every call: no span for tracing, no time limit (calls have theirs), a future
-in place of a memory stream. What arrives is handled by the SDK's own code. The names with an underscore are those of
-mcp 2.3.
+in place of a memory stream. What arrives is handled by the SDK's own code, in a task for each message; here is how many
+of them there may be. The names with an underscore are those of mcp 2.3.
 """
 
 import asyncio
-from collections.abc import Mapping
+import contextvars
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 import anyio
-from mcp.shared.dispatcher import CallOptions, ProgressFnT
+from mcp.shared.dispatcher import CallOptions, OnNotify, OnRequest, ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.message import ClientMessageMetadata, SessionMessage
 from mcp.shared.transport_context import TransportContext
-from mcp_types import CONNECTION_CLOSED, ErrorData, JSONRPCRequest, RequestId
+from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, ErrorData, JSONRPCNotification, JSONRPCRequest, RequestId
 
 CANCEL_SECONDS: Final = 5.0
 """How long it may take to tell the other side that a request is cancelled."""
+
+MAX_QUESTIONS: Final = 64
+"""Requests of the other side that may wait for their answers at once. Further ones are answered with an error."""
+
+MAX_UNHANDLED: Final = 64
+"""Notifications and refusals that may be under way at once. Meanwhile nothing more is read, so the other side waits."""
 
 
 class _Waiter:
@@ -38,6 +45,54 @@ class _Waiter:
 
 class UpstreamDispatcher(JSONRPCDispatcher[TransportContext]):
     """One conversation with the other side."""
+
+    def __init__(self, *streams: Any) -> None:
+        """`streams` are the SDK's: to read from and to write to."""
+        super().__init__(*streams)
+        self._questions = 0
+        self._unhandled = 0
+        self._handled = asyncio.Event()
+
+    async def _dispatch(
+        self,
+        item: SessionMessage | Exception,
+        on_request: OnRequest,
+        on_notify: OnNotify,
+        sender_ctx: contextvars.Context | None,
+    ) -> None:
+        """Handle one message of the other side, or wait until there is room for it."""
+        message = None if isinstance(item, Exception) else item.message
+        if isinstance(message, JSONRPCNotification | JSONRPCRequest):
+            while self._unhandled >= MAX_UNHANDLED:
+                self._handled.clear()
+                await self._handled.wait()
+        if isinstance(message, JSONRPCRequest) and self._questions >= MAX_QUESTIONS:
+            error = ErrorData(
+                code=INTERNAL_ERROR, message=f"More than {MAX_QUESTIONS} requests wait for their answers."
+            )
+            self._spawn(self._write_error, message.id, error, sender_ctx=sender_ctx)
+            return
+        await super()._dispatch(item, on_request, on_notify, sender_ctx)
+
+    def _spawn(self, fn: Callable[..., Awaitable[Any]], *args: object, sender_ctx: contextvars.Context | None) -> None:
+        """Start a task for a message and count it until it ends."""
+        is_question = fn == self._handle_request
+
+        async def counted() -> None:
+            try:
+                await fn(*args)
+            finally:
+                self._count(is_question, -1)
+                self._handled.set()
+
+        self._count(is_question, 1)
+        super()._spawn(counted, sender_ctx=sender_ctx)
+
+    def _count(self, is_question: bool, change: int) -> None:
+        if is_question:
+            self._questions += change
+        else:
+            self._unhandled += change
 
     async def send_raw_request(
         self,

@@ -5,20 +5,29 @@ SDK's own `stdio_server` hands each line to a thread and back, which costs more 
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
 import anyio
 from mcp.shared.message import SessionMessage
+from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError
 from mcp_types.jsonrpc import jsonrpc_message_adapter
 from pydantic import ValidationError
+
+from gateway.json_size import has_too_many_values
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """The longest message. Real results pass asyncio's default of 64 KiB."""
 
 MAX_NOISE_CHARACTERS: Final = 2000
 """How much is kept of a line that is not a message."""
+
+_ID: Final = re.compile(rb'"id"\s*:\s*(\d{1,18})\s*[,}]')
+
+_ID_BYTES: Final = 100
+"""How far from the ends of a line the id of a message is looked for. Senders put it first or last."""
 
 
 class _Stream:
@@ -40,12 +49,21 @@ class MessageReader(_Stream):
     """The messages of a pipe. Lines that are not messages go to `on_noise`."""
 
     def __init__(
-        self, lines: asyncio.StreamReader, on_noise: Callable[[str], object], on_too_long: Callable[[], object]
+        self,
+        lines: asyncio.StreamReader,
+        on_noise: Callable[[str], object],
+        on_too_long: Callable[[], object],
+        max_values: int | None = None,
     ) -> None:
-        """`on_too_long` is called when a line is longer than the reader's limit; nothing can be read after it."""
+        """`on_too_long` is called when a line is longer than the reader's limit; nothing can be read after it.
+
+        A message with more than `max_values` JSON values is not decoded. If it answers a request, that request gets an
+        error.
+        """
         self._lines = lines
         self._on_noise = on_noise
         self._on_too_long = on_too_long
+        self._max_values = max_values
 
     async def receive(self) -> SessionMessage | Exception:
         """Read the next message.
@@ -61,6 +79,14 @@ class MessageReader(_Stream):
             except asyncio.LimitOverrunError:
                 self._on_too_long()
                 raise anyio.EndOfStream from None
+            if self._max_values is not None and has_too_many_values(line, self._max_values):
+                refusal = f"A message with more than {self._max_values} JSON values was refused."
+                self._on_noise(refusal)
+                if (request_id := _id_of(line)) is None:
+                    continue
+                return SessionMessage(
+                    JSONRPCError(jsonrpc="2.0", id=request_id, error=ErrorData(code=INTERNAL_ERROR, message=refusal))
+                )
             try:
                 return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
             except ValidationError:
@@ -76,6 +102,15 @@ class MessageReader(_Stream):
             return await self.receive()
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
+
+
+def _id_of(line: bytes) -> int | None:
+    """The id of a response that is too large to decode, if it stands near one of its ends.
+
+    A wrong guess costs only the process that wrote the line: it answers another of its own requests.
+    """
+    found = _ID.search(line[:_ID_BYTES]) or _ID.search(line[-_ID_BYTES:])
+    return None if found is None else int(found[1])
 
 
 class MessageWriter(_Stream):

@@ -13,6 +13,7 @@ from mcp.client._transport import TransportStreams
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
+from gateway.upstreams.bounded_response import ENCODINGS, MAX_MESSAGE_BYTES
 from gateway.upstreams.checked_transport import CheckedTransport
 from gateway.upstreams.manifest import RemoteSource
 from gateway.upstreams.placeholders import Caller, render_url
@@ -21,8 +22,6 @@ CONNECT_SECONDS: Final = 10.0
 WRITE_SECONDS: Final = 30.0
 READ_SECONDS: Final = 3600.0
 """How long a response may be silent. Calls have a time limit of their own."""
-
-MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 
 
 class LastFault:
@@ -82,7 +81,7 @@ class LastFault:
 async def open_remote(source: RemoteSource, caller: Caller, fault: LastFault) -> AsyncGenerator[TransportStreams]:
     """Connect to a remote server for one caller. Yields the streams of its messages."""
     url = render_url(source.url, caller)
-    headers = {name: text.render(caller) for name, text in source.headers.items()}
+    headers = {"Accept-Encoding": ENCODINGS} | {name: text.render(caller) for name, text in source.headers.items()}
     timeout = httpx2.Timeout(WRITE_SECONDS, connect=CONNECT_SECONDS, read=READ_SECONDS)
 
     def make_client(
@@ -107,6 +106,6 @@ async def open_remote(source: RemoteSource, caller: Caller, fault: LastFault) ->
     else:
         async with (
             make_client() as client,
-            streamable_http_client(url, http_client=client, max_sse_event_size=MAX_EVENT_BYTES) as streams,
+            streamable_http_client(url, http_client=client, max_sse_event_size=MAX_MESSAGE_BYTES) as streams,
         ):
             yield streams

@@ -1,6 +1,7 @@
 """MCP servers at URLs of this machine, of every era, and URLs that are not what an operator thought."""
 
 import asyncio
+import gzip
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -84,6 +85,12 @@ class RemoteServers:
             return RedirectResponse(f"{self.other_url}/mcp", 307)
         if path == "/page":
             return HTMLResponse("<h1>Welcome</h1>")
+        if path == "/bomb":
+            server = {"name": "bomb", "version": "1"}
+            result = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": server}
+            answer = json.dumps({"jsonrpc": "2.0", "id": 1, "result": result}).encode()
+            packed = gzip.compress(answer + b" " * 20_000_000)
+            return Response(packed, media_type="application/json", headers={"Content-Encoding": "gzip"})
         if path == "/slow":
             await asyncio.sleep(60)
         return Response(status_code=int(path.removeprefix("/")))

@@ -23,6 +23,7 @@ TOOLS = (
     "exit",
     "garbage",
     "long_line",
+    "dense",
     "wrong_id",
     "spawn",
     "grow",
@@ -120,6 +121,8 @@ def call(request_id: object, params: dict) -> dict | None:
             sys.stdout.write("x" * int(arguments["bytes"]))
             sys.stdout.flush()
         return None
+    if name == "dense":
+        return {"content": [], "values": [[] for _ in range(int(arguments["values"]))]}
     if name == "wrong_id":
         send({"id": 999_999, "result": text("for nobody")})
         return text("for you")

@@ -224,6 +224,14 @@ async def test_line_without_end_stops_the_child(monkeypatch: pytest.MonkeyPatch)
         assert await text(connected, "echo", text="again") == "again"
 
 
+async def test_answer_of_too_many_values_costs_only_its_call() -> None:
+    async with client(make_supply()) as connected:
+        pid = await text(connected, "pid")
+        with pytest.raises(MCPError, match="more than 100000 JSON values"):
+            await connected.call_tool("dense", {"values": 100_001})
+        assert await text(connected, "pid") == pid
+
+
 async def test_memory_beyond_the_limit_ends_the_child_and_says_why() -> None:
     supply = make_supply(memoryMiB=80)
     async with client(supply) as connected:

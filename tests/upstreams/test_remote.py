@@ -57,6 +57,12 @@ async def test_redirect_is_followed_within_its_own_origin() -> None:
             assert await call(client) == "2025-11-25 s3cret"
 
 
+async def test_answer_that_unpacks_to_megabytes_of_nothing_is_refused() -> None:
+    async with asyncio.timeout(HANG_SECONDS), remote_servers() as remote:
+        with pytest.raises(InstanceUnavailable):
+            await make_relay(make_supply(entry(remote, "/bomb", type="http")), "ada", "s3cret")
+
+
 @pytest.mark.parametrize("kind", ["http", "sse"])
 @pytest.mark.parametrize(
     ("path", "sentence"),

@@ -6,8 +6,8 @@ from typing import Any
 import pydantic_core
 import pytest
 
-from gateway.transports import json_size
-from gateway.transports.json_size import JsonSize, _measure_exactly, measure
+from gateway import json_size
+from gateway.json_size import JsonSize, _measure_exactly, measure
 
 TEXTS = ["", ",", "[{", 'a"b', "\\", '\\\\"', "x\\", '"', "é,[", "\n", "{}", "[]", " ", "\u2028"]
 

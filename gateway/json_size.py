@@ -18,6 +18,10 @@ BYTES_PER_SCALAR: Final = 40
 _WHITESPACE: Final = b" \t\r\n"
 
 
+SHORT_BYTES: Final = 64 * 1024
+"""Up to here `has_too_many_values` does not count: so short a text cannot hold up others."""
+
+
 class JsonSize(NamedTuple):
     """What a JSON text holds."""
 
@@ -43,6 +47,11 @@ def measure(text: bytes, max_values: int) -> JsonSize:
     if values <= max_values:
         return JsonSize(values, containers)
     return _measure_exactly(text, max_values)
+
+
+def has_too_many_values(text: bytes, max_values: int) -> bool:
+    """Whether a text that is not short has more than `max_values` values."""
+    return len(text) > SHORT_BYTES and measure(text, max_values).values > max_values
 
 
 def _measure_exactly(text: bytes, max_values: int) -> JsonSize:
