@@ -89,7 +89,7 @@ def test_connection_that_callers_of_both_workers_share_is_given_to_and_fro(fleet
     with contextlib.closing(connection):
         for number in range(40):
             body = json.dumps(initialize_message())
-            connection.request("POST", f"/workshop/shared-{number % 8}:key", body, {**JSON, **ACCEPT_BOTH})
+            connection.request("POST", f"/workshop/shared-{number % 8}", body, {**JSON, **ACCEPT_BOTH})
             response = connection.getresponse()
             statuses.append((response.status, b'"serverInfo"' in response.read()))
     assert set(statuses) == {(200, True)}
