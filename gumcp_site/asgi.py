@@ -22,9 +22,10 @@ from gateway.tracing.starting import tracing_from_settings
 
 with ending_with_settings_errors():
     require_keys_or_loopback(listening_addresses())
+    tracing = tracing_from_settings()
 # Before the servers are loaded: one may close the descriptors that the log is written to.
 keep_standard_streams()
-host = Host(GatewayConfig.current().registry, GatewayConfig.current().place, tracing_from_settings())
+host = Host(GatewayConfig.current().registry, GatewayConfig.current().place, tracing)
 GatewayConfig.current().host = host
 host.prepare()
 application = Application(host, django_application)

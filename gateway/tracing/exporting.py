@@ -108,4 +108,6 @@ def _shown_endpoint() -> str:
     """Where the collector is, without what may be secret in its URL."""
     named = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     parts = urlsplit(named or DEFAULT_ENDPOINT)
+    if not parts.netloc:
+        return "OTEL_EXPORTER_OTLP_ENDPOINT, which is not a URL,"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

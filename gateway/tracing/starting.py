@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING
 
-from gateway.conf import conf
+from gateway.conf import SettingsError, conf
 
 if TYPE_CHECKING:
     from gateway.tracing.tracing import Tracing
@@ -12,7 +12,11 @@ logger = logging.getLogger(__name__)
 
 
 def tracing_from_settings() -> "Tracing | None":
-    """Start to export traces, if the host is to do so. Call it once in a process."""
+    """Start to export traces, if the host is to do so. Call it once in a process.
+
+    Raises:
+        SettingsError: a variable of OpenTelemetry has a value that it does not take.
+    """
     if not conf.tracing:
         return None
     # Only here, so that a host without tracing imports none of it.
@@ -25,7 +29,12 @@ def tracing_from_settings() -> "Tracing | None":
     if not isinstance(present, trace.ProxyTracerProvider):
         logger.warning("OpenTelemetry was set up before the host started. Its traces go where that set-up says.")
         return Tracing(present)
-    provider, stop = exporting_provider(conf.max_traces_per_second)
+    try:
+        provider, stop = exporting_provider(conf.max_traces_per_second)
+    except ValueError as error:
+        raise SettingsError(
+            f"GUMCP_TRACING is on, and a variable of OpenTelemetry (OTEL_…) is wrong: {error}"
+        ) from None
     # So that servers' own spans, and those that the SDK makes when it asks a client something, are part of the traces.
     trace.set_tracer_provider(provider)
     return Tracing(provider, stop)

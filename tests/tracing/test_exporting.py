@@ -102,9 +102,18 @@ def test_stop_exports_what_is_left_and_does_not_wait_for_a_collector_that_hangs(
     assert [span.name for span in fake.taken] == ([] if is_hanging else ["last"]) or is_hanging
 
 
-def test_endpoint_is_the_usual_one_if_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
-    assert exporting._shown_endpoint() == "http://localhost:4318"
+@pytest.mark.parametrize(
+    ("named", "shown"),
+    [("", "http://localhost:4318 takes"), ("collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT, which is not a URL, takes")],
+)
+def test_failure_says_which_address_was_tried(
+    named: str, shown: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", named)
+    fake = Fake()
+    fake.result = SpanExportResult.FAILURE
+    QuietExporter(fake).export([])
+    assert shown in caplog.messages[0]
 
 
 async def test_collector_that_hangs_or_refuses_delays_no_call_and_is_logged_once(

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from django.test import override_settings
 
 from gateway.conf import GatewaySettings, SettingsError, read_settings
 from gateway.tracing.providing import exporting_provider
@@ -29,6 +30,15 @@ def test_setting_without_the_packages_stops_the_start_and_says_what_to_install(
         "GUMCP_TRACING is on, and its packages are not installed: pip install 'gumcp[tracing]'"
     )
     assert read_settings(GatewaySettings, {"GUMCP_TRACING": "false"}, tmp_path / ".env").GUMCP_TRACING is False
+
+
+def test_wrong_variable_of_opentelemetry_stops_the_start_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")
+    with (
+        override_settings(GUMCP_TRACING=True),
+        pytest.raises(SettingsError, match=r"is wrong: OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be .* but got many"),
+    ):
+        tracing_from_settings()
 
 
 @pytest.mark.parametrize(
