@@ -1,6 +1,7 @@
 """Loads that are slow, or do not end."""
 
 import math
+import re
 import signal
 import threading
 import time
@@ -93,7 +94,8 @@ def test_module_that_loads_slowly_is_named_in_the_log_meanwhile_and_served(
     reports = [record.getMessage() for record in caplog.records if "still being loaded" in record.getMessage()]
     # After 0.1, 0.2 and 0.4 seconds, and so on if the machine is busy.
     assert 1 <= len(reports) <= 1 + math.log2(took / 0.1)
-    assert reports[0].startswith("Server slow is still being loaded after 0 s, in main.py, line 3")
+    # On a busy machine the first may come before the module's own code runs.
+    assert re.match(r"Server slow is still being loaded after \d+ s, in main\.py, line 3", reports[-1])
 
 
 # It sets an alarm of its own, and handles it: the interruption of the host as well.
