@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.admin_site import MAKE_USERS, Admin
+from tests.browser.scene import make_operator
+from tests.support.admin_site import Admin
 from tests.support.alert_receivers import MailServer, WebhookReceiver, mail_server, webhook_receiver
 from tests.support.deadlines import within
 from tests.support.host_process import HostProcess, StartHost
@@ -51,8 +52,7 @@ def host(start_host: StartHost, servers: Path, mails: MailServer) -> Iterator[Ho
         "GUMCP_EMAIL_URL": f"smtp://127.0.0.1:{mails.port}",
     }
     with start_host(server_dirs=f"{PLAIN_SERVERS}:{servers}", **options) as host:
-        made = manage("shell", "--no-imports", "-c", MAKE_USERS, data_dir=host.data_dir)
-        assert made.returncode == 0, made.stderr
+        make_operator(host, "root")
         yield host
 
 
