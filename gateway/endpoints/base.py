@@ -32,6 +32,15 @@ class McpRequest:
     scope: Scope
     receive: Receive
     send: Send
+    _headers: dict[bytes, bytes] | None = None
+    """The first of each name. Made when the first header is asked for."""
+
+    def header(self, name: bytes) -> str | None:
+        """The first header called `name` (lower case), or None."""
+        if self._headers is None:
+            self._headers = dict(reversed(self.scope["headers"]))
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
     @property
     def address(self) -> str:

@@ -11,7 +11,7 @@ from gateway.endpoints.stateless import StatelessRequests
 from gateway.endpoints.streamable_http import SESSION_ID, StreamableHttpRequests
 from gateway.host.host import Host
 from gateway.http.refusals import refuse, refuse_message, refuse_method
-from gateway.http.requests import accepts, header, is_json
+from gateway.http.requests import accepts, is_json
 from gateway.transports.stateless import VERSION, is_stateless
 
 
@@ -32,7 +32,7 @@ class SessionEndpoint(McpEndpoint):
         if method == "POST":
             if not await _is_acceptable(request):
                 return
-            if is_stateless(header(scope, VERSION)):
+            if is_stateless(request.header(VERSION)):
                 await self._stateless.post(request)
             else:
                 await self._streamable_http.post(request)
@@ -48,7 +48,7 @@ class SessionEndpoint(McpEndpoint):
         if not accepts(request.scope, "text/event-stream"):
             message = "This resource is an event stream: Accept: text/event-stream."
             await refuse(request.send, 406, "not_acceptable", message)
-        elif header(request.scope, SESSION_ID):
+        elif request.header(SESSION_ID):
             await self._streamable_http.get(request)
         else:
             await SseConsumer(self._host, request)(request.scope, request.receive, request.send)

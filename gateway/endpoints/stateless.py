@@ -14,7 +14,6 @@ from gateway.endpoints.opening import acquire_with_room, require_still_open
 from gateway.endpoints.streamable_http import StreamableHttpRequests
 from gateway.exceptions import Unauthenticated
 from gateway.host.host import Host
-from gateway.http.requests import header
 from gateway.jsonrpc import message_from, opens_handshake
 from gateway.transports.stateless import LISTEN, VERSION, StatelessCall
 
@@ -43,9 +42,9 @@ class StatelessRequests:
             await self._handle(incoming.json, request)
 
     async def _handle(self, message: Any, request: McpRequest) -> None:
-        host, scope = self._host, request.scope
-        method, name = header(scope, b"mcp-method"), request.definition.name
-        require_named_tool(request.identity, name, method, header(scope, b"mcp-name"), message)
+        host = self._host
+        method, name = request.header(b"mcp-method"), request.definition.name
+        require_named_tool(request.identity, name, method, request.header(b"mcp-name"), message)
         request.definition = require_still_open(host, request)
         is_listening = method == LISTEN
         if is_listening:  # it lasts as long as a session does, so it takes the room of one
@@ -64,7 +63,7 @@ class StatelessRequests:
                 call.end(Unauthenticated())
 
             with self._listening(call, request), host.stateless_calls.open(call), request.identity.closing(end_revoked):
-                version = header(scope, VERSION) or ""
+                version = request.header(VERSION) or ""
                 instance.activity.note(message, method == "tools/call", request.address, version)
                 metrics.note_stateless_request(name, version)
                 call.start()

@@ -3,10 +3,8 @@
 Spec: 2025-11-25 basic/transports#streamable-http. The session's messages and streams: `transports.streamable_http`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from mcp_types import INVALID_REQUEST, JSONRPCRequest
 
@@ -19,7 +17,6 @@ from gateway.endpoints.restoring import LOOP_ENDED, SessionRestorer, new_transpo
 from gateway.host.host import Host
 from gateway.http.asgi import Headers
 from gateway.http.refusals import refuse_message
-from gateway.http.requests import header
 from gateway.http.responses import respond
 from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, message_from
 from gateway.transports.message_budget import MessageMemory
@@ -44,7 +41,7 @@ class StreamableHttpRequests:
 
     async def post(self, request: McpRequest) -> None:
         """Take one message: `initialize` opens a session, everything else belongs to one."""
-        has_session = bool(header(request.scope, SESSION_ID))
+        has_session = bool(request.header(SESSION_ID))
         if has_session and await self._find_or_refuse(request) is None:
             return
         incoming = await self._host.message_reader.read(
@@ -58,7 +55,7 @@ class StreamableHttpRequests:
             session = await self._find_or_refuse(request)
             if session is None:
                 return
-            with _request_of(session):
+            with _RequestOf(session):
                 if isinstance(incoming.json, list) and session.takes_batches:
                     await self._take_batch(incoming, session, request)
                 else:
@@ -96,7 +93,7 @@ class StreamableHttpRequests:
         is_answered = False
         try:
             session.wire.start(on_end=lambda: self._host.loop.call_soon(session.end, LOOP_ENDED))
-            with _request_of(session):
+            with _RequestOf(session):
                 reply = new_reply(request.send, _session_headers(session))
                 session.wire.call(message, request.scope_for_server, memory, reply)
                 is_answered = await run_reply(self._host, request, reply)
@@ -110,8 +107,8 @@ class StreamableHttpRequests:
         if session is None:
             return
         stream = new_stream(request.send)
-        last_event_id = header(request.scope, LAST_EVENT_ID)
-        with _request_of(session):
+        last_event_id = request.header(LAST_EVENT_ID)
+        with _RequestOf(session):
             try:
                 if last_event_id is not None:
                     if not await session.wire.resume(stream, last_event_id):
@@ -134,7 +131,7 @@ class StreamableHttpRequests:
 
     async def delete(self, request: McpRequest) -> None:
         """End a session."""
-        if not header(request.scope, SESSION_ID):
+        if not request.header(SESSION_ID):
             await _refuse_without_session_id(request)
             return
         session = await self._find_or_refuse(request)
@@ -144,7 +141,7 @@ class StreamableHttpRequests:
 
     async def _find_or_refuse(self, request: McpRequest) -> Session[StreamableHttpWire] | None:
         """The caller's session. Answers 404 if there is none with this id."""
-        session_id = header(request.scope, SESSION_ID) or ""
+        session_id = request.header(SESSION_ID) or ""
         session = self._host.sessions.find(session_id, request.definition.name, request.identity, "streamable-http")
         if session is None:
             session = await self._restorer.restore(session_id, request)
@@ -163,12 +160,17 @@ def _session_headers(session: Session[WireT]) -> Headers:
     return ((SESSION_ID, session.id.encode("ascii")),)
 
 
-@contextmanager
-def _request_of(session: Session[WireT]) -> Iterator[None]:
-    """Count a request of `session` while it is answered: a session without one expires when it is idle."""
-    session.open_requests += 1
-    try:
-        yield
-    finally:
-        session.open_requests -= 1
-        session.touch()
+class _RequestOf:
+    """Counts a request of `session` while it is answered: a session without one expires when it is idle."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Session[Any]) -> None:
+        self._session = session
+
+    def __enter__(self) -> None:
+        self._session.open_requests += 1
+
+    def __exit__(self, *raised: object) -> None:
+        self._session.open_requests -= 1
+        self._session.touch()

@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
+from mcp.shared.inbound import X_MCP_HEADER_KEY
+
 from gateway.access.redaction import traceback_text
 
 logger = logging.getLogger(__name__)
@@ -31,18 +33,19 @@ class ToolSchemas:
     __slots__ = ("_listed_at", "_listing", "_schemas")
 
     def __init__(self) -> None:
-        self._schemas: dict[str, Mapping[str, Any]] = {}
+        self._schemas: dict[str, Mapping[str, Any] | None] = {}
+        """By tool; None if the schema names no headers, as most do: the SDK would look through it at each call."""
         self._listed_at = float("-inf")
         self._listing: asyncio.Lock | None = None
         """Made on first use: most instances never need it."""
 
     def get(self, name: str) -> Mapping[str, Any] | None:
-        """The input schema of tool `name`, or None if it is not known."""
+        """The input schema of tool `name`, or None if it is not known or names no headers."""
         return self._schemas.get(name)
 
     def learn(self, tools: Iterable[Mapping[str, Any]], *, is_complete: bool) -> None:
         """Remember the tools of a listing, in wire form. A complete listing replaces what was known."""
-        schemas = {str(tool.get("name")): tool.get("inputSchema") or {} for tool in tools}
+        schemas = {str(tool.get("name")): _if_it_names_headers(tool.get("inputSchema")) for tool in tools}
         self._schemas = schemas if is_complete else {**self._schemas, **schemas}
         if is_complete:
             self._listed_at = time.monotonic()
@@ -67,3 +70,7 @@ class ToolSchemas:
     def _is_known(self, name: str) -> bool:
         age = time.monotonic() - self._listed_at
         return age < (MAX_AGE_SECONDS if name in self._schemas else MISS_AGE_SECONDS)
+
+
+def _if_it_names_headers(schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return schema if X_MCP_HEADER_KEY in repr(schema) else None

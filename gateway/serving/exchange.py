@@ -24,6 +24,8 @@ Message = dict[str, Any]
 
 _PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 _BODILESS = frozenset((204, 304))
+_PLAIN = frozenset((b"content-type", b"cache-control", b"x-content-type-options", b"mcp-session-id"))
+"""Headers of most responses that mean nothing to the server itself."""
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
@@ -230,6 +232,9 @@ class Exchange:
         lines = [b"HTTP/%b %d %b" % (b"1.1" if is_http_11 else b"1.0", status, _PHRASES.get(status, b"Unknown"))]
         names_server = False
         for name, value in start.get("headers", ()):
+            if name in _PLAIN:
+                lines.append(b"%b: %b" % (name, value))
+                continue
             lowered = name.lower()
             if lowered == b"content-length":
                 self._bytes_announced = int(value)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from gateway.serving.limits import ServingEvent
 
@@ -36,6 +37,9 @@ _INTERPRETED: Final = frozenset(
 )
 _WITHHELD: Final = frozenset((b"daphne-root-path",))
 """Daphne lets a client set `root_path` by this header."""
+
+_REPEATED_BYTES: Final = 48
+"""Header lines that are shorter are remembered: clients repeat them. Ids of sessions and keys are longer."""
 
 
 class RequestRefusedError(Exception):
@@ -88,18 +92,12 @@ def parse_head(head: bytes, max_fields: int) -> RequestHead:
     headers: list[tuple[bytes, bytes]] = []
     interpreted: dict[bytes, list[bytes]] = {}
     for line in lines:
-        # No match: a folded line (RFC 9112 section 5.2), a space before the colon (5.1), NUL, a bare CR or LF.
-        field = FIELD_LINE.fullmatch(line)
-        if field is None:
-            raise malformed("A header line is malformed.")
-        name, value = field.groups()
-        name = name.lower()
-        value = value.strip(b" \t")
-        if name in _INTERPRETED:
+        field = _repeated_field(line) if len(line) < _REPEATED_BYTES else _field(line)
+        if field.is_interpreted:
+            name, value = field.header
             interpreted.setdefault(name, []).append(value)
-        # CVE-2015-0219: WSGI-like environments cannot tell "_" from "-". Daphne drops such headers too.
-        if b"_" not in name and name not in _WITHHELD:
-            headers.append((name, value))
+        if field.is_passed_on:
+            headers.append(field.header)
 
     is_http_11 = version == b"1.1"
     hosts = interpreted.get(b"host", [])
@@ -131,6 +129,32 @@ def parse_head(head: bytes, max_fields: int) -> RequestHead:
         expects_continue=is_http_11
         and [value.lower() for value in interpreted.get(b"expect", ())] == [b"100-continue"],
     )
+
+
+class _Field(NamedTuple):
+    """One header line."""
+
+    header: tuple[bytes, bytes]
+    """Name in lower case, and value."""
+    is_interpreted: bool
+    """Whether it says something to the server itself."""
+    is_passed_on: bool
+    """Whether the application may see it."""
+
+
+def _field(line: bytes) -> _Field:
+    # No match: a folded line (RFC 9112 section 5.2), a space before the colon (5.1), NUL, a bare CR or LF.
+    field = FIELD_LINE.fullmatch(line)
+    if field is None:
+        raise malformed("A header line is malformed.")
+    name, value = field.groups()
+    name = name.lower()
+    # CVE-2015-0219: WSGI-like environments cannot tell "_" from "-". Daphne drops such headers too.
+    is_passed_on = b"_" not in name and name not in _WITHHELD
+    return _Field((name, value.strip(b" \t")), name in _INTERPRETED, is_passed_on)
+
+
+_repeated_field = lru_cache(maxsize=1024)(_field)
 
 
 def is_malformed(partial_head: bytearray, checked_bytes: int) -> bool:

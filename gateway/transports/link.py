@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import anyio
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
-from mcp_types import INVALID_REQUEST, JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
+from mcp_types import INVALID_REQUEST, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
 from starlette.requests import Request
 
 from gateway import metrics, signals
@@ -23,7 +23,7 @@ from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBa
 from gateway.http.asgi import Scope
 from gateway.instances.call_log import MAX_NAME_LENGTH, Conversation, note_answer_size
 from gateway.instances.lanes import Lane
-from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, request_key
+from gateway.jsonrpc import ANSWERS, INITIALIZE, JSONRPCMessage, request_key
 from gateway.transports.message_budget import MessageMemory
 from gateway.transports.session_state import INITIALIZED, STATE_METHODS
 from gateway.transports.sessions import MAX_FACT_LENGTH, Session
@@ -274,7 +274,7 @@ class Link:
 
     def is_for_host(self, message: JSONRPCMessage) -> bool:
         """Whether `message` answers a request of the host itself, which then gets its result."""
-        if not self._own_requests or not isinstance(message, JSONRPCResponse | JSONRPCError) or message.id is None:
+        if not self._own_requests or not isinstance(message, ANSWERS) or message.id is None:
             return False
         accepted = self._own_requests.pop(request_key(message.id), None)
         if accepted is None:
@@ -313,7 +313,7 @@ class Link:
         """
         self.session.note_outgoing()
         self._count_out.inc()
-        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+        if isinstance(message, ANSWERS) and message.id is not None:
             note_answer_size(size_bytes)
             key, state = request_key(message.id), self.session.state
             self._settle(key)

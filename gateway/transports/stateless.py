@@ -171,7 +171,7 @@ class StatelessCall:
             self._refuse(_NOT_A_MESSAGE)
             return
         self._request_id = request.id
-        headers = Headers(scope=dict(self._scope))
+        headers = Headers(raw=list(self._scope["headers"]))
         route = await self._find_route(request, headers)
         if isinstance(route, InboundLadderRejection):
             self._refuse(ErrorData(code=route.code, message=route.message, data=route.data))
@@ -208,11 +208,13 @@ class StatelessCall:
         self, request: JSONRPCRequest, headers: Headers
     ) -> InboundModernRoute | InboundLadderRejection:
         """Check the headers against the body, step by step, and return how to handle the request or why not."""
-        duplicated = find_duplicated_routing_header(headers.items())
+        # `Headers` looks through all lines and decodes them, each time that it is asked.
+        lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers.raw]
+        duplicated = find_duplicated_routing_header(lines)
         if duplicated is not None:
             return InboundLadderRejection(code=HEADER_MISMATCH, message=f"{duplicated} header appears more than once")
         try:
-            route = classify_inbound_request(self._body, headers=headers)
+            route = classify_inbound_request(self._body, headers=dict(lines))
             if isinstance(route, InboundModernRoute) and request.method == "tools/call":
                 return await self._check_parameters(request.params or {}, headers) or route
         except ValueError:  # what the SDK (mcp 2.3) raises for =?base64?…?= with characters beyond ASCII in it

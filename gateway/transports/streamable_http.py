@@ -20,14 +20,14 @@ from functools import partial
 from typing import Any, Final
 
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
-from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse, RequestId
+from mcp_types import JSONRPCRequest, RequestId
 from mcp_types.version import is_version_at_least
 
 from gateway.exceptions import GatewayError, StreamClosed
 from gateway.http.asgi import Scope
 from gateway.http.refusals import count_refusal
 from gateway.instances.running_server import RunningServer
-from gateway.jsonrpc import INITIALIZE, Batch, JSONRPCMessage, error_body, message_body, request_key
+from gateway.jsonrpc import ANSWERS, INITIALIZE, Batch, JSONRPCMessage, error_body, message_body, request_key
 from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_buffer import STANDALONE, EventBuffer
 from gateway.transports.event_stream import EventStream, frame
@@ -519,7 +519,7 @@ class StreamableHttpTransport:
         self._link.note_sent(message, len(data))
         if self._link.is_for_host(message):
             return
-        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+        if isinstance(message, ANSWERS) and message.id is not None:
             self._finish(request_key(message.id), data)
             return
         target: _ResumableStream = self._standalone

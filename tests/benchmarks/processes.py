@@ -116,6 +116,8 @@ def running(host: Host, server_dirs: Path) -> Iterator[Running]:
             log=scratch / "log",
             is_ready=lambda: is_listening(port),
             cwd=host.directory,
+            # A new interpreter, as users start it. Without an option the project would be forked from a warm one.
+            stdin=subprocess.DEVNULL,
         ) as process:
             yield Running(host, port, process.pid, tuple(json.loads(printed)) if host.checks_keys else ())
 
