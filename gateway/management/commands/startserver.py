@@ -65,7 +65,9 @@ class Command(BaseCommand):
         if is_served:
             self.stdout.write(f"A host that is running already serves it after `{command} reload`.")
         if importlib.util.find_spec("pytest") is None:
-            self.stdout.write("pytest is not installed here: `make dev` installs it.")
+            is_checkout = (TEMPLATE.parents[1] / "Makefile").exists()
+            installing = "make dev" if is_checkout else f"{this_python()} -m pip install pytest"
+            self.stdout.write(f"pytest is not installed here: `{installing}` installs it.")
         if not is_served:
             self.stdout.write(f"This host does not serve {shown} yet: add it to GUMCP_SERVER_DIRS.")
         self.stdout.write("How servers are written: docs/writing-servers.md")
