@@ -103,6 +103,9 @@ for _reason in REFUSAL_REASONS:
     refused_requests.labels(_reason)
 for _moment in ("before_start", "after_start", "after_end"):
     request_failures.labels(_moment)
+for _kind in ("webhook", "email"):
+    for _outcome in ("sent", "failed", "given_up"):
+        alert_deliveries.labels(_kind, _outcome)
 
 
 class ToolCallMetrics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,5 @@ def test_operator_is_told_what_begins_and_what_ends_by_webhook_and_by_mail(
     for secret in ("canary-of-the-module", "token-of-the-receiver"):
         assert secret not in everything
     assert "token-of-the-receiver" not in host.log()
-    metrics = host.metrics_text()
-    assert 'gumcp_alert_deliveries_total{kind="webhook",outcome="sent"}' in metrics
-    assert 'gumcp_alert_deliveries_total{kind="email",outcome="sent"}' in metrics
+    sent = partial(host.metric, "gumcp_alert_deliveries_total", outcome="sent")
+    until(lambda: (sent(kind="webhook"), sent(kind="email")) == (len(receiver.posts), len(mails.mails)), within(5))
