@@ -15,14 +15,18 @@ from gateway.tracing.sampling import BoundedSampler
 
 
 def exporting_provider(max_traces_per_second: int) -> tuple[TracerProvider, Callable[[float], bool]]:
-    """Make a provider that exports over OTLP/HTTP. Also returns how to stop it: see `stop_exporting`."""
+    """Make a provider that exports over OTLP/HTTP. Also returns how to stop it: see `stop_exporting`.
+
+    Raises:
+        ValueError: an environment variable has a value that OpenTelemetry does not take.
+    """
     own = Resource({"service.version": __version__, "service.instance.id": str(uuid4()), "process.pid": os.getpid()})
     resource = own.merge(Resource.create())
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "gumcp"}))
-    exporter = QuietExporter(OTLPSpanExporter())
-    processor = BatchSpanProcessor(exporter)
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.sampler = BoundedSampler(provider.sampler, max_traces_per_second)
+    exporter = QuietExporter(OTLPSpanExporter())
+    processor = BatchSpanProcessor(exporter)  # starts its thread, so it comes last
     provider.add_span_processor(processor)
     return provider, lambda seconds: stop_exporting(processor, exporter, seconds)

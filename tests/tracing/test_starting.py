@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from django.test import override_settings
+from opentelemetry import trace
 
 from gateway.conf import GatewaySettings, SettingsError, read_settings
 from gateway.tracing.providing import exporting_provider
 from gateway.tracing.starting import tracing_from_settings
+from tests.support.traces import KeptTraces
 
 
 def test_host_traces_nothing_unless_it_is_told_to() -> None:
@@ -30,6 +32,20 @@ def test_setting_without_the_packages_stops_the_start_and_says_what_to_install(
         "GUMCP_TRACING is on, and its packages are not installed: pip install 'gumcp[tracing]'"
     )
     assert read_settings(GatewaySettings, {"GUMCP_TRACING": "false"}, tmp_path / ".env").GUMCP_TRACING is False
+
+
+def test_set_up_of_somebody_else_is_used_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    traces = KeptTraces()
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: traces.provider)
+    with override_settings(GUMCP_TRACING=True):
+        tracing = tracing_from_settings()
+    assert tracing is not None
+    assert "set up before the host started" in caplog.text
+    with tracing.middleware("server", str, str)._tracer.start_as_current_span("seen"):
+        pass
+    assert [span.name for span in traces.spans] == ["seen"]
 
 
 def test_wrong_variable_of_opentelemetry_stops_the_start_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
