@@ -74,7 +74,7 @@ def host(start_host: StartHost, request: pytest.FixtureRequest) -> Iterator[Host
         yield host
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def answers_of_version_1(processes: None, tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
     """What mcp 1.28 answers to every step of every conversation of `tests.compat`."""
     return version_1.answers_of_version_1(tmp_path_factory.mktemp("version-1"))

@@ -34,6 +34,16 @@ def milliseconds(values: list[float]) -> str:
     return f"p50 {percentile(values, 50) * 1000:.0f} ms, p99 {percentile(values, 99) * 1000:.0f} ms (of {len(values)})"
 
 
+def is_no_more_than(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether nothing is left of what came after `before`, in which something may still have been on its way out."""
+    return all(
+        now[name] <= count
+        if isinstance(count, int)
+        else all(now[name].get(lane, 0) <= tasks for lane, tasks in count.items()) and now[name].keys() <= count.keys()
+        for name, count in before.items()
+    )
+
+
 class Watched:
     """A process seen from outside."""
 

@@ -8,12 +8,11 @@ import selectors
 import socket
 import threading
 import time
-from typing import Any
 
 import pytest
 
 from tests.benchmarks.eras import SseSession
-from tests.faults.figures import Record, Watched, milliseconds, size
+from tests.faults.figures import Record, Watched, is_no_more_than, milliseconds, size
 from tests.faults.vanishing import vanish
 from tests.support.deadlines import are_quick
 from tests.support.host_process import HostProcess, StartHost
@@ -89,16 +88,6 @@ async def cycles(port: int, count: int) -> str:
         for _ in range(AT_ONCE):
             group.create_task(keep_going())
     return how
-
-
-def is_no_more_than(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether nothing is left of what came after `before`, in which something may still have been on its way out."""
-    return all(
-        now[name] <= count
-        if isinstance(count, int)
-        else all(now[name].get(lane, 0) <= tasks for lane, tasks in count.items()) and now[name].keys() <= count.keys()
-        for name, count in before.items()
-    )
 
 
 def test_cycles_of_connect_call_drop_leave_nothing_behind(probed_host: HostProcess, record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from collections.abc import Iterator
@@ -177,7 +178,12 @@ def test_surplus_connection_is_answered_503(certificate: Path, context: ssl.SSLC
                 assert statuses(surplus.read_to_end()) == [503]
             host.wait_until_told(event="too_many_connections")
             # More than are told so at one time: these are closed at once, handshake or none.
-            crowd = [host.connect() for _ in range(300)]
+            crowd = []
+            for _ in range(300):
+                with contextlib.suppress(
+                    ConnectionResetError
+                ):  # on a busy machine even before it is told of its connection
+                    crowd.append(host.connect())
             host.wait_until_told(event="too_many_connections", times=301)
             host.until(lambda: client.get("/state")[1]["open"] == 1)
             for one in crowd:

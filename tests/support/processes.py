@@ -172,29 +172,30 @@ def running(
     is_ready: Callable[[], bool] = lambda: True,
     cwd: Path = ROOT,
     start_seconds: float = START_SECONDS,
-    stdout: Path | None = None,
+    output_file: Path | None = None,
     **options: Any,
 ) -> Iterator[AnyProcess]:
     """Run Python with `command` for the length of a `with` block, and end it on leaving.
 
     The body begins when `is_ready` returns true; until then it may raise OSError. The process writes to `log`,
-    and its standard output to the file `stdout` if there is one. On leaving it gets SIGTERM, and SIGKILL if it has not
+    and its standard output to `output_file` if there is one. On leaving it gets SIGTERM, and SIGKILL if it has not
     ended after `STOP_SECONDS` or if the body failed. `options` are those of `Popen`.
 
     :raises ProcessFailed: if the process ends before it is ready, or is not ready in time.
     """
     process: AnyProcess
     if not options and cwd == ROOT and _is_warm(command, env):
-        for path in {log, stdout or log}:
+        for path in {log, output_file or log}:
             path.write_bytes(b"")
-        process = WARM_PYTHON.start(command[1:], ROOT, env, stdout or log, log)
+        process = WARM_PYTHON.start(command[1:], ROOT, env, output_file or log, log)
     else:
-        with log.open("wb") as errors, stdout.open("wb") if stdout else contextlib.nullcontext(errors) as output:
+        told = output_file.open("wb") if output_file else contextlib.nullcontext()
+        with log.open("wb") as errors, told as output:
             process = subprocess.Popen(
                 command,
                 cwd=cwd,
                 env=env,
-                **{"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors, **options},
+                **{"stdin": subprocess.DEVNULL, "stdout": output or errors, "stderr": errors, **options},
             )
     try:
         _wait_until_ready(process, is_ready, log, start_seconds)

@@ -176,7 +176,7 @@ def running_host(
         [*wrapper, sys.executable, "-m", "tests.serving.host", json.dumps(options)],
         env=os.environ,
         log=log,
-        stdout=output,
+        output_file=output,
         **({} if terminal is None else controlled),
     ) as process:
         host = Host(process, output, log)
