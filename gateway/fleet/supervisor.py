@@ -51,6 +51,9 @@ SNAPSHOT_SECONDS: Final = 2.0
 REFRESH_SECONDS: Final = 5.0
 """How often metrics are asked for, so that little is lost with a worker that dies."""
 
+FAILING_STARTS: Final = 2
+"""After so many workers of a slot have ended before they were ready, a common cause is likely."""
+
 EXIT_MARGIN_SECONDS: Final = 2.0
 """How long after the grace time workers are killed."""
 
@@ -78,8 +81,15 @@ class Slot:
     successor: Worker | None = None
     generation: int = 0
     failures: int = 0
+    failed_starts: int = 0
+    """How many workers have ended before they were ready, since one was."""
     start_at: float = 0.0
     """When the next worker is to be started (monotonic seconds)."""
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether its workers do not start."""
+        return self.failed_starts >= FAILING_STARTS
 
 
 class Supervisor:
@@ -214,7 +224,7 @@ class Supervisor:
                 self._end(signal.SIGKILL)
             return
         for slot in self._slots:
-            if slot.worker is None and slot.successor is None and now >= slot.start_at:
+            if slot.worker is None and slot.successor is None and now >= slot.start_at and self._may_try(slot):
                 slot.worker = self._start(slot)
         if self._roll and all(slot.worker is not None and slot.worker.is_ready for slot in self._slots):
             slot = self._roll[0]
@@ -223,6 +233,12 @@ class Supervisor:
         if now >= self._next_refresh or self._request > self._asked:
             self._next_refresh = now + REFRESH_SECONDS
             self._ask_for_metrics()
+
+    def _may_try(self, slot: Slot) -> bool:
+        """Whether a slot's next worker may be started now: where workers do not start any more, one tries for all."""
+        if not self._has_been_ready:
+            return True
+        return not slot.is_failing or slot is next(other for other in self._slots if other.is_failing)
 
     def _is_silent(self, worker: Worker, now: float) -> bool:
         return now - worker.last_beat > (SILENT_SECONDS if worker.is_ready else START_SECONDS)
@@ -280,6 +296,8 @@ class Supervisor:
             self._service_manager.report_ready()
             return
         slot.worker = None
+        if not worker.is_ready:
+            slot.failed_starts += 1
         if worker.is_ready and now - worker.started_at >= STEADY_SECONDS:
             slot.failures = 0
         delay = 0.0 if slot.failures == 0 else min(2.0 ** (slot.failures - 1), LONGEST_DELAY_SECONDS)
@@ -328,6 +346,7 @@ class Supervisor:
             if not self._roll:
                 logger.info("The reload is done")
                 self._service_manager.report_ready()
+        slot.failed_starts = 0
         if not self._was_ready and all(slot.worker is not None and slot.worker.is_ready for slot in self._slots):
             self._was_ready = True
             self._on_ready()
