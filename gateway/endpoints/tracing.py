@@ -22,11 +22,12 @@ def traced(host: Host, endpoint: McpEndpoint, route: str) -> AsgiApplication:
     def find_facts(scope: Scope, start: Message | None) -> RequestFacts:
         name = scope["url_route"]["kwargs"]["server_name"]
         session_id = query_session_id(scope) if takes_sse_messages else _session_id(scope, start)
-        named = header(scope, VERSION) or ""
+        # A client can name any version, in the header and in `initialize`.
+        versions = (header(scope, VERSION), host.sessions.protocol_version_of(session_id))
         return RequestFacts(
             name if host.registry.serves(name) else "",
             "sse" if takes_sse_messages else _transport(scope, session_id),
-            named if named in KNOWN_PROTOCOL_VERSIONS else host.sessions.protocol_version_of(session_id),
+            next((version for version in versions if version in KNOWN_PROTOCOL_VERSIONS), ""),
         )
 
     return host.tracing.endpoint(endpoint, route, find_facts)

@@ -2,7 +2,7 @@
 
 It takes the place of the SDK's `OpenTelemetryMiddleware` (mcp 2.3): same name, kind and attributes, with these
 differences. It comes before the host's own middleware, so its span has the time limits and refusals in it. It continues
-the span of the HTTP request. It keeps no texts of exceptions and no names of any length.
+the span of the HTTP request. It keeps no texts of exceptions and no names that clients can choose.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +13,7 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 from mcp_types.methods import SPEC_CLIENT_METHODS
+from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     Link,
@@ -37,11 +38,14 @@ TOOL_CALL: Final = "tools/call"
 OTHER_METHOD: Final = "(other)"
 """Stands for a method that the protocol does not define."""
 
-MAX_NAME_LENGTH: Final = 100
-"""The longest name of a tool or a prompt in a span. Clients can send any name."""
+MAX_ID_LENGTH: Final = 20
+"""The longest request id in a span, in digits."""
 
 REFUSED: Final = "refused"
 """The outcome of a tool call that the host refused before the server saw it."""
+
+HOST_OUTCOMES: Final = frozenset({REFUSED, "timeout"})
+"""Outcomes that the host decides on. They are types of errors, too."""
 
 
 class MessageTracing:
@@ -92,39 +96,35 @@ class MessageTracing:
             # A proxy began a trace of its own. The message belongs to its sender's.
             links = [Link(above)] if above is not None else []
             above = carried
+        method = _known(ctx.method)
         span = self._tracer.start_span(
-            ctx.method if ctx.method in SPEC_CLIENT_METHODS else OTHER_METHOD,
+            method,
             _below(above),
             kind=SpanKind.SERVER,
+            attributes={"mcp.method.name": method, "gumcp.server": self._server_name},
             links=links,
             record_exception=False,
             set_status_on_exception=False,
         )
         if span.is_recording():
-            self._describe(span, ctx)
+            if ctx.protocol_version in KNOWN_PROTOCOL_VERSIONS:
+                span.set_attribute("mcp.protocol.version", ctx.protocol_version)
+            if isinstance(ctx.request_id, int):  # a text may be anything
+                span.set_attribute("jsonrpc.request.id", str(ctx.request_id)[:MAX_ID_LENGTH])
         return span
-
-    def _describe(self, span: Span, ctx: ServerRequestContext[Any, Any]) -> None:
-        method = ctx.method if ctx.method in SPEC_CLIENT_METHODS else OTHER_METHOD
-        found: dict[str, str | int] = {"mcp.method.name": method, "gumcp.server": self._server_name}
-        if ctx.protocol_version:
-            found["mcp.protocol.version"] = ctx.protocol_version
-        if isinstance(ctx.request_id, int):  # a text may be anything
-            found["jsonrpc.request.id"] = str(ctx.request_id)[:MAX_NAME_LENGTH]
-        name = (ctx.params or {}).get("name")
-        if method == "prompts/get" and isinstance(name, str):
-            found["gen_ai.prompt.name"] = name[:MAX_NAME_LENGTH]
-        span.set_attributes(found)
 
     def _describe_call(self, span: Span, ctx: ServerRequestContext[Any, Any]) -> None:
         # At its end: the server's listing may not have been known when it began.
         label = self._tool_label((ctx.params or {}).get("name"))
+        outcome = self._call_outcome() or REFUSED
+        if outcome in HOST_OUTCOMES:
+            _fail(span, outcome)
         span.update_name(f"{TOOL_CALL} {label}")
         span.set_attributes(
             {
                 "gen_ai.operation.name": "execute_tool",
                 "gen_ai.tool.name": label,
-                "gumcp.outcome": self._call_outcome() or REFUSED,
+                "gumcp.outcome": outcome,
             }
         )
 
@@ -143,7 +143,7 @@ class _Message:
 
     @contextmanager
     def sending(self, method: str) -> Iterator[Mapping[str, str]]:
-        shown = method if method in SPEC_CLIENT_METHODS else OTHER_METHOD
+        shown = _known(method)
         attributes = {"mcp.method.name": shown, "gumcp.server": self._server_name}
         with self._tracer.start_as_current_span(
             f"{shown} (upstream)",
@@ -157,6 +157,11 @@ class _Message:
             except BaseException as error:
                 _note_failure(span, error)
                 raise
+
+
+def _known(method: str) -> str:
+    """A method that the protocol defines, or what stands for any other: clients can send any text."""
+    return method if method in SPEC_CLIENT_METHODS else OTHER_METHOD
 
 
 def _below(parent: SpanContext | None) -> Context:

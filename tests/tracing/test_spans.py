@@ -241,7 +241,7 @@ async def test_spans_say_what_was_asked_of_which_server_and_how_it_ended(
         ("version_2", "fail", "error", "tool_error"),
         ("version_2", "break", "exception", "ValueError"),
         ("version_1", "break", "error", "tool_error"),
-        ("version_2", "wait", "timeout", "tool_error"),
+        ("version_2", "wait", "timeout", "timeout"),
     ],
 )
 @pytest.mark.parametrize("era", ERAS)
@@ -267,7 +267,7 @@ async def test_call_that_the_host_refuses_says_so(host: InProcessHost, traces: K
         assert "1 calls already" in refused["result"]["content"][0]["text"]
         waiting.leave()
     _, called = call_spans(traces, "where")
-    assert called.attributes["gumcp.outcome"] == "refused"
+    assert (called.attributes["gumcp.outcome"], called.attributes["error.type"]) == ("refused", "refused")
 
 
 @pytest.mark.parametrize(
@@ -349,9 +349,15 @@ async def test_nothing_that_callers_send_or_get_is_in_a_span(
     for method, params in (
         ("resources/read", {"uri": f"file:///{CANARY}"}),
         (f"{CANARY}/method", {"text": CANARY}),
+        ("prompts/get", {"name": CANARY, "arguments": {CANARY: CANARY}}),
         ("completion/complete", {"ref": {"type": "ref/prompt", "name": CANARY}, "argument": {"value": CANARY}}),
     ):
         await client.post(request(method, params, f"{CANARY}-{method}")).reply()
+    for version in (CANARY, "2025-11-25"):
+        params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": CANARY, "version": CANARY}}
+        await host.post(target, request("initialize", params, 1), {"MCP-Protocol-Version": CANARY}).reply()
+        async with await host.open_sse(target) as sse:
+            await sse.post(request("initialize", params, 1)).reply()
     session_ids = {client.id}
     shown = "".join(span.shown for span in traces.spans)
     assert len(traces.spans) > 12
