@@ -4,12 +4,12 @@ Not here: keys (`console`).
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from django.contrib import admin
 from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import AnonymousUser, Group, User
 from django.db.models import QuerySet
 from django.db.models.signals import post_save
 from django.dispatch import receiver
@@ -19,6 +19,8 @@ from gateway.access import audit
 from gateway.access.models import ApiKey, AuditEvent, LimitHit
 from gateway.admin_cells import ago, short, two_lines
 from gateway.read_only_admin import ModelAdmin, ReadOnlyAdmin
+
+_RIGHTS: Final = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 if TYPE_CHECKING:
     _UserAdmin = UserAdmin[User]
@@ -53,12 +55,43 @@ admin.site.unregister([User, Group])
 
 
 class AuditedUserAdmin(AuditedDeletions, _UserAdmin):
-    """Django's page of users. All deletions are recorded, also of several users at once. `console` registers it."""
+    """Django's page of users. All deletions are recorded, also of several users at once. `console` registers it.
+
+    Only superusers give rights. Others who may change users change neither rights nor users who have more than they do:
+    with a new password they could log in as those.
+    """
+
+    def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> tuple[str, ...]:
+        """Superusers change rights, others see them."""
+        fields = super().get_readonly_fields(request, obj)
+        return tuple(fields) if request.user.is_superuser else (*fields, *_RIGHTS)
+
+    def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        """Whether the operator may change users, or this one. The page for a new password asks as well."""
+        return super().has_change_permission(request, obj) and _may_change(request.user, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        """Whether the operator may delete users, or this one."""
+        return super().has_delete_permission(request, obj) and _may_change(request.user, obj)
+
+
+def _may_change(operator: "User | AnonymousUser", user: User | None) -> bool:
+    """Whether `user` has no rights that `operator` lacks."""
+    if user is None or operator.is_superuser:
+        return True
+    # A disabled user's rights come back with the user.
+    held = User(pk=user.pk, is_active=True)
+    return not user.is_superuser and held.get_all_permissions() <= operator.get_all_permissions()
 
 
 @admin.register(Group)
 class AuditedGroupAdmin(AuditedDeletions, GroupAdmin):
-    """Django's page of groups, with the same addition."""
+    """Django's page of groups, with the same additions."""
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Group | None = None) -> tuple[str, ...]:
+        """Superusers change rights, others see them."""
+        fields = super().get_readonly_fields(request, obj)
+        return tuple(fields) if request.user.is_superuser else (*fields, "permissions")
 
 
 @admin.register(AuditEvent)

@@ -4,6 +4,9 @@ An address that fails too often is refused for a while, whatever names it tries.
 from many addresses have a limit of their own, which refuses strangers only: who has logged in under this name from this
 address before is never refused because of failures elsewhere.
 
+To check a password takes a second of a processor on purpose, so strangers may have two attempts under way at once; the
+next is refused for a second. Otherwise many addresses could keep all threads and processors busy.
+
 An attempt is counted before it is answered, and given back if it did not fail. So attempts under way count too, and no
 more than the limit can be tried at once. An attempt whose client leaves before the answer counts as failed.
 
@@ -12,6 +15,8 @@ because people type passwords into the wrong field.
 """
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
@@ -48,11 +53,20 @@ KNOWN_DAYS: Final = 90
 MAX_KNOWN_ADDRESSES: Final = 1000
 """How many addresses of one name are compared."""
 
+MAX_STRANGERS: Final = 2
+"""Attempts from addresses that are new for their names that may be under way at once."""
+
+FORGOTTEN_SECONDS: Final = 10.0
+"""An attempt whose client has left is not seen to end. So long it counts as under way."""
+
 _NAME_FIELD: Final = UsernameField(max_length=User._meta.get_field("username").max_length)
 """What Django's login form makes of a typed name before it looks for the user."""
 
 _COUNTED: Final = "gumcp.counted_login"
 """Where a request keeps the subjects that it was counted under. The CSRF middleware uses META in the same way."""
+
+_STRANGERS: Final = ", from new addresses"
+"""How the subject ends under which strangers are counted for a name."""
 
 
 class LoginThrottle(MiddlewareMixin):
@@ -64,6 +78,7 @@ class LoginThrottle(MiddlewareMixin):
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         super().__init__(get_response)
         self._limits = RateLimits({RULE: conf.rate_limits[RULE]}, conf.limits_storage_url)
+        self._strangers = _UnderWay()
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
         """Refuse an attempt beyond the limit; otherwise count it."""
@@ -71,23 +86,19 @@ class LoginThrottle(MiddlewareMixin):
             return None
         seconds = self._count(request)
         if seconds is None:
-            return None
+            return None if self._has_turn(request) else _refusal("Too many logins at once.", 1)
         try:
             write_refusals(self._limits)
         except DatabaseError as error:  # the refusal matters more than its row
             logger.warning("A refused login could not be written down: %s", type(error).__name__)
-        return HttpResponse(
-            f"Too many failed logins. Try again in {seconds} seconds.",
-            status=429,
-            content_type="text/plain; charset=utf-8",
-            headers={"Retry-After": str(seconds)},
-        )
+        return _refusal("Too many failed logins.", seconds)
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         """Note how an attempt ended. An attempt that met an error of the host says nothing about the password."""
         counted: list[str] | None = request.META.pop(_COUNTED, None)
         if counted is None:
             return response
+        self._strangers.end(id(request))
         if response.status_code == 200:  # Django's login page shows the form again,
             audit.record(audit.LOGIN_FAILED, "admin", request=request)
             return response
@@ -114,9 +125,49 @@ class LoginThrottle(MiddlewareMixin):
         request.META[_COUNTED] = counted
         return None
 
+    def _has_turn(self, request: HttpRequest) -> bool:
+        """Whether an attempt that was counted may go on now. One that may not is given back."""
+        counted: list[str] = request.META[_COUNTED]
+        if not counted[-1].endswith(_STRANGERS) or self._strangers.begin(id(request)):
+            return True
+        self._give_back(request.META.pop(_COUNTED))
+        return False
+
     def _give_back(self, subjects: list[str]) -> None:
         for subject in subjects:
             self._limits.give_back(RULE, subject)
+
+
+class _UnderWay:
+    """Attempts of strangers that are under way. Used in several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun: dict[int, float] = {}
+
+    def begin(self, attempt: int) -> bool:
+        """Note one more, unless there are too many. Returns whether it was noted."""
+        now = time.monotonic()
+        with self._lock:
+            self._begun = {known: at for known, at in self._begun.items() if now - at < FORGOTTEN_SECONDS}
+            if len(self._begun) >= MAX_STRANGERS:
+                return False
+            self._begun[attempt] = now
+            return True
+
+    def end(self, attempt: int) -> None:
+        """Note that one has ended."""
+        with self._lock:
+            self._begun.pop(attempt, None)
+
+
+def _refusal(reason: str, seconds: int) -> HttpResponse:
+    return HttpResponse(
+        f"{reason} Try again in {seconds} {'second' if seconds == 1 else 'seconds'}.",
+        status=429,
+        content_type="text/plain; charset=utf-8",
+        headers={"Retry-After": str(seconds)},
+    )
 
 
 def _is_attempt(request: HttpRequest) -> bool:
@@ -134,7 +185,7 @@ def _subjects(request: HttpRequest) -> list[tuple[str, int]]:
     name = _NAME_FIELD.to_python(request.POST.get("username"))
     if name and not has_logged_in_from(name, address):
         digest = salted_hmac("gumcp.login-throttle", name, algorithm="sha256").hexdigest()[:16]
-        subjects.append((f"name {digest}, from new addresses", STRANGERS_FACTOR))
+        subjects.append((f"name {digest}{_STRANGERS}", STRANGERS_FACTOR))
     return subjects
 
 

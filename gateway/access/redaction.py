@@ -25,6 +25,9 @@ PUBLIC_PATHS: Final = ("/admin/", "/static/")
 # Up to the end or to a last /messages: uvicorn logs decoded paths, in which a key may contain slashes.
 _SECOND_SEGMENT: Final = re.compile(r"^(/+[^/?]*/+)([^?]+?)(?=(?:/messages)?/?(?:\?|$))")
 
+# No server has a colon in its name: a client has left the name out.
+_FIRST_SEGMENT: Final = re.compile(r"^(/+)(?!\[)([^/?%]*:[^?]*)")
+
 # Django's own pages have no colon in their paths. A key that somebody put there may have slashes after it.
 _KEYED_TAIL: Final = re.compile(r"/(?!\[)[^/?]*(?::|%3[Aa])[^?]*")
 
@@ -147,7 +150,7 @@ class PathRedactor:
     def _blank_second(path: str) -> str:
         if path.startswith(PUBLIC_PATHS):
             return _KEYED_TAIL.sub(f"/{REDACTED}", path)
-        return _SECOND_SEGMENT.sub(_blank_segment, path)
+        return _SECOND_SEGMENT.sub(_blank_segment, _FIRST_SEGMENT.sub(_blank_segment, path))
 
 
 def _blank_segment(match: re.Match[str]) -> str:

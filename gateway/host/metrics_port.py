@@ -5,7 +5,7 @@ from typing import Final
 
 from django.conf import settings
 from django.http.request import split_domain_port
-from prometheus_client import make_asgi_app
+from prometheus_client import REGISTRY, CollectorRegistry, make_asgi_app
 
 from gateway.conf import conf
 from gateway.http.addresses import parse_address
@@ -21,16 +21,18 @@ PATHS: Final = frozenset({"/metrics", "/"})
 
 
 class MetricsPort:
-    """Serves the process's metrics in a thread of its own. `start` and `stop` are called in turn, from any thread."""
+    """Serves metrics in a thread of its own. `start` and `stop` are called in turn, from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        """`registry` has the metrics: those of this process, unless another one is given."""
+        self._registry = registry
         self._server: SmallServer | None = None
 
     def start(self) -> None:
         """Listen on the port of the settings. Logs an error if that is not possible."""
         if not conf.metrics_port:
             return
-        server = SmallServer(MetricsPage(settings.ALLOWED_HOSTS), conf.metrics_host, conf.metrics_port)
+        server = SmallServer(MetricsPage(settings.ALLOWED_HOSTS, self._registry), conf.metrics_host, conf.metrics_port)
         try:
             server.start()
         except OSError as error:
@@ -57,8 +59,8 @@ class MetricsPage:
     DNS rebinding needs a name, so an address is always allowed: Prometheus mostly asks by one.
     """
 
-    def __init__(self, allowed_hosts: list[str]) -> None:
-        self._metrics = make_asgi_app()
+    def __init__(self, allowed_hosts: list[str], registry: CollectorRegistry = REGISTRY) -> None:
+        self._metrics = make_asgi_app(registry)
         self._policy = OriginPolicy(allowed_hosts, [])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

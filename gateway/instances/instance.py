@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from mcp_types import CLIENT_INFO_META_KEY
 
 from gateway.access.identity import Identity
+from gateway.access.key_search import without_keys
 from gateway.catalog.definitions import ServerDefinition
 from gateway.instances.dependencies import ServerDependencies
 from gateway.instances.lanes import Lane
@@ -34,7 +35,7 @@ class Activity:
     protocol_version: str = ""
     client_name: str = ""
     client_version: str = ""
-    """What the client says of itself, cut to `MAX_FACT_LENGTH`."""
+    """What the client says of itself, without keys, cut to `MAX_FACT_LENGTH`."""
 
     def note(self, message: Any, is_call: bool, address: str, protocol_version: str) -> None:
         """Count one request. `message`: its decoded JSON, which may be anything."""
@@ -48,7 +49,8 @@ class Activity:
         except (TypeError, KeyError, IndexError):
             return
         if isinstance(name, str) and isinstance(version, str):
-            self.client_name, self.client_version = name[:MAX_FACT_LENGTH], version[:MAX_FACT_LENGTH]
+            self.client_name = without_keys(name[:MAX_FACT_LENGTH])
+            self.client_version = without_keys(version[:MAX_FACT_LENGTH])
 
 
 @dataclass(eq=False, slots=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.conf import settings
 from django.core.management.base import CommandError
 from django.db import connection
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
 from gateway import metrics
@@ -30,6 +30,7 @@ from gateway.fleet.moved_sessions import end_moved_sessions
 from gateway.fleet.ownership import Node, Ownership, handover_path
 from gateway.fleet.supervisor import Supervisor
 from gateway.fleet.worker import WorkerLink
+from gateway.host.metrics_port import MetricsPort
 from gateway.management.inherited_socket import address_of, endpoint_of
 from gateway.management.ports import require_free_port
 from gateway.records.processes import Place
@@ -104,24 +105,21 @@ def supervise(
             on_ready=on_ready,
             service_manager=service_manager,
         )
-        stack.enter_context(_serving_metrics(supervisor.metrics))
+        stack.enter_context(serving_metrics(supervisor.metrics))
         return supervisor.run()
 
 
 @contextmanager
-def _serving_metrics(metrics: Collector) -> Iterator[None]:
-    if not conf.metrics_port:
-        yield
-        return
+def serving_metrics(metrics: Collector) -> Iterator[None]:
+    """Serve the metrics of all workers on the port of the settings, with the limits of that port."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(metrics)
-    server, thread = start_http_server(conf.metrics_port, conf.metrics_host, registry)
+    port = MetricsPort(registry)
+    port.start()
     try:
         yield
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        port.stop()
 
 
 def serve_as_worker(

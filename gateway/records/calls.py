@@ -14,6 +14,7 @@ from uuid import UUID
 from django.db import DatabaseError, DataError, IntegrityError, connection
 from django.utils import timezone
 
+from gateway.access.key_search import without_keys
 from gateway.conf import conf
 from gateway.instances.call_log import Call, CallLog
 from gateway.metrics import version_label
@@ -156,12 +157,12 @@ def _session(session_id: UUID | None) -> Any:
 
 @lru_cache(maxsize=4096)
 def _text(text: str, length: int) -> str:
-    return storable(text, length)
+    return storable(without_keys(text), length)
 
 
 @lru_cache(maxsize=1024)
 def _client(name: str, version: str) -> str:
-    return storable(f"{name} {version}".strip(), 120)
+    return storable(without_keys(f"{name} {version}".strip()), 120)
 
 
 @lru_cache(maxsize=64)

@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 
 from gateway import signals
 from gateway.access.identity import Identity
+from gateway.access.key_search import without_keys
 from gateway.jsonrpc import BATCH_VERSION
 from gateway.transports.message_budget import MessageMemory
 from gateway.transports.session_state import SessionState
@@ -151,7 +152,8 @@ class Session(Generic[WireT]):
 
 
 def _fact(value: object) -> str:
-    return value[:MAX_FACT_LENGTH] if isinstance(value, str) else ""
+    # Operators see it, so it holds no key, whatever the client said.
+    return without_keys(value[:MAX_FACT_LENGTH]) if isinstance(value, str) else ""
 
 
 class Sessions:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
 from django.contrib.sessions.models import Session as DjangoSession
 from django.test import Client, override_settings
 from django.utils import timezone
@@ -321,3 +321,60 @@ def test_pages_have_a_policy_without_inline_scripts(client: Client) -> None:
         assert "frame-ancestors 'none'" in policy
         assert not re.search(rb"<script(?![^>]*\bsrc=)(?![^>]*application/json)[^>]*>\s*\S", answer.content), page
         assert b"<style" not in answer.content
+
+
+def may(name: str, *codenames: str) -> Client:
+    """Log in as an operator who has these permissions."""
+    user = User.objects.create_user(name, is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+USER_FORM = {"is_active": "on", "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+
+
+def test_operator_who_may_change_users_gives_no_rights(operator: User, ada: User) -> None:
+    clerk = may("clerk", "view_user", "change_user", "delete_user", "change_group", "view_group")
+    group = Group.objects.create(name="all")
+    rights = [str(row.pk) for row in Permission.objects.all()]
+    for user in (User.objects.get(username="clerk"), ada):
+        wanted = {"is_superuser": "on", "is_staff": "on", "groups": [group.pk], "user_permissions": rights}
+        page = f"/admin/auth/user/{user.pk}/change/"
+        assert (
+            clerk.post(page, {**USER_FORM, "username": user.username, "first_name": "New", **wanted}).status_code == 302
+        )
+        user.refresh_from_db()
+        assert (user.first_name, user.is_superuser, user.groups.count()) == ("New", False, 0)
+        assert user.is_staff == (user != ada)
+    assert (
+        clerk.post(f"/admin/auth/group/{group.pk}/change/", {"name": "some", "permissions": rights}).status_code == 302
+    )
+    group.refresh_from_db()
+    assert (group.name, group.permissions.count()) == ("some", 0)
+
+
+@pytest.mark.parametrize("is_active", [True, False])
+def test_operator_changes_nobody_who_has_more_rights(operator: User, ada: User, is_active: bool) -> None:
+    clerk = may("clerk", "view_user", "change_user", "delete_user")
+    may("keeper", "revoke_apikey")
+    User.objects.exclude(username="clerk").update(is_active=is_active)
+    passwords = {"password1": "Xk29-dkfjslw", "password2": "Xk29-dkfjslw", "usable_password": "true"}
+    for user in (operator, User.objects.get(username="keeper")):
+        page = f"/admin/auth/user/{user.pk}"
+        assert clerk.get(f"{page}/change/").status_code == 200
+        assert clerk.post(f"{page}/change/", {**USER_FORM, "username": "other"}).status_code == 403
+        assert clerk.post(f"{page}/password/", passwords).status_code == 403
+        assert clerk.post(f"{page}/delete/", {"post": "yes"}).status_code == 403
+        chosen = {"action": "delete_selected", "_selected_action": [user.pk], "post": "yes"}
+        clerk.post("/admin/auth/user/", chosen)
+        assert User.objects.filter(pk=user.pk, username=user.username).exists()
+    assert clerk.post(f"/admin/auth/user/{ada.pk}/password/", passwords).status_code == 302
+
+
+def test_superuser_gives_rights(client: Client, ada: User) -> None:
+    wanted = {**USER_FORM, "username": "ada", "is_superuser": "on", "is_staff": "on"}
+    assert client.post(f"/admin/auth/user/{ada.pk}/change/", wanted).status_code == 302
+    ada.refresh_from_db()
+    assert ada.is_superuser

@@ -89,6 +89,7 @@ def test_attempts_under_way_count_too_until_they_end_well(
     monkeypatch.setattr(audit, "record", lambda *arguments, **more: None)
     monkeypatch.setattr(login_throttle, "write_refusals", lambda limits: None)
     monkeypatch.setattr(login_throttle, "has_logged_in_from", lambda name, address: False)
+    monkeypatch.setattr(login_throttle, "MAX_STRANGERS", 60)
     # Who gets no answer from the storage in time counts alone, which is not the subject here.
     monkeypatch.setattr("gateway.access.limits.ANSWER_SECONDS", 30)
     happened: queue.Queue[str] = queue.Queue()
@@ -119,6 +120,43 @@ def test_attempts_under_way_count_too_until_they_end_well(
         assert (first.count("let in"), statuses.count(429)) == (10, 50)
         # What did not fail has used nothing up.
         assert [attempt(number) for number in range(11)].count(429) == (11 if ending == 200 else 0)
+    throttle._limits.close()
+
+
+def test_strangers_make_the_host_check_few_passwords_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check takes a second of a processor. Many addresses could keep all threads busy with it."""
+    monkeypatch.setattr(audit, "record", lambda *arguments, **more: None)
+    monkeypatch.setattr(login_throttle, "has_logged_in_from", lambda name, address: address == "192.0.2.200")
+    begun, may_end = threading.Semaphore(0), threading.Event()
+
+    def view(request: HttpRequest) -> HttpResponse:
+        begun.release()
+        assert may_end.wait(30)
+        return HttpResponse(status=200)
+
+    throttle = LoginThrottle(view)
+
+    def attempt(number: int) -> HttpResponse:
+        names = {"username": f"name-{number}"}
+        return throttle(RequestFactory().post("/admin/login/", names, REMOTE_ADDR=f"192.0.2.{number}"))
+
+    with ThreadPoolExecutor(4) as threads:
+        strangers = [threads.submit(attempt, number) for number in range(2)]
+        assert all(begun.acquire(timeout=30) for _ in strangers)
+        refused = attempt(2)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        known = threads.submit(attempt, 200)
+        assert begun.acquire(timeout=30)
+        may_end.set()
+        assert [done.result(30).status_code for done in (*strangers, known)] == [200] * 3
+        # Who was refused has used nothing up, and there is room again.
+        assert attempt(2).status_code == 200
+        # A client that leaves before its answer keeps the room for a while only.
+        may_end.clear()
+        monkeypatch.setattr(login_throttle, "FORGOTTEN_SECONDS", 0)
+        leaving = [threads.submit(attempt, number) for number in range(3, 6)]
+        assert all(begun.acquire(timeout=30) for _ in leaving)
+        may_end.set()
     throttle._limits.close()
 
 

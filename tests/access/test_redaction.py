@@ -41,7 +41,20 @@ def test_key_and_session_id_are_taken_out_of_any_text(text: str) -> None:
     assert REDACTED in REDACTOR(text)
 
 
-@pytest.mark.parametrize("path", ["/unknown/canary", "/workshop/canary/messages", "/x/canary?session_id=canary"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/unknown/canary",
+        "/workshop/canary/messages",
+        "/x/canary?session_id=canary",
+        # The name of the server was left out, or something else stands for the slash after it.
+        "/ada:canary",
+        "/ada%3Acanary",
+        "//ada:canary/x",
+        "/workshop\\ada:canary",
+        "/workshop%2Fada:canary",
+    ],
+)
 def test_second_segment_of_a_requests_path_is_a_key_whatever_it_looks_like(path: str) -> None:
     assert "canary" not in REDACTOR.path(path)
 

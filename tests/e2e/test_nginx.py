@@ -219,8 +219,14 @@ def test_nginx_writes_down_no_key(front: Front) -> None:
     front.request("GET", f"/workshop/{front.key.session_key}/nothing?key={front.key.key}")
     front.request("GET", f"/workshop/{front.key.session_key}", headers={"Accept": "text/html"})
     front.request("GET", "/admin/login/?next=/workshop/ada:canary-nginx")
+    odd = ("/ada:canary-nginx", "//workshop/ada:canary-nginx", "/workshop%2Fada:canary-nginx", f"/{front.key.key}")
+    beside = ("/admin/../workshop/ada:canary-nginx", "/static/ada:canary-nginx", f"/admin/{front.key.key}/")
+    for path in (*odd, *beside, "/workshop;x/ada:canary-nginx"):
+        front.request("GET", path)
+    front.request("GET", "/admin/login/")
     log = until(lambda: (front.folder / "nginx.log").read_text())
-    assert "/workshop/[redacted]" in log
+    for shown in ("/workshop/[redacted]", "/admin/login/", "/static/[redacted]", " /[redacted]"):
+        assert f"GET {shown.strip()}" in log
     for path in front.folder.glob("*.log"):
         assert front.key.key not in path.read_text()
         assert "canary-nginx" not in path.read_text()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.test import override_settings
+from prometheus_client.core import GaugeMetricFamily
 
 from gateway.host.metrics_port import MetricsPage
+from gateway.management.workers import serving_metrics
 from tests.support.in_process import Exchange, Reply
+from tests.support.processes import free_port
 
 
 async def ask(target: str = "/metrics", **headers: Any) -> Reply:
@@ -43,3 +49,28 @@ async def test_one_metric_can_be_asked_for() -> None:
 
 async def test_other_paths_are_404() -> None:
     assert (await ask("/favicon.ico")).status == 404
+
+
+class OfTheWorkers:
+    """Stands for the sums that a supervisor makes."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily("sum_of_workers", "", value=2)
+
+
+def test_metrics_of_several_workers_are_given_under_the_same_names_only() -> None:
+    port = free_port()
+
+    def get(host: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", "/metrics", headers={"Host": host})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    with override_settings(GUMCP_METRICS_PORT=port), serving_metrics(OfTheWorkers()):
+        status, text = get(f"localhost:{port}")
+        assert (status, b"sum_of_workers 2.0" in text, b"gumcp_active_connections" in text) == (200, True, False)
+        assert get("evil.example")[0] == 421

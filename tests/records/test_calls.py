@@ -210,6 +210,14 @@ def test_names_that_clients_send_are_stored_escaped_and_bounded_and_shown_as_tex
 
 
 @pytest.mark.django_db
+def test_key_that_a_client_sends_as_a_name_is_stored_as_its_public_part() -> None:
+    key = f"gumcp_Ab3dE6gH_{'x' * 49}"
+    write(ended(tool=key, conversation=Conversation("sse", "2025-11-25", key, "1", uuid4())))
+    row = CallRecord.objects.get()
+    assert (row.tool, row.client) == ("gumcp_Ab3dE6gH", "gumcp_Ab3dE6gH 1")
+
+
+@pytest.mark.django_db
 def test_calls_that_could_not_be_written_are_written_later(monkeypatch: pytest.MonkeyPatch) -> None:
     log = CallLog()
     for number in range(3):

@@ -152,3 +152,10 @@ def test_what_a_client_says_of_itself_is_kept_as_text_of_bounded_length(value: o
     for fact in (session.client_name, session.client_version, session.protocol_version):
         assert isinstance(fact, str)
         assert len(fact) <= MAX_FACT_LENGTH
+
+
+def test_key_that_a_client_gives_as_its_name_is_not_kept() -> None:
+    session = new_session()
+    key = f"gumcp_Ab3dE6gH_{'x' * 49}"
+    session.note_client(key, f"1 {key}", "2025-11-25")
+    assert (session.client_name, session.client_version) == ("gumcp_Ab3dE6gH", "1 gumcp_Ab3dE6gH")
