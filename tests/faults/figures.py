@@ -56,6 +56,11 @@ class Watched:
         return float(self._process.memory_full_info().uss) / MIB
 
     @property
+    def cpu_seconds(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    @property
     def descriptors(self) -> int:
         return int(self._process.num_fds())
 

@@ -343,16 +343,17 @@ class Attackers:
         ]
 
 
-async def _attack(attackers: Attackers) -> None:
+async def _attack(attackers: Attackers, only: str) -> None:
     async with asyncio.TaskGroup() as group:
         for number, act in enumerate(attackers.acts, 1):
-            group.create_task(attackers.keep(number, act))
+            if only in ("", act.__name__):
+                group.create_task(attackers.keep(number, act))
 
 
-def attack(port: int, metrics_port: int, keys: list[IssuedKey], seconds: float, counts: Any) -> None:
-    """Attack for so long. Runs in a process of its own."""
+def attack(port: int, metrics_port: int, keys: list[IssuedKey], seconds: float, counts: Any, only: str = "") -> None:
+    """Attack for so long, in one way if `only` names it. Runs in a process of its own."""
     attackers = Attackers(port, metrics_port, keys, time.monotonic() + seconds)
-    asyncio.run(_attack(attackers))
+    asyncio.run(_attack(attackers, only))
     counts.put(attackers.counts)
 
 
@@ -432,6 +433,26 @@ async def run(host: HostProcess, server: str, seconds: float, data_dir: Path) ->
     return f"| {' | '.join(cells)} |", bool(latencies) and bool(acts) and not failures
 
 
+async def run_each(host: HostProcess, seconds: float, data_dir: Path, acts: list[str]) -> None:
+    """Run one attack after the other, all of them unless `acts` names some. Print what each does to the clients."""
+    good = [issue(data_dir, f"good-{number}") for number in range(CLIENTS)]
+    bad = [issue(data_dir, f"bad-{number}") for number in range(12)]
+    watched = Watched(host.pid)
+    spawn = multiprocessing.get_context("spawn")
+    for name in ["nobody", *(acts or dict.fromkeys(act.__name__ for act in Attackers(0, 0, [], 0).acts))]:
+        counts: Any = spawn.Queue()
+        attacker = spawn.Process(target=attack, args=(host.port, host.metrics_port, bad, seconds, counts, name))
+        attacker.start()
+        cpu_seconds = watched.cpu_seconds
+        clients = await call_for(host, good, seconds)
+        cpu_seconds = watched.cpu_seconds - cpu_seconds
+        await asyncio.to_thread(counts.get, True, 60)
+        attacker.join(30)
+        lost = sum(len(client.failures) for client in clients)
+        times = milliseconds([value for client in clients for value in client.latencies])
+        print(f"{name:28} {times}; lost {lost}; CPU {cpu_seconds / seconds:.0%}; {watched.mib:.0f} MiB", flush=True)
+
+
 HEADING: Final = """\
 | server | calls | lost | p99 before | during | slowest | memory before, peak, after | descriptors | threads | series |
 |---|---|---|---|---|---|---|---|---|---|"""
@@ -441,6 +462,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.hostile", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10, help="of attack on each server; default: %(default)s")
     parser.add_argument("--server", choices=["daphne", "uvicorn", "both"], default="both", help="default: %(default)s")
+    parser.add_argument("--each", type=float, metavar="SECONDS", help="run one attack after the other, each so long")
+    parser.add_argument("--acts", nargs="*", default=[], metavar="NAME", help="with --each: only these")
     arguments = parser.parse_args()
     rows, all_kept = [], True
     for server in ("daphne", "uvicorn") if arguments.server == "both" else (arguments.server,):
@@ -449,12 +472,17 @@ def main() -> int:
             migrate(Path(folder))
             settings = {"GUMCP_AUTH": "keys", "GUMCP_LOG_LEVEL": "ERROR"}
             with running_host(Path(folder), None, asgi_server=server, server_dirs=SERVERS, **settings) as host:
+                if arguments.each:
+                    asyncio.run(run_each(host, arguments.each, Path(folder), arguments.acts))
+                    continue  # nothing for the table
                 row, is_kept = asyncio.run(run(host, server, arguments.minutes * 60, Path(folder)))
         rows.append(row)
         all_kept &= is_kept
         table = "\n".join([HEADING, *rows])
         TABLE.parent.mkdir(exist_ok=True)
         TABLE.write_text(f"{arguments.minutes:g} minutes on each server, {CLIENTS} well-behaved clients.\n\n{table}\n")
+    if not rows:
+        return 0
     print(f"\n{table}\n\nwritten to {TABLE.relative_to(ROOT)}")
     return 0 if all_kept else 1
 
