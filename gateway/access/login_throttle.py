@@ -86,12 +86,12 @@ class LoginThrottle(MiddlewareMixin):
             return None
         seconds = self._count(request)
         if seconds is None:
-            return None if self._has_turn(request) else _refusal("Too many logins at once.", 1)
+            return None if self._has_turn(request) else _refusal("Too many logins at once. Try again in a second.", 1)
         try:
             write_refusals(self._limits)
         except DatabaseError as error:  # the refusal matters more than its row
             logger.warning("A refused login could not be written down: %s", type(error).__name__)
-        return _refusal("Too many failed logins.", seconds)
+        return _refusal(f"Too many failed logins. Try again in {seconds} seconds.", seconds)
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         """Note how an attempt ended. An attempt that met an error of the host says nothing about the password."""
@@ -161,12 +161,9 @@ class _UnderWay:
             self._begun.pop(attempt, None)
 
 
-def _refusal(reason: str, seconds: int) -> HttpResponse:
+def _refusal(message: str, seconds: int) -> HttpResponse:
     return HttpResponse(
-        f"{reason} Try again in {seconds} {'second' if seconds == 1 else 'seconds'}.",
-        status=429,
-        content_type="text/plain; charset=utf-8",
-        headers={"Retry-After": str(seconds)},
+        message, status=429, content_type="text/plain; charset=utf-8", headers={"Retry-After": str(seconds)}
     )
 
 

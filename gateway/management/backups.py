@@ -112,7 +112,7 @@ def unpack(source: Path, folder: Path) -> Backup:
             for name in (DATABASE, SECRET_KEY):
                 if name in facts["sha256"]:
                     _extract(tar, name, folder / name, facts["sha256"][name])
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, KeyError, TypeError, ValueError) as error:
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, KeyError, RecursionError, TypeError, ValueError) as error:
         raise BackupError(f"{source} is not a whole backup of guMCP ({type(error).__name__}).") from None
     except OSError as error:
         raise BackupError(f"{source} cannot be unpacked: {_reason(error)}.") from None

@@ -99,6 +99,7 @@ def test_missing_database_is_not_made(tmp_path: Path) -> None:
         (lambda path: rewrite(path, gumcp_sqlite3=None), "not a whole backup"),
         (lambda path: rewrite(path, backup_json=b"{}"), "not a whole backup"),
         (lambda path: rewrite(path, backup_json=b"[]"), "not a whole backup"),
+        (lambda path: rewrite(path, backup_json=b"[" * 100_000), "not a whole backup"),
         (lambda path: rewrite(path, backup_json=json.dumps({"format": 9}).encode()), "format 9"),
         (lambda path: path.unlink(), "No such file"),
     ],
