@@ -107,6 +107,7 @@ class Handover:
             limit = None if limit is None else limit - 1
             for _, _, content in control:
                 connection = socket.socket(fileno=array.array("i", content)[0])
+                connection.setblocking(False)
                 try:
                     self._take(connection, data)
                 except Exception:
