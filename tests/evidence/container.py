@@ -2,8 +2,8 @@
 
     python -m tests.evidence.container [--keep FOLDER]
 
-podman builds it (Debian's packages podman and runc). The image that it begins with, `python:3.13-slim`, is made here
-of Debian 13's own packages with debootstrap. The container has no network, a read-only root file system and no
+podman builds it (Debian's packages podman, runc and netavark). The image that it begins with, `python:3.13-slim`, is
+made here of Debian 13's own packages with debootstrap. The container has no network, a read-only root file system and no
 capabilities, as in compose.yaml; what it is asked is asked from inside. Nothing is left behind; FOLDER keeps the base
 for the next run.
 """
@@ -64,18 +64,28 @@ async def wait(seconds: float) -> str:
 
 
 class Podman:
-    """podman with a storage of its own."""
+    """podman with a storage of its own, on a machine without systemd too."""
 
     def __init__(self, folder: Path) -> None:
-        self._options = [f"--root={folder}/storage", f"--runroot={folder}/run", "--cgroup-manager=cgroupfs"]
-        self._options.append("--runtime=runc")
+        self._options = [f"--root={folder}/storage", f"--runroot={folder}/run"]
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        configuration = folder / "containers.conf"
+        configuration.write_text(
+            '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+            # It wants more than root may have in a container of its own.
+            f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", "nproc=4096:4096"]\n'
+            '[network]\nnetwork_backend = "netavark"\n'
+        )
+        self._environ = {**os.environ, "CONTAINERS_CONF": str(configuration)}
 
     def __call__(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         command = ["podman", *self._options, *arguments]
-        return subprocess.run(command, **{"check": True, "capture_output": True, "text": True, **options})
+        options = {"check": True, "capture_output": True, "text": True, "env": self._environ, **options}
+        return subprocess.run(command, **options)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(["podman", *self._options, *arguments], stdout=subprocess.PIPE, text=True)
+        command = ["podman", *self._options, *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self._environ)
 
 
 def make_base(folder: Path) -> Path:
@@ -93,19 +103,24 @@ def make_base(folder: Path) -> Path:
     return base
 
 
-def build(podman: Podman, base: Path) -> None:
+def import_base(podman: Podman, base: Path) -> None:
     archive = base.with_suffix(".tar")
     subprocess.run(["tar", "-C", str(base), "-cf", str(archive), "."], check=True)
     podman("import", str(archive), BASE)
     archive.unlink()
-    began = time.monotonic()
-    options = ["--pull=never", "--format=docker", "--isolation=chroot", "--network=host", "--tag", IMAGE]
-    done = podman("build", *options, str(ROOT), check=False)
+
+
+def build(podman: Podman, folder: Path, image: str) -> None:
+    """Build the image of a Dockerfile."""
+    options = ["--pull=never", "--format=docker", "--isolation=chroot", "--network=host", "--tag", image]
+    done = podman("build", *options, str(folder), check=False)
     if done.returncode:
         sys.exit(f"podman build failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    size = int(podman("image", "inspect", "--format={{.Size}}", IMAGE).stdout)
-    base_size = int(podman("image", "inspect", "--format={{.Size}}", BASE).stdout)
-    print(f"built in {time.monotonic() - began:.0f} s; {(size - base_size) / 2**20:.0f} MiB on top of its base")
+
+
+def size_of(podman: Podman, image: str) -> float:
+    """MiB."""
+    return int(podman("image", "inspect", "--format={{.Size}}", image).stdout) / 2**20
 
 
 def main() -> int:
@@ -118,9 +133,14 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory(prefix="gumcp-container-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
+        folder.chmod(0o755)
         podman = Podman(folder)
         try:
-            build(podman, make_base(keep or folder))
+            import_base(podman, make_base(keep or folder))
+            began = time.monotonic()
+            build(podman, ROOT, IMAGE)
+            added = size_of(podman, IMAGE) - size_of(podman, BASE)
+            print(f"built in {time.monotonic() - began:.0f} s; {added:.0f} MiB on top of its base")
             return int(not check(podman, folder))
         finally:
             podman("rm", "--force", "--volumes", "--time=0", NAME, check=False)
@@ -149,16 +169,10 @@ def check(podman: Podman, folder: Path) -> bool:
             time.sleep(0.5)
         return False
 
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     options = ["--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp", "--cap-drop=all", "--network=none"]
-    options += [
-        "--security-opt=no-new-privileges",
-        # podman wants more than root may have in a container of its own, and a systemd that runs the health checks.
-        f"--ulimit=nofile={files}:{files}",
-        "--ulimit=nproc=4096:4096",
-        "--health-interval=disable",
-        f"--volume={folder}/servers:/srv/gumcp/servers:ro",
-    ]
+    options += ["--security-opt=no-new-privileges", f"--volume={folder}/servers:/srv/gumcp/servers:ro"]
+    # Otherwise a systemd would have to run the health check.
+    options += ["--health-interval=disable"]
     began = time.monotonic()
     podman("run", "--detach", "--name", NAME, *options, "--volume=gumcp-evidence:/var/lib/gumcp", IMAGE)
     say("the health check of the image passes", healthy(), f"after {time.monotonic() - began:.1f} s")
