@@ -10,7 +10,8 @@ COPY gumcp_site gumcp_site
 RUN /opt/gumcp/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps .
 
 FROM python:3.13-slim
-RUN useradd --system --uid 10001 --home-dir /var/lib/gumcp --create-home gumcp \
+RUN useradd --system --uid 10001 --home-dir /var/lib/gumcp gumcp \
+    && install --directory --owner=gumcp --group=gumcp --mode=0700 /var/lib/gumcp \
     && mkdir -p /srv/gumcp/servers
 COPY --from=build /opt/gumcp /opt/gumcp
 # Inside a container the host listens on all addresses, so it needs keys. PYTHONDONTWRITEBYTECODE: servers/ may be read-only.

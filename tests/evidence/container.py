@@ -3,9 +3,9 @@
     python -m tests.evidence.container [--keep FOLDER]
 
 podman builds it (Debian's packages podman, runc and netavark). The image that it begins with, `python:3.13-slim`, is
-made here of Debian 13's own packages with debootstrap. The container has no network, a read-only root file system and no
-capabilities, as in compose.yaml; what it is asked is asked from inside. Nothing is left behind; FOLDER keeps the base
-for the next run.
+made here of Debian 13's own packages with debootstrap. The container has no network, a read-only root file system and
+no capabilities, as in compose.yaml; what it is asked is asked from inside. Nothing is left behind; FOLDER keeps the
+base for the next run.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Podman:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         command = ["podman", *self._options, *arguments]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self._environ)
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=quiet, text=True, env=self._environ)
 
 
 def make_base(folder: Path) -> Path:
