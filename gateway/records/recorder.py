@@ -146,7 +146,7 @@ class Recorder:
         # From here on: used in the thread only.
         self._writer = RowWriter()
         self._call_rows = CallRows(self._call_log)
-        self._written_activity: dict[UUID, float] = {}
+        self._written_activity: dict[Session, float] = {}
         self._load = LoadMeter()
         self._written_conditions: dict[str, str] | None = None
         self._shown_conditions: dict[str, str] | None = None
@@ -422,9 +422,15 @@ class Recorder:
         with self._lock:
             closed = dict(self._closed)
         going_on = self._going_on_elsewhere(session for session, _ in closed.values())
-        live = [session for session in self._sessions if session.is_established and session.row_id not in closed]
-        active = [session for session in live if self._written_activity.get(session.row_id) != session.last_activity]
-        seen = {session.row_id: session.last_activity for session in active}
+        # This looks at all sessions each time, so it must be cheap for those that are silent.
+        written = self._written_activity
+        live = [
+            session
+            for session in self._sessions
+            if session.is_established and not (closed and session.row_id in closed)
+        ]
+        active = [session for session in live if written.get(session) != session.last_activity]
+        seen = {session: session.last_activity for session in active}
         self._writer.upsert(
             [self._session_row(session, None) for session in active]
             + [
@@ -435,10 +441,10 @@ class Recorder:
             "id",
             _UPDATED_SESSION_FIELDS,
         )
-        live_ids = {session.row_id for session in live}
-        self._written_activity = {
-            row_id: activity for row_id, activity in {**self._written_activity, **seen}.items() if row_id in live_ids
-        }
+        if active or len(live) != len(written):
+            self._written_activity = {
+                session: seen[session] if session in seen else written[session] for session in live
+            }
         with self._lock:
             for row_id in closed:
                 self._closed.pop(row_id, None)
