@@ -259,13 +259,15 @@ async def test_call_that_the_host_refuses_says_so(host: InProcessHost, traces: K
     client = await host.initialize(TARGET.format("version_2"))
     await client.post(request("tools/list", {}, 1)).reply()
     with override_settings(GUMCP_MAX_CONCURRENT_CALLS=1):
-        waiting = client.start("wait")
+        waiting = client.start("wait", "waiting")
         async with asyncio.timeout(WAIT_SECONDS):
             while not any(calls.by_user for calls in host.host.instances.calls):
                 await client.post(request("ping", {}, 2)).reply()
         refused = (await client.start("where").reply()).json
         assert "1 calls already" in refused["result"]["content"][0]["text"]
-        waiting.leave()
+        cancelled = {"method": "notifications/cancelled", "params": {"requestId": "waiting"}}
+        await client.post({"jsonrpc": "2.0", **cancelled}).reply()
+        await waiting.reply()
     _, called = call_spans(traces, "where")
     assert (called.attributes["gumcp.outcome"], called.attributes["error.type"]) == ("refused", "refused")
 
