@@ -25,7 +25,7 @@ $(BIN)/.dev: requirements-dev.lock $(BIN)/.run
 run: $(BIN)/.run ## serve on 127.0.0.1:8000
 	@$(BIN)/python manage.py serve --prepare
 
-quick: $(BIN)/.dev ## the tests that start no process (a little over a minute)
+quick: $(BIN)/.dev ## the tests that start no process
 	$(BIN)/python -m pytest $(PARALLEL) -m "not e2e"
 
 test: $(BIN)/.dev ## run the whole test suite
