@@ -3,7 +3,8 @@
 A thread that waits for the network costs nothing. A thread that computes holds the GIL, and every other thread of the
 process has to wait for it: with many of them, all servers get slow. Which threads compute is told by the CPU time that
 each has used, so a call's thread is unknown at first. How many unknown threads there may be follows what was seen: it
-doubles with each call that waits, and falls back with each call that computes.
+doubles with each call that waits, and falls back with each call that computes. A server whose calls do both gets few,
+because each of its calls that wait would make room for others that compute.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ NOTICEABLE_SECONDS: Final = 0.001
 LATE_FACTOR: Final = 1.5
 """A look that is later than that says that the GIL or the CPUs are short, so threads that did nothing may want to."""
 
+MAX_UNKNOWN: Final = 1024
+"""How many threads beyond the limit may be unknown where no call computes."""
+
+MIXED_SECONDS: Final = 10.0
+"""How long after a call that computed only one thread beyond the limit may be unknown."""
 
 IS_MEASURABLE: Final = hasattr(time, "pthread_getcpuclockid")
 """Whether the system tells a thread's CPU time to other threads. Linux does; macOS and Windows do not."""
@@ -63,6 +69,7 @@ class ComputingBound:
         """How many threads may compute at once."""
         self._trust = 0
         """How many threads beyond the limit may be unknown."""
+        self._computed_at = -MIXED_SECONDS
         self._on_time_seconds = look_seconds * LATE_FACTOR
         self._looked_at = 0.0
 
@@ -104,9 +111,13 @@ class ComputingBound:
             self._note(use, is_computing=cpu_seconds > max(NOTICEABLE_SECONDS, seconds * COMPUTING_SHARE))
 
     def _note(self, use: CpuUse, *, is_computing: bool) -> None:
+        now = time.monotonic()
+        if is_computing:
+            self._computed_at = now
         if use.is_computing is None:
             # The trust is for calls that begin: what a thread does later says little about the next one.
-            self._trust = 0 if is_computing else min(2 * self._trust + 1, 1024)
+            most = 1 if now - self._computed_at < MIXED_SECONDS else MAX_UNKNOWN
+            self._trust = 0 if is_computing else min(2 * self._trust + 1, most)
         use.is_computing = is_computing
 
 

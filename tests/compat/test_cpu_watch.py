@@ -109,3 +109,27 @@ def test_call_that_uses_little_of_its_time_counts_as_waiting(bound: ComputingBou
     use = CpuUse()
     bound.note_end(use, cpu_seconds=0.004, seconds=0.1)
     assert use.is_computing is False
+
+
+def test_calls_that_wait_make_little_room_beside_calls_that_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("gateway.compat.cpu_watch.time.monotonic", lambda: now)
+    bound = ComputingBound(2, LOOK_SECONDS)
+
+    def room() -> int:
+        """How many calls may begin at once."""
+        return next(count for count in range(100) if not bound.has_room([CpuUse() for _ in range(count)]))
+
+    def end(*, computed: bool, times: int = 1) -> None:
+        for _ in range(times):
+            bound.note_end(CpuUse(), 0.5 if computed else 0.0, 0.5)
+
+    end(computed=False, times=4)
+    assert room() == 2 + 15
+    end(computed=True)
+    assert room() == 2
+    end(computed=False, times=10)
+    assert room() == 2 + 1
+    now += 11
+    end(computed=False, times=4)
+    assert room() > 2 + 15
