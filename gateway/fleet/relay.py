@@ -1,5 +1,8 @@
 """Passes HTTP exchanges on to the process that owns them, and takes those that others pass on.
 
+Within a machine this is the exception: a worker usually gives the whole connection to the owner
+(`gateway.serving.handover`). What cannot be given away, and what another machine owns, is relayed.
+
 A relayed exchange is the client's own, byte for byte, with headers that say who the client is. From a worker of the
 same machine they are believed because they arrive on a Unix socket, whose folder belongs to the host's user. From
 another node they arrive on the peer port, and a signature covers them (`signatures`). An exchange goes to another node

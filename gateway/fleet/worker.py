@@ -1,7 +1,8 @@
 """A worker's side of a fleet: what the supervisor tells it, and what it answers.
 
-A worker has a slot, which its successor inherits. It serves the listening socket that all workers share, a Unix socket
-of its own for what other workers relay to it, and with several machines the peer port, which all workers share too.
+A worker has a slot, which its successor inherits. It serves the listening socket that all workers share, two Unix
+sockets of its own, for connections that other workers give it and for requests that they relay to it, and with several
+machines the peer port, which all workers share too.
 """
 
 import asyncio
