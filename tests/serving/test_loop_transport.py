@@ -103,6 +103,29 @@ async def test_rest_arrives_whole_though_the_client_sends_more_while_it_is_sent(
         await until(lambda: connection.is_lost)
 
 
+async def test_connection_that_is_let_go_goes_on_where_there_is_a_copy_of_its_socket() -> None:
+    with connected() as (connection, transport, client):
+        client.sendall(b"question")
+        await until(lambda: connection.received == b"question")
+        with transport.socket.dup() as copy:
+            transport.let_go()
+            await until(lambda: connection.is_lost)
+            client.sendall(b"another")
+            assert await asyncio.get_running_loop().sock_recv(copy, 100) == b"another"
+            copy.sendall(b"answer")
+            assert await asyncio.get_running_loop().sock_recv(client, 100) == b"answer"
+        assert connection.received == b"question"
+
+
+async def test_connection_begins_with_what_was_read_before() -> None:
+    with connected() as (connection, transport, client):
+        client.sendall(b" and more")
+        transport.begin_with(b"question")
+        await until(lambda: connection.received == b"question and more")
+        client.close()
+        await until(lambda: connection.is_lost)
+
+
 async def test_client_that_has_closed_its_side_has_left() -> None:
     with connected() as (connection, transport, client):
         client.shutdown(socket.SHUT_WR)
