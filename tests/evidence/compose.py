@@ -5,7 +5,7 @@
 docker compose (version 2: Debian 13's package docker-compose, or its path in the variable COMPOSE) talks to podman, as
 `tests.evidence.container` sets it up. In the place of the images of PostgreSQL, Redis, nginx and Prometheus stands one
 that is made here of Debian's packages (`stand_in`). Grafana is left out: Debian has none. Ports 8000, 8080 and 9090 of
-this machine must be free.
+this machine must be free. netavark leaves its chains in iptables, without rules that do anything.
 """
 
 from __future__ import annotations

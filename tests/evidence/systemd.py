@@ -185,7 +185,15 @@ def main() -> int:
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gumcp-systemd-")))
-        build = ["uv", "build", "--quiet", "--wheel", "--out-dir", str(folder / "dist"), str(ROOT)]
+        build = [
+            str(Path(sys.executable).parent / "uv"),
+            "build",
+            "--quiet",
+            "--wheel",
+            "--out-dir",
+            str(folder / "dist"),
+            str(ROOT),
+        ]
         subprocess.run(build, check=True)
         [wheel] = (folder / "dist").glob("*.whl")
         (folder / "machine").mkdir()
