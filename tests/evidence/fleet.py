@@ -365,9 +365,9 @@ def pairs(folder: Path) -> bool:
         until(lambda: "serves with 4 workers" in host.log(), 20)
         holds = count_pairs([host.base_url], PAIRS)
         until(lambda: host.rows(f"{INSTANCES} HAVING count(*) = {USERS}"), 10)
-        ((instances, users),) = (tuple(row) for row in host.rows(INSTANCES))
-        print(f"  {len(workers_of(host))} workers, {instances} instances of {users} users")
-        return holds and instances == users == USERS
+        (row,) = host.rows(INSTANCES)
+        print(f"  {len(workers_of(host))} workers, {row['instances']} instances of {row['users']} users")
+        return holds and row["instances"] == row["users"] == USERS
 
 
 def least_conn(folder: Path) -> bool:
