@@ -39,6 +39,18 @@ def settings_of(folder: Path, file: str | bytes | None = None, **variables: str)
     return GatewaySettings(read_settings(GatewaySettings, dict(variables), folder / ".env"))
 
 
+def test_folder_that_the_user_may_not_enter_is_named_and_not_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Root may enter every folder.
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(SettingsError, match=f"This user may not enter {tmp_path}"):
+        read_settings(GatewaySettings, {}, tmp_path / ".env")
+
+
 @pytest.fixture
 def django_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Execute the site's settings module with some variables; return what it defines."""

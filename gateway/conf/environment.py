@@ -94,7 +94,13 @@ def read_settings(settings: Any, environ: MutableMapping[str, str], default_file
 def _env_file(environ: Mapping[str, str], default: Path) -> Path | None:
     named = environ.get(FILE_VARIABLE)
     if named is None:
-        return default if default.exists() else None
+        try:
+            return default if default.exists() else None
+        except PermissionError:
+            raise SettingsError(
+                f"This user may not enter {default.parent}, where {default.name} would be. Start the command in "
+                f"another folder, or set {FILE_VARIABLE} to a file, or to nothing."
+            ) from None
     if not named.strip():
         return None
     path = default.parent / Path(named).expanduser()
