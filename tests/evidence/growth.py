@@ -53,6 +53,8 @@ _ROOM: Final = {
     "GUMCP_MAX_SESSIONS_PER_ADDRESS": "0",
     "GUMCP_MAX_INSTANCES": "20000",
     "GUMCP_LOG_LEVEL": "ERROR",
+    # A new interpreter, as users start it. Without this the host would be forked from a warm one.
+    "PYTHONHASHSEED": "random",
 }
 
 
