@@ -76,10 +76,12 @@ def test_when_workers_do_not_start_any_more_one_tries_for_all_and_then_all_come_
     fleet.deadly.touch()
     for worker in list(fleet.supervisor._workers.values()):
         worker.process.kill()
-    fleet.run_until(lambda: len(fleet.started()) >= 18)
     # Each slot finds out for itself that its workers do not start.
-    assert all(fleet.started()[3:].count(slot) >= 2 for slot in range(3))
-    assert set(fleet.started()[12:]) == {0}
+    first, *others = fleet.supervisor._slots
+    fleet.run_until(lambda: first.is_failing and all(slot.is_failing and slot.worker is None for slot in others))
+    tried = len(fleet.started())
+    fleet.run_until(lambda: len(fleet.started()) >= tried + 5)
+    assert set(fleet.started()[tried:]) == {0}
     fleet.deadly.unlink()
     fleet.run_until(lambda: fleet.ready() == 3)
 
@@ -87,4 +89,4 @@ def test_when_workers_do_not_start_any_more_one_tries_for_all_and_then_all_come_
 def test_workers_that_have_never_started_are_all_tried(fleet: Fleet) -> None:
     fleet.deadly.touch()
     fleet.run_until(lambda: fleet.supervisor._is_hopeless)
-    assert {fleet.started().count(slot) for slot in range(3)} == {3}
+    assert min(fleet.started().count(slot) for slot in range(3)) >= 3
