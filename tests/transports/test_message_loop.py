@@ -140,3 +140,23 @@ async def test_loop_that_fails_ends_its_session_only_and_says_so(
     async with opened(workshop) as other:
         other.initialize()
         await other.answer("init")
+
+
+async def test_answer_that_cannot_be_sent_ends_its_session(
+    workshop: LaneServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = Session(workshop)
+
+    async def write(item: Any) -> None:
+        if getattr(item.message, "id", None) == 1:
+            raise ValueError("not writable")
+        await session._write(item)
+
+    session.loop._write = write
+    session.loop.start()
+    session.initialize()
+    await session.answer("init")
+    session.call(1, "echo", text="lost")
+    await wait(lambda: session.ends == 1)
+    assert "An answer could not be sent" in caplog.text
+    assert (session.budget.held_bytes, session.link.session.in_flight) == (0, {})
