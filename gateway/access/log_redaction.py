@@ -18,7 +18,9 @@ from gateway.printable import LINES, Lines, printable
 _PATH_LOGGERS: Final = frozenset({"uvicorn.access", "django.request", "django.security.csrf"})
 """Loggers whose arguments are whole decoded paths: a key in them may look like further segments."""
 
-_FOREIGN_ERRORS: Final = re.compile(r"(?:mcp|asyncio|gateway\.compat|gateway\.instances\.lanes)(?:\.|$)")
+_FOREIGN_ERRORS: Final = re.compile(
+    r"(?:mcp|asyncio|gateway\.(?:compat|instances\.lanes|transports\.dispatcher))(?:\.|$)"
+)
 """Loggers of exceptions that servers' handlers raised: their texts often contain the arguments of the call."""
 
 _TASKS_ERROR: Final = re.compile(r"(\bexception=\w+).*>", re.DOTALL)

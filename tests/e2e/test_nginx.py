@@ -32,6 +32,9 @@ NAME = "mcp.example.com"
 CLIENT = "127.0.0.2"
 """Where clients come from: not the proxy's address."""
 
+OTHER_CLIENT = "127.0.0.3"
+"""Where a client comes from whose wrong keys do not count for the others."""
+
 
 @dataclass
 class Front:
@@ -44,14 +47,16 @@ class Front:
     context: ssl.SSLContext
     key: IssuedKey
 
-    def connection(self) -> HTTPSConnection:
+    def connection(self, source: str = CLIENT) -> HTTPSConnection:
         connection = HTTPSConnection(NAME, self.port, timeout=WAIT_SECONDS, context=self.context)
-        raw = socket.create_connection(("127.0.0.1", self.port), WAIT_SECONDS, source_address=(CLIENT, 0))
+        raw = socket.create_connection(("127.0.0.1", self.port), WAIT_SECONDS, source_address=(source, 0))
         connection.sock = self.context.wrap_socket(raw, server_hostname=NAME)
         return connection
 
-    def request(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Any:
-        connection = self.connection()
+    def request(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, source: str = CLIENT
+    ) -> Any:
+        connection = self.connection(source)
         try:
             connection.request(method, path, body or None, {"Host": NAME, **(headers or {})})
             response = connection.getresponse()
@@ -222,7 +227,7 @@ def test_nginx_writes_down_no_key(front: Front) -> None:
     odd = ("/ada:canary-nginx", "//workshop/ada:canary-nginx", "/workshop%2Fada:canary-nginx", f"/{front.key.key}")
     beside = ("/admin/../workshop/ada:canary-nginx", "/static/ada:canary-nginx", f"/admin/{front.key.key}/")
     for path in (*odd, *beside, "/workshop;x/ada:canary-nginx"):
-        front.request("GET", path)
+        front.request("GET", path, source=OTHER_CLIENT)
     front.request("GET", "/admin/login/")
     log = until(lambda: (front.folder / "nginx.log").read_text())
     for shown in ("/workshop/[redacted]", "/admin/login/", "/static/[redacted]", " /[redacted]"):
