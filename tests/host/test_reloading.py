@@ -92,13 +92,13 @@ async def test_change_of_an_isolated_folders_code_is_taken_and_of_its_manifest_o
         assert registry.get("apart") is not second
 
 
-# It disables the host's loggers before and after it waits.
+# It disables the loggers of the host before and after it waits for a pipe to be opened, where no exception reaches it.
 HANGING = """
-    import logging.config, sys, time
+    import logging.config, sys
 
     logging.config.dictConfig({"version": 1})
     sys.path.append("/vandal")
-    time.sleep(2.5)
+    open(__file__.rpartition("/servers/")[0] + "/go-on").close()
     logging.config.dictConfig({"version": 1})
     sys.path.append("/vandal")
 """
@@ -117,6 +117,7 @@ async def test_load_that_is_given_up_has_changed_nothing_and_changes_nothing_whe
     async with reloading(directory, load_timeout_seconds=0.5) as (registry, reloader):
         before, modules = state(), set(sys.modules)
         write_server("hanging", HANGING)
+        os.mkfifo(directory.parent / "go-on")
         later = logging.NullHandler()
         try:
             await reloader.update()
@@ -131,6 +132,7 @@ async def test_load_that_is_given_up_has_changed_nothing_and_changes_nothing_whe
             assert state() == before
             ours.addHandler(later)
             assert load.is_alive()
+            (directory.parent / "go-on").write_bytes(b"")
             await asyncio.to_thread(until, lambda: not load.is_alive())
             assert later in ours.handlers
             assert state() == before
@@ -143,10 +145,10 @@ async def test_load_that_is_given_up_has_changed_nothing_and_changes_nothing_whe
 
 # Logging's own lock is held meanwhile, as by a handler that connects to a host which does not answer.
 HANGING_IN_LOGGING = """
-    import logging.config, time
+    import logging.config
 
     def connect():
-        time.sleep(2)
+        open(__file__.rpartition("/servers/")[0] + "/go-on").close()
         return logging.NullHandler()
 
     logging.config.dictConfig({"version": 1, "handlers": {"slow": {"()": connect}}})
@@ -161,8 +163,10 @@ async def test_load_that_hangs_in_logging_does_not_hold_up_the_host_when_it_is_g
         # What it says of this one it says of the next without asking logging for its level.
         await reloader.update(names=["hanging"])
         write_server("hanging", HANGING_IN_LOGGING)
+        os.mkfifo(directory.parent / "go-on")
         await reloader.update(names=["hanging"])
         (load,) = loads()
+        (directory.parent / "go-on").write_bytes(b"")
         await asyncio.to_thread(until, lambda: not load.is_alive())
         assert [failure.reason for failure in registry.failures] == [
             "main.py was not loaded after 0.2 seconds: it was in main.py, line 5."
