@@ -85,13 +85,14 @@ class Handover:
 
     def close(self) -> None:
         """Take what has been given until now, then nothing any more."""
+        # The name goes first: what is given after the last look would be lost.
+        with contextlib.suppress(OSError):
+            self._path.unlink()
         if self._loop is not None:
             self._loop.remove_reader(self._incoming)
             self._receive(limit=None)
         self._incoming.close()
         self._outgoing.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink()
 
     def _receive(self, limit: int | None = TAKEN_AT_ONCE) -> None:
         while limit is None or limit > 0:

@@ -96,6 +96,8 @@ class ParkedCall:
     token: str
     result: "asyncio.Task[dict[str, Any]]"
     call: Call
+    forget: Callable[[], object]
+    """Called when no retry can resume the call any more."""
     open: dict[str, "asyncio.Future[dict[str, Any]]"] = field(default_factory=dict)
     """Questions that are not answered yet."""
     told: set[str] = field(default_factory=set)
@@ -103,6 +105,7 @@ class ParkedCall:
     requests: dict[str, dict[str, Any]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     parked_at: float = 0.0
+    """When the client was told what input is required (monotonic seconds); 0 while a request of it waits."""
 
     async def ask(self, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         """Ask the client with its next answer, and wait for the retry that brings the input."""
@@ -123,10 +126,17 @@ class ParkedCall:
             if future is not None and not future.done() and isinstance(response, dict):
                 future.set_result(response)
 
+    def note_result(self) -> None:
+        """Forget the call, unless its client has yet to come back: then the result waits for it."""
+        if not self.parked_at or self.result.cancelled():
+            self.forget()
+
     def _give_up(self, parked_at: float) -> None:
-        """End the call if it still waits for the input that it asked for at `parked_at`."""
+        """End the call if its client has not come back since it was told at `parked_at` what input is required."""
         if self.parked_at == parked_at:
             self.result.cancel()
+            # It may be done already, and then nothing else forgets it.
+            self.forget()
 
     async def next_answer(self) -> dict[str, Any]:
         """The result, or what input is required. Raises what the call raised."""
@@ -164,7 +174,7 @@ class Questions:
         self.on_unsubscribed: Callable[[str], Awaitable[None]] | None = None
         """Called with a resource's URI when its last subscriber has left."""
         self.on_left: Callable[[], object] = lambda: None
-        """Called when a session has ended."""
+        """Called when a session or a parked call has ended."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -257,10 +267,16 @@ class Questions:
         """
         if len(self._parked) >= MAX_PARKED:
             raise MCPError(code=types.INTERNAL_ERROR, message="Too many calls are waiting for input. Try again later.")
-        parked = ParkedCall(secrets.token_urlsafe(16), result, call)
+        token = secrets.token_urlsafe(16)
+
+        def forget() -> None:
+            if self._parked.pop(token, None) is not None:
+                self.on_left()
+
+        parked = ParkedCall(token, result, call, forget)
         call.parked = parked
-        self._parked[parked.token] = parked
-        result.add_done_callback(lambda _: self._parked.pop(parked.token, None))
+        self._parked[token] = parked
+        result.add_done_callback(lambda _: parked.note_result())
         return parked
 
     def find_parked(self, token: object, ctx: Context) -> ParkedCall:
@@ -277,6 +293,8 @@ class Questions:
             )
         parked.parked_at = 0.0
         parked.call.ctx = ctx
+        if parked.result.done():
+            parked.forget()
         return parked
 
     def drop_parked(self) -> None:

@@ -19,6 +19,8 @@ TOOLS = (
     "sample",
     "elicit",
     "roots",
+    "impatient",
+    "go_on",
     "hang",
     "exit",
     "garbage",
@@ -42,6 +44,7 @@ answers: dict[str, dict] = {}
 cancelled: list[object] = []
 lock = threading.Lock()
 kept = []
+go_on, went_on = threading.Event(), threading.Event()
 
 
 def send(message: dict) -> None:
@@ -100,6 +103,16 @@ def call(request_id: object, params: dict) -> dict | None:
         return text(ask("elicitation/create", {"message": "Name?", "requestedSchema": schema}))
     if name == "roots":
         return text(ask("roots/list", {}))
+    if name == "impatient":
+        threading.Thread(target=ask, args=("roots/list", {}), daemon=True).start()
+        go_on.wait(30)
+        send({"id": request_id, "result": text("went on")})
+        went_on.set()
+        return None
+    if name == "go_on":
+        go_on.set()
+        went_on.wait(30)
+        return text("gone on")
     if name == "hang":
         time.sleep(float(arguments.get("seconds", 60)))
         return text("late")

@@ -112,6 +112,37 @@ async def test_question_that_the_client_cannot_answer_is_refused_at_once(mode: M
         assert "does not support elicitation" in await text(connected, "elicit")
 
 
+async def test_result_that_comes_while_its_client_answers_a_question_waits_for_it() -> None:
+    async def go_on(*_: Any) -> types.ListRootsResult:
+        assert await text(connected, "go_on") == "gone on"
+        return await _roots()
+
+    supply = make_supply()
+    async with client(supply, "auto", list_roots_callback=go_on) as connected:
+        assert await text(connected, "impatient") == "went on"
+
+
+async def test_result_that_its_client_does_not_come_back_for_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.upstreams.questions.PARKED_SECONDS", 0.2)
+    supply = make_supply(idleSeconds=0.1)
+    arrived, leave = asyncio.Event(), asyncio.Event()
+
+    async def stay_away(*_: Any) -> types.ListRootsResult:
+        assert await text(connected, "go_on") == "gone on"
+        arrived.set()
+        await leave.wait()
+        return await _roots()
+
+    async with client(supply, "auto", list_roots_callback=stay_away) as connected:
+        pid = int(await text(connected, "pid"))
+        late = asyncio.create_task(text(connected, "impatient"))
+        await arrived.wait()
+        await until_gone(pid)
+        leave.set()
+        with pytest.raises(MCPError, match="does not wait for input any more"):
+            await late
+
+
 async def test_parked_call_ends_when_its_input_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.upstreams.questions.PARKED_SECONDS", 0.2)
     supply = make_supply(idleSeconds=0.1)
