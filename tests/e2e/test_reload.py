@@ -399,7 +399,8 @@ def test_dropped_folder_is_served_without_a_restart_when_an_operator_asks_for_it
         assert StatelessClient(host, "first", "ada:key").call("word") == "one"
         second.write("two")
         Admin(host, "root").post("/admin/records/serverrecord/look/", {})
-        until(lambda: is_served(host, second))
+        # The command compares rows, which are written a moment later.
+        until(lambda: is_served(host, second) and row(host, second))
         first.write("three")
         done = manage("reload", "first", data_dir=host.data_dir, GUMCP_SERVER_DIRS=str(server_dir))
         assert (done.returncode, done.stdout) == (0, "first: reloaded\n"), done.stderr
