@@ -20,7 +20,7 @@ import select
 import signal
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PDEATHSIG = 1
@@ -62,6 +62,17 @@ def read_task(fd: int) -> dict[str, Any]:
     return task
 
 
+def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
+    """Become the command. Raises OSError."""
+    try:
+        os.execvpe(argv[0], argv, env)
+    except FileNotFoundError:
+        if "/" in argv[0]:
+            raise
+        # The error itself names the last folder of PATH only.
+        raise FileNotFoundError(f"{argv[0]} was not found in PATH ({env.get('PATH', '')})") from None
+
+
 def start(task: dict[str, Any]) -> int:
     """Start the command in a session of its own. Returns its process id."""
     secret_fd = None
@@ -89,7 +100,7 @@ def start(task: dict[str, Any]) -> int:
                 if secret_fd != 3:
                     os.close(secret_fd)
                 os.set_inheritable(3, True)
-            os.execvpe(task["argv"][0], task["argv"], task["env"])
+            execute(task["argv"], task["env"])
         except (OSError, ValueError, KeyError) as error:
             os.write(failed_write, json.dumps([type(error).__name__, str(error)]).encode())
         finally:

@@ -9,7 +9,8 @@ import difflib
 import ipaddress
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
@@ -45,6 +46,14 @@ _TYPES: Final = {
 _Seconds = Annotated[float, Field(gt=0, le=86_400 * 7)]
 _Limit = Annotated[float, Field(ge=0, le=86_400 * 7)]
 _Count = Annotated[int, Field(gt=0, le=1_000_000)]
+
+_INTERPRETER: Final = re.compile(
+    r"(?:ba|da|z|k|fi|a)?sh|busybox|python[\d.]*|node|deno|bun|perl|ruby|php|lua|awk|pwsh|powershell|cmd(?:\.exe)?"
+)
+"""Names of programs that execute an argument as code."""
+
+_CODE_FOLLOWS: Final = re.compile(r"-\w*[cCeEpr]|--(?:eval|command|print)|/[cC]|eval")
+"""Arguments that are followed by code."""
 
 
 class ManifestError(ValueError):
@@ -280,6 +289,8 @@ def _sentence(error: ValidationError) -> str:
     """The first fault of an entry, without the values that stand in it."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden" and first["loc"] == ("mcpServers",):
+        return "This is a whole mcpServers object. Put only the entry here, or name the file in GUMCP_SERVERS_FILE."
     if first["type"] == "extra_forbidden":
         model: type[BaseModel] = _Options if first["loc"][0] == "gumcp" and len(first["loc"]) > 1 else _Entry
         known = [found.alias or name for name, found in model.model_fields.items()]
@@ -328,14 +339,30 @@ def _command(written: _Entry, folder: Path, environment: Mapping[str, str]) -> C
         raise ManifestError("headers go with url, not with command.")
     if "/" in command:
         command = str((folder / command).absolute())
+    arguments = tuple(parse_text(argument, environment) for argument in written.args)
+    _require_no_caller_in_code(command, arguments)
     return CommandSource(
         command,
-        tuple(parse_text(argument, environment) for argument in written.args),
+        arguments,
         _variables(written, environment),
         parse_text(str(folder / written.cwd) if written.cwd else str(folder), environment),
         _limits(written.gumcp),
         written.gumcp.user,
     )
+
+
+def _require_no_caller_in_code(command: str, arguments: Sequence[Text]) -> None:
+    """Refuse `sh -c "… ${user_id}"` and the like, where what a caller is named would be executed."""
+    is_interpreter = _INTERPRETER.fullmatch(Path(command).name) is not None
+    takes_code = False
+    for argument in arguments:
+        if takes_code and argument.depends_on_caller:
+            raise ManifestError(
+                "args has a placeholder in code that an interpreter executes. "
+                "Pass it as an argument of its own, behind the code."
+            )
+        takes_code = is_interpreter and _CODE_FOLLOWS.fullmatch(argument.source) is not None
+        is_interpreter = is_interpreter or _INTERPRETER.fullmatch(Path(argument.source).name) is not None
 
 
 def _remote(written: _Entry, kind: Literal["http", "sse"], environment: Mapping[str, str]) -> RemoteSource:

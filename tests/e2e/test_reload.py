@@ -413,7 +413,7 @@ def test_dropped_folder_is_served_without_a_restart_when_an_operator_asks_for_it
         reason = "In store.py, line 2: ZeroDivisionError: division by zero"
         assert done.stdout.splitlines() == [
             f"first: its new code does not load, the old one is still served. {reason}",
-            "second: there is no such folder",
+            "second: there is no folder of this name with a main.py or server.json",
         ]
         assert StatelessClient(host, "first", "ada:key").call("word") == "three"
 

@@ -62,7 +62,8 @@ def test_new_and_removed_folders_are_told(run: Callable[..., tuple[str, int]]) -
         write_row("new")
         write_row("old", "removed")
 
-    assert run(carry_out=carry_out) == ("new: served\nold: there is no such folder\n", 0)
+    gone = "there is no folder of this name with a main.py or server.json"
+    assert run(carry_out=carry_out) == (f"new: served\nold: {gone}\n", 0)
     assert run() == ("Nothing has changed: 2 servers.\n", 0)
     assert not requested()
 
@@ -94,7 +95,7 @@ def test_server_that_failed_is_tried_again(run: Callable[..., tuple[str, int]]) 
             "weather: its new code does not load, the old one is still served.",
         ),
         ("shop", ("near miss", "It has server.py."), "shop: not served. It has server.py.\n"),
-        ("nowhere", ("removed", ""), "nowhere: there is no such folder\n"),
+        ("nowhere", ("removed", ""), "nowhere: there is no folder of this name with a main.py or server.json\n"),
     ],
 )
 def test_server_that_does_not_load_is_told_with_its_reason_and_exit_status_1(

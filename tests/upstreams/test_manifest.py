@@ -95,6 +95,11 @@ def test_relative_command_and_folder_start_at_the_manifest() -> None:
         ({"command": "${user_id}"}, "command cannot have placeholders"),
         ({"command": "x", "args": ["${usr}"]}, "is not a placeholder. Known are"),
         ({"command": "x", "args": ["${env:NOT_SET}"]}, "the environment variable NOT_SET is not set"),
+        ({"command": "sh", "args": ["-c", "cd /srv && exec serve ${user_id}"]}, "a placeholder in code"),
+        ({"command": "/bin/bash", "args": ["-lc", "serve --key=${api_key}"]}, "a placeholder in code"),
+        ({"command": "env", "args": ["X=1", "python3.12", "-c", "print('${user_id}')"]}, "a placeholder in code"),
+        ({"command": "node", "args": ["--eval", "run('${user_id}')"]}, "a placeholder in code"),
+        ({"mcpServers": {"files": {"command": "x"}}}, "This is a whole mcpServers object"),
         ({"command": "x", "args": ["a\nb"]}, "A line break or NUL is not allowed"),
         ({"command": "x", "env": {"A=B": "c"}}, "env has a name that no variable can have"),
         ({"command": "x", "type": "http"}, "type http does not go with command"),
@@ -117,6 +122,19 @@ def test_wrong_entry_is_one_sentence(entry: dict[str, Any], sentence: str) -> No
         parse(**entry)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sh", "-c", 'exec serve "$1"', "serve", "${user_id}"],
+        ["python", "-m", "serve", "--user", "${user_id}"],
+        ["sh", "-c", "exec serve ${env:HOME}"],
+        ["serve", "-c", "${user_id}"],
+    ],
+)
+def test_caller_may_be_an_argument_of_an_interpreter(command: list[str]) -> None:
+    parse(command=command[0], args=command[1:])
 
 
 def test_entry_that_is_not_an_object_is_one_sentence() -> None:

@@ -327,6 +327,13 @@ async def test_command_that_does_not_exist_is_a_reason_and_is_not_tried_at_every
     assert supply.slots.used == 0
 
 
+async def test_command_that_is_not_in_path_is_named() -> None:
+    supply = make_supply({"command": "no-such-command"})
+    with pytest.raises(InstanceUnavailable, match="cannot be started"):
+        await make_relay(supply)
+    assert any("no-such-command was not found in PATH" in line for line in supply.stderr.last(5))
+
+
 async def test_broken_command_is_started_six_times_in_the_first_minute_and_then_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -93,7 +93,7 @@ def _states() -> dict[str, _State]:
 
 def _sentence(status: str, reason: str, *, is_new: bool) -> str:
     if status == ServerRecord.Status.REMOVED:
-        return "there is no such folder"
+        return "there is no folder of this name with a main.py or server.json"
     if status == ServerRecord.Status.LOADED:
         if reason:
             return f"its new code does not load, the old one is still served. {reason}"
