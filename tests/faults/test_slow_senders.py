@@ -97,4 +97,5 @@ def test_clients_that_never_finish_are_cut_and_slow_nobody_down(host: HostProces
     assert are_quick(latencies, 0.25)
     assert host.metric("gumcp_connection_faults_total", reason="header_timeout") >= EACH
     assert host.metric("gumcp_connection_faults_total", reason="body_timeout") >= EACH
-    until(lambda: watched.descriptors <= before)
+    # Threads of the host open their connections to the database when they first need them.
+    until(lambda: watched.descriptors < before + EACH / 10)
