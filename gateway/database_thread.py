@@ -1,11 +1,12 @@
 """Threads that work with the database in the background, away from every request.
 
-Lives here: the loop, how such a thread is woken and stopped, and how an outage is logged. Not here: the work itself
-(`records.recorder`, `access.key_watch`).
+Lives here: the loop, how such a thread is woken and stopped, how an outage is logged, and when a thread opens a
+database file anew. Not here: the work itself (`records.recorder`, `access.key_watch`).
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -68,6 +69,27 @@ class DatabaseThread:
                 connection.close()
                 return
             self._wake.wait(self._interval_seconds)
+
+
+class FileRenewal:
+    """Closes connections to a database file that are old; the next query opens another. May be used from any thread.
+
+    While a file is open it can be read without an error, even if it was deleted or replaced.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """`seconds`: how long a thread uses a connection."""
+        self._seconds = seconds
+        self._of_thread = threading.local()
+
+    def renew(self) -> None:
+        """Close this thread's connection if it leads to a file and is old."""
+        if connection.vendor != "sqlite":
+            return
+        now = time.monotonic()
+        if now - getattr(self._of_thread, "closed_at", float("-inf")) >= self._seconds:
+            connection.close()
+            self._of_thread.closed_at = now
 
 
 class Outage:

@@ -4,8 +4,6 @@ Not here: the keys in memory (`known_keys`), when rows are read again (`key_watc
 """
 
 import logging
-import threading
-import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -18,6 +16,7 @@ from django.utils import timezone
 from gateway.access.grants import AllowedTools, KeyFacts
 from gateway.access.keys import NewKey, make_key
 from gateway.access.models import ApiKey, read_scope, require_usable_name
+from gateway.database_thread import FileRenewal
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class KeyStore:
     def __init__(self) -> None:
         self._unusable: dict[int, str] = {}
         """Key id -> what is wrong with its row. Each is logged once, not at every round of the watch."""
-        self._of_thread = threading.local()
+        self._file_renewal = FileRenewal(CONNECTION_SECONDS)
 
     def look_up(self, public: str) -> KeyFacts | None:
         """The key with this public part. Raises `django.db.DatabaseError`."""
@@ -77,16 +76,8 @@ class KeyStore:
             ApiKey.objects.bulk_update(rows, ["last_used_at"], batch_size=200)
 
     def renew(self) -> None:
-        """Close this thread's connection if it leads to a file and is old; the next query opens another.
-
-        While a file is open it can be read without an error, even if it was deleted or replaced.
-        """
-        if connection.vendor != "sqlite":
-            return
-        now = time.monotonic()
-        if now - getattr(self._of_thread, "connected_at", float("-inf")) >= CONNECTION_SECONDS:
-            connection.close()
-            self._of_thread.connected_at = now
+        """Make sure that this thread's connection leads to the database file that is there now."""
+        self._file_renewal.renew()
 
     def disconnect(self) -> None:
         """Close this thread's connection; the next query opens another."""

@@ -22,7 +22,7 @@ from gateway.alerts.register import Register
 from gateway.alerts.sender import Sender
 from gateway.alerts.troubles import Condition, Troubles, conditions_of
 from gateway.conf import conf
-from gateway.database_thread import DatabaseThread, Outage
+from gateway.database_thread import DatabaseThread, FileRenewal, Outage
 from gateway.records.models import HostProcess
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ UPKEEP_SECONDS: Final = 600.0
 """How often the lead deletes old rows."""
 
 RECONNECT_SECONDS: Final = 30.0
-"""How often the connection to an SQLite file is opened anew: a file that was deleted can still be used."""
+"""How long a connection to a file is used."""
 
 
 class AlertWatch:
@@ -66,7 +66,8 @@ class AlertWatch:
         self._written_troubles: Troubles | None = None
         self._register = Register()
         self._keys: list[Condition] = []
-        self._last_keys = self._last_upkeep = self._connected_at = float("-inf")
+        self._last_keys = self._last_upkeep = float("-inf")
+        self._file_renewal = FileRenewal(RECONNECT_SECONDS)
         self._outage = Outage(logger, "Alerts cannot look at the database", "Alerts look at the database again")
         self._thread = DatabaseThread("alerts", self.run_round, self._note_failure, interval_seconds=ROUND_SECONDS)
 
@@ -97,10 +98,7 @@ class AlertWatch:
         processes = self._processes()
         if not processes:
             return  # the process has no row yet: the database may lack tables
-        now = time.monotonic()
-        if connection.vendor == "sqlite" and now - self._connected_at >= RECONNECT_SECONDS:
-            connection.close()
-            self._connected_at = now
+        self._file_renewal.renew()
         self._write_results()
         if is_last:
             return
@@ -111,7 +109,7 @@ class AlertWatch:
         lead = min(serving, key=lambda process: (process.started_at, str(process.id)), default=None)
         is_lead = lead is not None and lead.id == self._process_id
         if is_lead:
-            self._run_lead_round(alive, now)
+            self._run_lead_round(alive, time.monotonic())
         with self._lock:
             self._is_lead, self._last_round = is_lead, time.monotonic()
         self._outage.end()

@@ -12,15 +12,12 @@ from gateway.host.host import Host
 from gateway.http.asgi import AsgiApplication, Receive, Scope, Send
 from gateway.http.cors import CrossOriginAccess
 from gateway.http.refusals import refuse
-from gateway.http.requests import in_origin_form, raw_path
+from gateway.http.requests import KNOWN_METHODS, in_origin_form, raw_path
 
 SESSION_METHODS: Final = b"GET, POST, DELETE"
 
 SESSION_ROUTE: Final = "/{server_name}/{session_key}"
 MESSAGES_ROUTE: Final = f"{SESSION_ROUTE}/messages/"
-
-KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""The HTTP methods that Django may see. django-prometheus (2.5) makes time series of every method it sees."""
 
 OAUTH_PATHS: Final = frozenset({"/register", "/authorize", "/token"})
 """Where clients look for OAuth if a host has no metadata. Spec: 2025-03-26 basic/authorization#2-3-3."""
@@ -86,6 +83,7 @@ class HttpRouter:
         inner = _below(path, root_path)
         outer = path if inner != path else root_path + path
         if inner == "/" or inner.lstrip("/").partition("/")[0] in DJANGO_SEGMENTS:
+            # django-prometheus (2.5) makes time series of every method it sees.
             if scope["method"] in KNOWN_METHODS:
                 # Django takes the root path off again.
                 django_path = root_path + _below(scope["path"], root_path)

@@ -20,7 +20,7 @@ EXPORTED: Final = frozenset(
         "django_http_exceptions_total_by_type",
     }
 )
-"""Methods are one of `endpoints.routing.KNOWN_METHODS`: others do not reach Django."""
+"""Methods are one of `requests.KNOWN_METHODS`: others do not reach Django."""
 
 
 UNUSED: Final = (

@@ -14,6 +14,9 @@ DISCARD_BYTES: Final = 16 * 1024 * 1024
 DISCARD_SECONDS: Final = 5.0
 """How much of a body that is too long, and for how long, is read and thrown away before it is refused."""
 
+KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""The HTTP methods that reach Django and that figures name. Clients can invent any number of others."""
+
 MAX_REMEMBERED_BYTES: Final = 200
 """The longest Accept header whose meaning is remembered."""
 

@@ -25,7 +25,7 @@ from gateway.access.key_search import contains_key
 from gateway.access.session_ids import SessionIds
 from gateway.bounded_jobs import BoundedJobs
 from gateway.conf import conf
-from gateway.database_thread import DatabaseThread, Outage
+from gateway.database_thread import DatabaseThread, FileRenewal, Outage
 from gateway.exceptions import SessionsUnavailable
 from gateway.records.models import RestorableSession
 from gateway.records.restorable_rows import KeptSession, RestorableRows, subscriptions_text
@@ -68,7 +68,7 @@ PAUSES_SECONDS: Final = (0.05, 0.15, 0.3)
 """Pauses before a row that is not there is looked for again: another process may be about to write it."""
 
 CONNECTION_SECONDS: Final = 1.0
-"""How long a connection to a file is used. While it is open, a file that was deleted or replaced can still be read."""
+"""How long a look-up uses a connection to a file."""
 
 MIN_SECRET_LENGTH: Final = 8
 """Shorter keys are not looked for in what clients say: they would be found in ordinary words."""
@@ -117,8 +117,7 @@ class RestorableSessions:
             seconds=LOOK_UP_SECONDS,
             refusal=partial(SessionsUnavailable, UNAVAILABLE),
         )
-        self._connected_at = float("-inf")
-        """When the look-up thread connected. Used in that thread."""
+        self._file_renewal = FileRenewal(CONNECTION_SECONDS)
         # From here on: used in the writing thread only.
         self._last_touch = self._last_prune = self._last_look = time.monotonic()
         self._outage = Outage(
@@ -223,10 +222,7 @@ class RestorableSessions:
         return await self._look_ups.run(lambda: self._read(read))
 
     def _read(self, read: Callable[[], _T]) -> _T:
-        now = time.monotonic()
-        if connection.vendor == "sqlite" and now - self._connected_at >= CONNECTION_SECONDS:
-            connection.close()
-            self._connected_at = now
+        self._file_renewal.renew()
         try:
             return read()
         except Exception:

@@ -22,12 +22,10 @@ from opentelemetry.trace import (
 
 from gateway.http.asgi import AsgiApplication, Message, Receive, Scope, Send
 from gateway.http.request_ids import request_id
+from gateway.http.requests import KNOWN_METHODS
 from gateway.tracing.current import SCOPE_KEY
 from gateway.tracing.facts import FindFacts
 from gateway.tracing.trace_context import from_headers, from_message
-
-KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""The methods that a span names. OpenTelemetry's convention for all others is `_OTHER`."""
 
 CLIENT_CLOSED: Final = 499
 """The status of a request whose client left before the response, as proxies write it."""
@@ -134,6 +132,7 @@ class TracedEndpoint:
 def _method(scope: Scope) -> str:
     """The HTTP method, or what stands for one that is unknown: clients choose it."""
     method = str(scope["method"])
+    # OpenTelemetry's convention for all others.
     return method if method in KNOWN_METHODS else "_OTHER"
 
 

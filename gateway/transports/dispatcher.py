@@ -39,7 +39,7 @@ from mcp_types import (
 )
 
 from gateway.jsonrpc import INITIALIZE
-from gateway.transports.link import Inbound
+from gateway.transports.link import Inbound, MessageStream
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ async def _settle_unanswered(metadata: ServerMessageMetadata) -> None:
             logger.debug("A cancelled request was not settled: nobody can be reached any more")
 
 
-class _OtherMessages:
+class _OtherMessages(MessageStream):
     """The client's messages without those that are handled here: the stream that the SDK's dispatcher reads."""
 
     def __init__(self, inbound: Inbound, handle_here: Callable[[SessionMessage], bool]) -> None:
@@ -239,25 +239,8 @@ class _OtherMessages:
             if not self._handle_here(item):
                 return item
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close the client's stream."""
-        self._inbound.close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
         self._inbound.close()
 
 

@@ -29,7 +29,40 @@ from gateway.transports.session_state import INITIALIZED, STATE_METHODS
 from gateway.transports.sessions import MAX_FACT_LENGTH, Session
 
 
-class Inbound:
+class MessageStream:
+    """What the SDK reads a session's messages from."""
+
+    async def receive(self) -> SessionMessage:
+        """The next message. Raises anyio.EndOfStream when there will be none."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the stream."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """The same, as the SDK calls it."""
+        self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionMessage:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Inbound(MessageStream):
     """The client's messages on their way to the session's message loop.
 
     Threads: `put` is called on the host's loop, `__len__` on any thread, everything else in the lane.
@@ -121,33 +154,12 @@ class Inbound:
         self._clear()
         self._wake()
 
-    async def aclose(self) -> None:
-        """The same, as the SDK calls it."""
-        self.close()
-
     def _clear(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
                 _, memory = self._items.popleft()
                 if memory is not None:
                     memory.release()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Link:
