@@ -69,7 +69,7 @@ def deliver(message: Outgoing) -> None:
     """Send a message.
 
     Raises:
-        DeliveryError
+        DeliveryError: the destination did not take it. The text says why.
     """
     try:
         if message.kind == "email":

@@ -453,7 +453,7 @@ class RedisUrl(Kind[str]):
         if not text.startswith(("redis://", "rediss://")):
             raise ValueError
         split_url(text)
-        if any(importlib.util.find_spec(module) is None for module in ("redis", "channels_redis")):
+        if not all(_is_installed(module) for module in ("redis", "channels_redis")):
             raise Unusable("names a Redis, whose clients are not installed: pip install redis channels-redis")
         return text
 
@@ -478,7 +478,7 @@ class DatabaseUrl(Kind[dict[str, Any]]):
         if scheme not in ("sqlite", "spatialite"):
             split_url(text)
         modules, package = _DATABASE_CLIENTS.get(scheme, ((), ""))
-        if modules and not any(importlib.util.find_spec(module) for module in modules):
+        if modules and not any(_is_installed(module) for module in modules):
             raise Unusable(f"names a {scheme} database, whose client is not installed: pip install {package}")
         config: dict[str, Any] = Env.db_url_config(text)
         if not config.get("NAME"):
