@@ -7,10 +7,13 @@ database file anew. Not here: the work itself (`records.recorder`, `access.key_w
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Final
 
-from django.db import connection
+from django.db import DatabaseError, connection
+
+from gateway.printable import Lines
 
 STOP_TIMEOUT_SECONDS: Final = 3.0
 """How long `stop` waits for the last round of work."""
@@ -116,3 +119,14 @@ class Outage:
         if self.is_present:
             self.is_present = False
             self._logger.info(self._on_recovery)
+
+
+class DatabaseOutage(Outage):
+    """An outage of the database. What fails for another reason is a bug, and the log says where it happened."""
+
+    def begin(self, error: Exception) -> bool:
+        """Note a failure. Returns whether it is the first one of this outage."""
+        is_first = super().begin(error)
+        if is_first and not isinstance(error, DatabaseError):
+            self._logger.error("It happened in\n%s", Lines("".join(traceback.format_tb(error.__traceback__))))
+        return is_first

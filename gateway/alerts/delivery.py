@@ -61,8 +61,6 @@ class Outgoing:
     created_at: datetime
     attempt: int = 1
     is_test: bool = False
-    is_recorded: bool = True
-    """Whether it has a row. While the database is away it has none."""
 
 
 def deliver(message: Outgoing) -> None:

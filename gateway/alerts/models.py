@@ -5,9 +5,8 @@ The secret that signs a webhook is in no row: it is derived from Django's secret
 
 import secrets
 import uuid
-from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
@@ -223,8 +222,3 @@ class ProcessTroubles(models.Model):
 def open_alerts() -> "models.QuerySet[Alert]":
     """What is wrong now, as far as alerts have begun."""
     return Alert.objects.filter(ended_at=None)
-
-
-def forget_others(process_ids: Iterable[Any]) -> None:
-    """Delete what processes said that are not among these."""
-    ProcessTroubles.objects.exclude(process_id__in=list(process_ids)).delete()

@@ -7,10 +7,10 @@ on it is an alert like others, and ends like others.
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from django.db.models import Q
 from django.utils import timezone
@@ -29,6 +29,8 @@ EVENT: Final = "host_degraded"
 class _Telling:
     """What one destination was told of this outage."""
 
+    message_id: UUID = field(default_factory=uuid4)
+    """The same for every attempt, so that a receiver can refuse repetitions."""
     attempts: int = 0
     next_attempt: float = 0.0
     """Monotonic seconds."""
@@ -60,20 +62,20 @@ class OutageTelling:
                 self._condition = Condition(EVENT, OF_DATABASE, degraded_by_database(cause))
                 self._began_at = timezone.now()
             due = [
-                found
+                (found, telling)
                 for found in self._destinations
                 if not (telling := self._tellings.setdefault(found.pk, _Telling())).is_told
                 and telling.next_attempt <= now
             ]
-        for destination in due:
+        for destination, telling in due:
             if self._sender.room and destination.pk not in self._sender.busy:
-                self._sender.start(self._message(destination), self._note)
+                self._sender.start(self._message(destination, telling), self._note)
 
-    def _message(self, destination: AlertDestination) -> Outgoing:
+    def _message(self, destination: AlertDestination, telling: _Telling) -> Outgoing:
         assert self._condition is not None
         assert self._began_at is not None
         return Outgoing(
-            message_id=uuid4(),
+            message_id=telling.message_id,
             destination_id=destination.pk,
             kind=destination.kind,
             url=destination.url,
@@ -91,10 +93,14 @@ class OutageTelling:
                 }
             ],
             created_at=self._began_at,
+            attempt=telling.attempts + 1,
         )
 
     def _note(self, message: Outgoing, error: str) -> None:
         with self._lock:
+            if message.created_at != self._began_at:
+                # That outage is over. The next one must be told to everybody.
+                return
             telling = self._tellings.setdefault(message.destination_id, _Telling())
             telling.attempts += 1
             telling.is_told = not error

@@ -3,6 +3,7 @@
 The threads are daemons: the end of the process does not wait for them.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from gateway import metrics
 from gateway.alerts.delivery import DeliveryError, Outgoing, deliver
 from gateway.alerts.outbox import is_given_up
 from gateway.conf import conf
+
+logger = logging.getLogger(__name__)
 
 MAX_THREADS: Final = 8
 """Attempts at once, including those that were given up and have not returned."""
@@ -89,4 +92,6 @@ class Sender:
             attempt.is_over = True
         outcome = "sent" if not error else "given_up" if is_given_up(attempt.message, timezone.now()) else "failed"
         metrics.alert_deliveries.labels(attempt.message.kind, outcome).inc()
+        if error:
+            logger.warning("An alert could not be sent (attempt %d): %s", attempt.message.attempt, error)
         attempt.done(attempt.message, error)

@@ -16,13 +16,13 @@ from django.db import connection
 
 from gateway.alerts import outbox, register
 from gateway.alerts.delivery import Outgoing
-from gateway.alerts.models import AlertDestination, ProcessTroubles, forget_others
+from gateway.alerts.models import AlertDestination, ProcessTroubles
 from gateway.alerts.outage import OutageTelling
 from gateway.alerts.register import Register
 from gateway.alerts.sender import Sender
 from gateway.alerts.troubles import Condition, Troubles, conditions_of
 from gateway.conf import conf
-from gateway.database_thread import DatabaseThread, FileRenewal, Outage
+from gateway.database_thread import DatabaseOutage, DatabaseThread, FileRenewal
 from gateway.records.models import HostProcess
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ ROUND_SECONDS: Final = 1.0
 
 KEYS_SECONDS: Final = 30.0
 """How often the lead looks for keys that expire soon."""
+
+REPORT_SECONDS: Final = 30.0
+"""How often a process writes what is wrong with it, even if that has not changed."""
 
 UPKEEP_SECONDS: Final = 600.0
 """How often the lead deletes old rows."""
@@ -66,9 +69,9 @@ class AlertWatch:
         self._written_troubles: Troubles | None = None
         self._register = Register()
         self._keys: list[Condition] = []
-        self._last_keys = self._last_upkeep = float("-inf")
+        self._last_keys = self._last_upkeep = self._last_report = float("-inf")
         self._file_renewal = FileRenewal(RECONNECT_SECONDS)
-        self._outage = Outage(logger, "Alerts cannot look at the database", "Alerts look at the database again")
+        self._outage = DatabaseOutage(logger, "Alerts cannot look at the database", "Alerts look at the database again")
         self._thread = DatabaseThread("alerts", self.run_round, self._note_failure, interval_seconds=ROUND_SECONDS)
 
     def start(self) -> None:
@@ -129,21 +132,22 @@ class AlertWatch:
                 self._sender.start(message, self._note_result)
         if now - self._last_upkeep >= UPKEEP_SECONDS:
             register.delete_old_rows()
-            forget_others(alive)
+            # What processes said that are gone.
+            ProcessTroubles.objects.exclude(process_id__in=alive).delete()
             self._last_upkeep = now
 
     def _report(self) -> None:
         with self._lock:
             troubles = self._troubles
-        if troubles != self._written_troubles:
+        now = time.monotonic()
+        # Now and then in any case: a process that was slow may have been taken for one that is gone.
+        if troubles != self._written_troubles or now - self._last_report >= REPORT_SECONDS:
             ProcessTroubles.objects.update_or_create(
                 process_id=self._process_id, defaults={"troubles": troubles.to_json()}
             )
-            self._written_troubles = troubles
+            self._written_troubles, self._last_report = troubles, now
 
     def _note_result(self, message: Outgoing, error: str) -> None:
-        if error:
-            logger.warning("An alert could not be sent (attempt %d): %s", message.attempt, error)
         with self._lock:
             self._results.append((message, error))
         self._thread.wake()

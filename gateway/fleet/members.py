@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from gateway.database_thread import DatabaseThread, Outage
+from gateway.database_thread import DatabaseOutage, DatabaseThread
 from gateway.fleet.ownership import Node
 from gateway.records.processes import running_hosts
 
@@ -29,7 +29,7 @@ class Members:
         """`on_change` is called in the thread of the members with the other nodes, whenever they change."""
         self._own_node = own_node
         self._on_change = on_change
-        self._outage = Outage(
+        self._outage = DatabaseOutage(
             logger, "The nodes cannot be read, the last ones hold until they can", "The nodes can be read again"
         )
         self._thread = DatabaseThread("members", self._run_round, self._note_failure, interval_seconds=READ_SECONDS)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from gateway import metrics
 from gateway.alerts.troubles import Troubles
 from gateway.host.state import database_state
+from gateway.storable import storable
 
 if TYPE_CHECKING:
     from gateway.host.host import Host
@@ -29,7 +30,8 @@ class TroubleWatch:
         """What is wrong now."""
         host = self._host
         return Troubles(
-            failed_servers=tuple(sorted({failure.name for failure in host.registry.failures})),
+            # As rows have them: a subject is looked for in rows.
+            failed_servers=tuple(sorted({storable(failure.name, 255) for failure in host.registry.failures})),
             blocked_servers=tuple(host.lane_watch.blocked_servers),
             database=database_state(host.recorder),
             refusals=self._refusals(),

@@ -10,7 +10,6 @@ import logging
 import os
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from django.db import DatabaseError, connection
+from django.db import connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -26,11 +25,10 @@ from gateway import __version__, metrics, signals
 from gateway.access.identity import Identity
 from gateway.catalog.registry import Registry
 from gateway.conf import conf
-from gateway.database_thread import DatabaseThread, Outage
+from gateway.database_thread import DatabaseOutage, DatabaseThread
 from gateway.instances.call_log import CallLog
 from gateway.instances.instance import Instance
 from gateway.instances.listings import Listing, Listings
-from gateway.printable import Lines
 from gateway.process_memory import resident_bytes
 from gateway.records.calls import CHUNKS_OF_UPKEEP, CallRows
 from gateway.records.history import History
@@ -160,7 +158,7 @@ class Recorder:
         """Users -> how many rows of theirs have ended since surplus rows of theirs were last deleted."""
         self._last_heartbeat = self._last_upkeep = float("-inf")
         self._is_migrated = False
-        self._outage = Outage(
+        self._outage = DatabaseOutage(
             logger,
             "Rows cannot be written, the admin shows old facts until they can",
             "Rows are being written again",
@@ -281,8 +279,7 @@ class Recorder:
     def _note_failure(self, error: Exception) -> None:
         if isinstance(error, UnappliedMigrations) and not self._outage.is_present:
             logger.error("%s", error)
-        if self._outage.begin(error) and not isinstance(error, DatabaseError):
-            logger.error("It happened in\n%s", Lines("".join(traceback.format_tb(error.__traceback__))))
+        self._outage.begin(error)
         self.last_error = type(error).__name__
         self._write_everything_again()
         self._last_heartbeat = float("-inf")

@@ -25,7 +25,7 @@ from gateway.access.key_search import contains_key
 from gateway.access.session_ids import SessionIds
 from gateway.bounded_jobs import BoundedJobs
 from gateway.conf import conf
-from gateway.database_thread import DatabaseThread, FileRenewal, Outage
+from gateway.database_thread import DatabaseOutage, DatabaseThread, FileRenewal
 from gateway.exceptions import SessionsUnavailable
 from gateway.records.models import RestorableSession
 from gateway.records.restorable_rows import KeptSession, RestorableRows, subscriptions_text
@@ -120,7 +120,7 @@ class RestorableSessions:
         self._file_renewal = FileRenewal(CONNECTION_SECONDS)
         # From here on: used in the writing thread only.
         self._last_touch = self._last_prune = self._last_look = time.monotonic()
-        self._outage = Outage(
+        self._outage = DatabaseOutage(
             logger,
             "Sessions cannot be written down; those opened now end with this process",
             "Sessions are being written down again",

@@ -98,7 +98,8 @@ def test_cycles_of_connect_call_drop_leave_nothing_behind(probed_host: HostProce
     asyncio.run(cycles(host.port, 2000))  # until memory has stopped to grow: what is kept for a while is kept by then
     until(lambda: watched.descriptors <= descriptors, LOST_SECONDS)
     until(lambda: host.request("GET", "/inside/").json["uses"] == 0, 60)
-    before, mib = host.request("GET", "/inside/").json, watched.mib
+    before = host.request("GET", "/inside/").json
+    mib = watched.mib
     started = time.monotonic()
     how = asyncio.run(cycles(host.port, CYCLES))
     dropped = time.monotonic()

@@ -153,9 +153,11 @@ def test_users_of_a_node_that_dies_are_told_to_try_again_and_soon_served_by_anot
     victim = next(user for user in map("death-{}".format, range(200)) if owner(ring, user) == leaving.name)
     session = opened_session(staying, victim)
     until(lambda: kept_sessions(fleet, victim))
-    for process in [psutil.Process(leaving.pid), *psutil.Process(leaving.pid).children(recursive=True)]:
+    killed = [psutil.Process(leaving.pid), *psutil.Process(leaving.pid).children(recursive=True)]
+    for process in killed:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    until(lambda: all(has_ended(process) for process in killed))
     answers: list[tuple[int, str | None, float]] = []
     until(lambda: answers.append(timed_post(staying, victim)) or answers[-1][0] == 200)
     # The one that was on its way is cut, and not repeated.
@@ -167,6 +169,14 @@ def test_users_of_a_node_that_dies_are_told_to_try_again_and_soon_served_by_anot
     statuses: list[int] = []
     until(lambda: statuses.append(post(staying, victim, PING, session)[0]) or statuses[-1] == 200)
     assert set(statuses) <= {200, 502, 503}
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process can serve nothing any more."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 PING = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
