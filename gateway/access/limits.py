@@ -317,7 +317,7 @@ def _storage(url: str) -> Storage:
 
 def _draw_from(storage: Storage, item: RateLimitItem, key: _Key) -> Allowance:
     wanted, name = _part(item), item.key_for(*key)
-    # Counted first and looked at afterwards: one request to the storage, and no two processes draw the same part.
+    # Counted first and looked at afterwards, so that no two processes draw the same part.
     count = storage.incr(name, item.get_expiry(), amount=wanted)
     drawn = max(0, wanted - max(0, count - item.amount))
     return Allowance(drawn, storage.get_expiry(name), is_last=count >= item.amount)

@@ -29,6 +29,7 @@ from gateway.fleet.owner_keys import owner_key
 from gateway.fleet.ownership import Route
 from gateway.fleet.signatures import BadSignature, Signatures
 from gateway.http.asgi import Headers, Message, Receive, Scope, Send
+from gateway.http.requests import until_disconnect
 from gateway.http.responses import respond
 from gateway.serving.head import RequestHead
 
@@ -287,8 +288,7 @@ class _ClientWatch:
         self._task = asyncio.get_running_loop().create_task(self._wait())
 
     async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        await until_disconnect(self._receive)
         self._on_left()
 
 

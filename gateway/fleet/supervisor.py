@@ -126,8 +126,10 @@ class Supervisor:
         """Process id -> worker, those that are leaving included."""
         self._folder = folder
         self._selector = selectors.DefaultSelector()
-        self._was_ready = False
-        self._has_been_ready = False
+        self._were_all_ready = False
+        """Whether all workers have been ready at once."""
+        self._was_one_ready = False
+        """Whether any worker has been ready."""
         self._is_stopping = False
         self._stop_by = float("inf")
         self._roll: list[Slot] = []
@@ -156,7 +158,7 @@ class Supervisor:
         try:
             while True:
                 self._look()
-                if self._was_ready:
+                if self._were_all_ready:
                     self._service_manager.report_alive()
                 if self._is_stopping and not self._workers:
                     return 0
@@ -181,7 +183,7 @@ class Supervisor:
 
     @property
     def _is_hopeless(self) -> bool:
-        return not self._has_been_ready and all(slot.failures >= HOPELESS_STARTS for slot in self._slots)
+        return not self._was_one_ready and all(slot.failures >= HOPELESS_STARTS for slot in self._slots)
 
     def _on_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
@@ -236,7 +238,7 @@ class Supervisor:
 
     def _may_try(self, slot: Slot) -> bool:
         """Whether a slot's next worker may be started now: where workers do not start any more, one tries for all."""
-        if not self._has_been_ready:
+        if not self._was_one_ready:
             return True
         return not slot.is_failing or slot is next(other for other in self._slots if other.is_failing)
 
@@ -330,7 +332,7 @@ class Supervisor:
     def _take_slot(self, worker: Worker) -> None:
         """Give a slot to a worker that is ready, and let its predecessor leave."""
         worker.is_ready = True
-        self._has_been_ready = True
+        self._was_one_ready = True
         assignment = worker.assignment
         path = slot_path(assignment.folder, assignment.slot)
         _point(path, assignment.socket_path)
@@ -347,8 +349,8 @@ class Supervisor:
                 logger.info("The reload is done")
                 self._service_manager.report_ready()
         slot.failed_starts = 0
-        if not self._was_ready and all(slot.worker is not None and slot.worker.is_ready for slot in self._slots):
-            self._was_ready = True
+        if not self._were_all_ready and all(slot.worker is not None and slot.worker.is_ready for slot in self._slots):
+            self._were_all_ready = True
             self._on_ready()
             self._service_manager.report_ready()
 

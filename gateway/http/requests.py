@@ -21,6 +21,15 @@ MAX_REMEMBERED_BYTES: Final = 200
 """The longest Accept header whose meaning is remembered."""
 
 
+async def until_disconnect(receive: Receive) -> None:
+    """Wait until the client leaves, or until the response is complete: ASGI servers report a disconnect then too.
+
+    Call it when the body has been read.
+    """
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def raw_path(scope: Scope) -> str:
     """The path of a request as the client wrote it."""
     # Not every ASGI server sends raw_path; the decoded path is the second best.

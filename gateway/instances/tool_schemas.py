@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
-from mcp.shared.inbound import X_MCP_HEADER_KEY
+from mcp.shared.inbound import x_mcp_header_map
 
 from gateway.access.redaction import traceback_text
 
@@ -73,4 +73,4 @@ class ToolSchemas:
 
 
 def _if_it_names_headers(schema: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    return schema if X_MCP_HEADER_KEY in repr(schema) else None
+    return schema if x_mcp_header_map(schema) else None

@@ -47,6 +47,7 @@ class Handover:
         self._on_given = on_given
         self._loop: asyncio.AbstractEventLoop | None = None
         self._take: Callable[[socket.socket, bytes], object]
+        """Takes a connection and what has been read from it. Set by `listen`."""
         self._outgoing = _datagram_socket()
         self._incoming = _datagram_socket()
 
@@ -85,19 +86,21 @@ class Handover:
 
     def close(self) -> None:
         """Take what has been given until now, then nothing any more."""
-        # The name goes first: what is given after the last look would be lost.
         with contextlib.suppress(OSError):
             self._path.unlink()
         if self._loop is not None:
             self._loop.remove_reader(self._incoming)
+            # Who has found the path before cannot send any more, and relays the request.
+            self._incoming.shutdown(socket.SHUT_RD)
             self._receive(limit=None)
+            self._loop = None
         self._incoming.close()
         self._outgoing.close()
 
     def _receive(self, limit: int | None = TAKEN_AT_ONCE) -> None:
         while limit is None or limit > 0:
             try:
-                data, control, _, _ = self._incoming.recvmsg(
+                data, control, flags, _ = self._incoming.recvmsg(
                     MAX_BYTES, socket.CMSG_SPACE(_DESCRIPTOR_BYTES), _CLOSE_ON_EXEC
                 )
             except BlockingIOError:
@@ -106,6 +109,9 @@ class Handover:
                 logger.exception("A connection that another worker gave could not be taken")
                 return
             limit = None if limit is None else limit - 1
+            if not control:
+                # It cannot be saved: the sender has let go of it.
+                logger.error("A connection that another worker gave was lost: no free descriptor (flags %d)", flags)
             for _, _, content in control:
                 connection = socket.socket(fileno=array.array("i", content)[0])
                 connection.setblocking(False)

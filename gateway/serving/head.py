@@ -39,7 +39,9 @@ _WITHHELD: Final = frozenset((b"daphne-root-path",))
 """Daphne lets a client set `root_path` by this header."""
 
 _REPEATED_BYTES: Final = 48
-"""Header lines that are shorter are remembered: clients repeat them. Ids of sessions and keys are longer."""
+"""Header lines that are shorter are remembered, but for those that may have a secret: clients repeat them."""
+
+_SECRET: Final = (b"authorization", b"cookie")
 
 
 class RequestRefusedError(Exception):
@@ -92,7 +94,8 @@ def parse_head(head: bytes, max_fields: int) -> RequestHead:
     headers: list[tuple[bytes, bytes]] = []
     interpreted: dict[bytes, list[bytes]] = {}
     for line in lines:
-        field = _repeated_field(line) if len(line) < _REPEATED_BYTES else _field(line)
+        is_repeated = len(line) < _REPEATED_BYTES and not line[:13].lower().startswith(_SECRET)
+        field = _repeated_field(line) if is_repeated else _field(line)
         if field.is_interpreted:
             name, value = field.header
             interpreted.setdefault(name, []).append(value)

@@ -3,9 +3,12 @@
 Spec: 2025-11-25 basic/transports#resumability-and-redelivery.
 """
 
+import json
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
+
+from mcp_types import RequestId
 
 from gateway.transports.shared_events import ENDED, EVENT, OPENED
 
@@ -79,10 +82,10 @@ class EventBuffer:
             self._dropped[stream] = sequence
             self._forget_if_over(stream)
 
-    def open(self, stream: int, requests: bytes) -> None:
-        """Note that a stream opens. `requests`: the ids of those that it will answer, as JSON."""
+    def open(self, stream: int, requests: Iterable[RequestId]) -> None:
+        """Note that a stream opens. `requests`: the ids of those that it will answer."""
         if self._share is not None:
-            self._share(stream, OPENED, self._last_sequence, requests)
+            self._share(stream, OPENED, self._last_sequence, json.dumps(list(requests)).encode())
 
     def end(self, stream: int) -> None:
         """Note that `stream` gets no more events. Its kept events stay."""

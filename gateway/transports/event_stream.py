@@ -16,6 +16,7 @@ from typing import Final
 
 from gateway.exceptions import StreamClosed
 from gateway.http.asgi import Headers, Receive, Send
+from gateway.http.requests import until_disconnect
 from gateway.http.responses import COMMON_HEADERS
 from gateway.http.slow_readers import SlowReaderRule
 
@@ -287,9 +288,8 @@ class EventStream:
         return b"".join(chunks)
 
     async def _watch_disconnect(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if not self._is_over:  # ASGI servers report a disconnect after every response too
+        await until_disconnect(receive)
+        if not self._is_over:
             self.is_closed = self.was_left = True
 
     def _wake_sender(self) -> None:

@@ -99,7 +99,7 @@ class Inbound(MessageStream):
     def _look(self) -> None:
         """Take what has come, or wake the message loop. If it is busy, it looks by itself when it is done."""
         self._is_wake_coming = False
-        if self._waiter is None:
+        if self._waiter is None or self._is_closed:
             return
         if self.take_at_once is not None and not self._must_wait():
             while self._items and self.take_at_once(self._items[0][0]):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.http.asgi import Headers, Receive, Send
+from gateway.http.requests import until_disconnect
 from gateway.http.responses import respond
 from gateway.transports.event_stream import EventStream
 
@@ -147,7 +148,7 @@ class Reply:
 
     async def _wait_watching(self, receive: Receive, seconds: float) -> bool:
         """Wait for the decision, and watch the client meanwhile. Returns False if it has left."""
-        watcher = asyncio.create_task(_until_disconnect(receive))
+        watcher = asyncio.create_task(until_disconnect(receive))
         watcher.add_done_callback(lambda _: self._wake())
         try:
             await self._wait(seconds)
@@ -155,8 +156,3 @@ class Reply:
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
-
-
-async def _until_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

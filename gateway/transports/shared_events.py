@@ -120,8 +120,8 @@ class SharedEvents:
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
-        self._lost: set[str] = set()
-        """Logs that events are missing of: what they hold in Redis is deleted before they get another one."""
+        self._lost: set[tuple[str, int | None]] = set()
+        """Logs for whose events there was no room since the thread looked; beside them a stream whose end was lost."""
         # Used in the thread only.
         self._logs: OrderedDict[str, _Log] = OrderedDict()
         self._open: set[tuple[str, int]] = set()
@@ -160,7 +160,7 @@ class SharedEvents:
         """Keep an event: its data, the ids of the requests of a stream that opens, or nothing for its end."""
         with self._lock:
             if self._waiting_bytes > MAX_WAITING_BYTES:
-                self._lost.add(log)
+                self._lost.add((log, stream if kind == ENDED else None))
                 return
             self._waiting.append(_Entry(log, stream, kind, sequence, data))
             self._waiting_bytes += len(data) + 200
@@ -213,8 +213,12 @@ class SharedEvents:
             with self._lock:
                 entries, self._waiting = self._waiting, deque()
                 self._waiting_bytes = 0
+                lost, self._lost = self._lost, set()
             try:
+                # What was lost may have come before these or after them.
+                self._forget(lost)
                 self._write(entries)
+                self._forget(lost)
             except Exception as error:
                 # Whatever went wrong, later events must not follow on a gap.
                 self._note_lost(entries)
@@ -231,11 +235,6 @@ class SharedEvents:
             self._note_lost(entries)
             return
         pipeline = self._client.pipeline(transaction=False)
-        with self._lock:
-            lost = self._lost & {entry.log for entry in entries}
-            self._lost -= lost
-        for log in lost:
-            self._logs.pop(log, None)
         for entry in entries:
             self._add(pipeline, entry)
         for log in {entry.log for entry in entries}:
@@ -272,7 +271,7 @@ class SharedEvents:
         log.sizes.append((entry_id, len(entry.data)))
         log.size += len(entry.data)
         if len(log.sizes) > self._max_events or log.size > self._max_bytes:
-            while log.sizes and (len(log.sizes) > self._max_events or log.size > self._max_bytes):
+            while len(log.sizes) > self._max_events or log.size > self._max_bytes:
                 log.size -= log.sizes.popleft()[1]
             if log.sizes:
                 pipeline.xtrim(name, minid=log.sizes[0][0], approximate=False)
@@ -280,11 +279,14 @@ class SharedEvents:
                 pipeline.delete(name)
 
     def _note_lost(self, entries: deque[_Entry]) -> None:
-        with self._lock:
-            self._lost |= {entry.log for entry in entries}
-        for entry in entries:
-            if entry.kind == ENDED:
-                self._open.discard((entry.log, entry.stream))
+        self._forget({(entry.log, entry.stream if entry.kind == ENDED else None) for entry in entries})
+
+    def _forget(self, lost: set[tuple[str, int | None]]) -> None:
+        """Have what these logs hold in Redis deleted before they get another event."""
+        for log, ended in lost:
+            self._logs.pop(log, None)
+            if ended is not None:
+                self._open.discard((log, ended))
 
     def _closed(self, log: str, data: bytes) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)

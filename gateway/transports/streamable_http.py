@@ -14,7 +14,6 @@ Spec: 2025-11-25 basic/transports#streamable-http. Differences from the SDK's `S
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
@@ -143,7 +142,7 @@ class _Post(_ResumableStream):
         if self.stream is None:
             self.attach(self._reply.stream)
             self._reply.open_stream()
-            self._buffer.open(self.number, json.dumps(list(self._unanswered.values())).encode())
+            self._buffer.open(self.number, self._unanswered.values())
             if self._is_resumable:
                 self.prime()
             for answer in self._answers:
@@ -434,17 +433,21 @@ class StreamableHttpTransport:
     async def _follow(self, stream: EventStream, number: int, sequence: int, shared: SharedStream) -> None:
         """Pass on what another process, which is about to end, still adds to a stream."""
         try:
-            while shared.is_alive and not stream.is_closed:
+            while shared.is_alive:
                 await asyncio.sleep(FOLLOW_SECONDS)
+                if stream.is_closed:
+                    return
                 if shared.events:
                     sequence = shared.events[-1][0]
                 later = await self._shared(number, sequence)
                 if later is None:
-                    break
+                    # Nothing is known of the requests. The client may resume once more.
+                    return
                 _write_events(stream, number, later.events)
                 shared = later
-        finally:
             _end_shared(stream, shared)
+        finally:
+            stream.close()
 
     def _note_sent(self, sequence: int) -> None:
         self._lane.post(self._buffer.note_sent, sequence)

@@ -76,16 +76,22 @@ class BoundedBody(httpx2.AsyncByteStream):
                 raise httpx2.SSEError(f"An event is longer than {MAX_MESSAGE_BYTES} bytes.")
             if len(whole) > SHORT_BYTES:
                 for event in _EVENT_END.split(whole):
-                    if has_too_many_values(event, conf.max_message_values):
-                        raise httpx2.SSEError(f"An event has more than {conf.max_message_values} JSON values.")
+                    _require_few_values(event)
             if whole:
                 yield whole
         if begun:
+            # The reader may find an event in it all the same: it knows more kinds of line ends.
+            _require_few_values(bytes(begun))
             yield bytes(begun)
 
     async def aclose(self) -> None:
         """Close the response's connection, or give it back."""
         await self._response.aclose()
+
+
+def _require_few_values(event: bytes) -> None:
+    if has_too_many_values(event, conf.max_message_values):
+        raise httpx2.SSEError(f"An event has more than {conf.max_message_values} JSON values.")
 
 
 def bounded(response: httpx2.Response) -> httpx2.Response:

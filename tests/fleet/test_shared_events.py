@@ -117,6 +117,20 @@ async def test_event_that_was_lost_leaves_no_gap(redis: Redis, monkeypatch: pyte
     assert await writer.read(log, 1, 2) is None
 
 
+async def test_event_that_was_lost_behind_others_that_wait_leaves_no_gap(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = redis.connect()
+    with monkeypatch.context() as slow:
+        slow.setattr("gateway.transports.shared_events.GATHER_SECONDS", 0.3)
+        slow.setattr("gateway.transports.shared_events.MAX_WAITING_BYTES", 300)
+        log = say(writer, 1, 3)  # for two of these there is room
+        await reached(lambda: len(writer._client.xrange(log)) == 2)
+    say(writer, 4, 5)
+    await reached(lambda: [entry for entry, _ in writer._client.xrange(log)] == [b"4-0", b"5-0"])
+    assert await writer.read(log, 1, 2) is None
+
+
 async def test_redis_that_is_away_costs_the_resumption_and_nothing_else(
     redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

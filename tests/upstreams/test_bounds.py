@@ -214,6 +214,11 @@ async def test_event_of_too_many_values_is_refused_and_those_before_it_are_read(
         await events_of(b"data: one\n\n", b"data: " + DENSE + b"\n\n")
 
 
+async def test_event_of_too_many_values_is_refused_whichever_line_ends_it() -> None:
+    with pytest.raises(httpx2.SSEError, match="100000 JSON values"):
+        await events_of(b"data: " + DENSE + b"\n\r\n")
+
+
 async def test_many_small_events_in_one_piece_are_read() -> None:
     count = 20_000
     assert len(await events_of(b"data: [[],[],[],[],[],[],[]]\n\n" * count)) == count
