@@ -16,8 +16,8 @@ enforces this (the contracts are in pyproject.toml).
 * `fleet`: several processes that serve as one host.
 * `endpoints`: the application, its routing, the MCP endpoints, the playground's, health, and Django's
   pages.
-* `console`: pages that help people to connect and operators to try a server, and the doctor, which plays clients
-  against a running host.
+* `console`: the admin's site: its overview, its pages of servers, users, keys and alerts, the playground, and the pages
+  that help people to connect; and the doctor, which plays clients against a running host.
 * `apps`: the Django app. It loads the servers when somebody asks for them.
 * `host`: the running host. It makes what lives as long as the process, and starts and stops it.
 * `alerts`: what operators are told by webhook and e-mail: when it begins and ends, to whom, and how it is sent.

@@ -66,7 +66,7 @@ connections = Counter("gumcp_connection_total", "Event streams opened", ["server
 sessions_opened = Counter("gumcp_sessions_opened_total", "MCP sessions opened", ["server", "transport"])
 sessions_restored = Counter(
     "gumcp_sessions_restored_total",
-    "MCP sessions that went on in another process, or on a new stream without initialize",
+    "MCP sessions that went on after a restart, a crash or a move, or on a new stream without initialize",
     ["server", "transport"],
 )
 stateless_requests = Counter(

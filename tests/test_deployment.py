@@ -10,7 +10,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -20,6 +20,7 @@ from gateway import __version__, metrics
 from gateway.conf import GatewaySettings, conf, read_settings
 from gateway.endpoints.health import PATHS
 from gateway.http.page_metrics import CountAfterMiddleware, CountBeforeMiddleware
+from gateway.serving.limits import ServingEvent
 from tests.support.processes import ROOT
 
 DEPLOY = ROOT / "docs" / "deploy"
@@ -94,6 +95,20 @@ def test_refusal_reasons_of_alerts_exist() -> None:
     }
     assert reasons
     assert reasons <= set(metrics.REFUSAL_REASONS)
+
+
+@pytest.mark.parametrize(
+    ("after", "reasons"),
+    [
+        ("## Reasons of refusals", metrics.REFUSAL_REASONS),
+        ("`gumcp_connection_faults_total{reason}` counts it", get_args(ServingEvent)),
+    ],
+)
+def test_every_reason_is_explained_once(after: str, reasons: tuple[str, ...]) -> None:
+    text = MONITORING.split(after)[1]
+    table = re.search(r"\n\n(\|.*?)\n\n", text, re.DOTALL)
+    assert table
+    assert re.findall(r"^\| `(\w+)`", table[1], re.MULTILINE) == sorted(reasons)
 
 
 def test_every_alert_has_its_section_in_the_runbook() -> None:

@@ -18,7 +18,7 @@ from gateway.catalog.import_effects import restored_functions
 from gateway.catalog.load_errors import place_of, reason, timeout_reason, traceback_text
 from gateway.catalog.load_limits import LoadTimeout, limited_load
 from gateway.catalog.loading_thread import own_event_loop
-from gateway.catalog.manifests import load_manifest, own_call_timeout
+from gateway.catalog.manifests import load_manifest, read_call_timeout
 from gateway.catalog.names import RESERVED_NAMES, SERVER_NAME
 from gateway.catalog.server_modules import ServerModules
 from gateway.catalog.styles import Style, UnusableServer, describe
@@ -70,7 +70,7 @@ class Project:
             return served_elsewhere
         outcome = self.load_code(folder)
         if isinstance(outcome, ServerDefinition):
-            return replace(outcome, call_timeout_seconds=own_call_timeout(folder))
+            return replace(outcome, call_timeout_seconds=read_call_timeout(folder))
         return outcome
 
     def load_code(self, folder: Path) -> ServerDefinition | LoadFailure:

@@ -63,7 +63,7 @@ def needs_environment(folder: Path) -> bool:
     return _is_isolated(folder, options) and options.uses_own_environment
 
 
-def own_call_timeout(folder: Path) -> float | None:
+def read_call_timeout(folder: Path) -> float | None:
     """The time limit for calls that the manifest beside a `main.py` sets, if it sets one."""
     return (
         parse_folder_options(read_json(folder / MANIFEST_NAME)).call_timeout_seconds if has_manifest(folder) else None

@@ -363,7 +363,11 @@ class GatewaySettings:
         Duration(at_least=0.1), "15m", "How long a playground session without a message is kept."
     )
 
-    _calls = Section("Calls", "The admin can set each for one server.")
+    _calls = Section(
+        "Calls",
+        "The admin can set each for one server, except GUMCP_MAX_COMPUTING_THREADS; a server's manifest can set its "
+        "call timeout. Numbers count in each process.",
+    )
     call_timeout_seconds = Setting(
         Duration(has_limit=False),
         "60s",

@@ -1,4 +1,8 @@
-"""Refuses requests: the one table from an error to its HTTP response, and the counting of refusals."""
+"""Refuses requests: the one table from an error to its HTTP response, and the counting of refusals.
+
+Elsewhere: what our Daphne refuses before there is a request (`gateway.serving`), what a relay answers for a process
+that it cannot reach (`gateway.fleet.relay`), and calls beyond a server's limits (`gateway.instances.calls`).
+"""
 
 import json
 from typing import Any, Final

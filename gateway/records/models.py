@@ -1,4 +1,6 @@
-"""The rows that operators see. They mirror what is in memory. Nothing on the request path reads them.
+"""The rows that operators see. They mirror what is in memory.
+
+Requests to servers read none of them, with one exception: `RestorableSession`, when a session is not in this process.
 
 `recorder` writes them in batches. They never contain a key or a session id.
 """
