@@ -19,12 +19,13 @@ from mcp_types import (
     ErrorData,
     JSONRPCError,
     JSONRPCMessage,
+    JSONRPCNotification,
     JSONRPCRequest,
     JSONRPCResponse,
     RequestId,
     jsonrpc_message_adapter,
 )
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from gateway.exceptions import InvalidMessage
 
@@ -50,6 +51,10 @@ logger = logging.getLogger(__name__)
 
 ANSWERS: Final = (JSONRPCResponse, JSONRPCError)
 """The messages that answer a request. (For `isinstance`: a union would be made anew each time.)"""
+
+_ADAPTERS: Final[dict[type[JSONRPCMessage], TypeAdapter[Any]]] = {
+    kind: TypeAdapter(kind) for kind in (JSONRPCRequest, JSONRPCNotification, JSONRPCResponse, JSONRPCError)
+}
 
 INITIALIZE: Final = "initialize"
 
@@ -200,7 +205,8 @@ def message_body(message: JSONRPCMessage) -> bytes:
         ValueError: a request or a notification cannot be written. The handler that sends it gets this exception.
     """
     try:
-        return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
+        # Not `model_dump_json`: it makes a text, which would have to be copied.
+        return _ADAPTERS[type(message)].dump_json(message, by_alias=True, exclude_unset=True)
     except ValueError:
         try:
             return json_body(message.model_dump(by_alias=True, exclude_unset=True))

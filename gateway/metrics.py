@@ -96,6 +96,11 @@ given_connections = Counter(
 alert_deliveries = Counter(
     "gumcp_alert_deliveries_total", "Attempts to send a message about alerts, by how they ended", ["kind", "outcome"]
 )
+withheld_messages = Counter(
+    "gumcp_withheld_messages_total",
+    "Messages of servers that were not sent, because too much waits for the client",
+    ["server"],
+)
 slow_readers = Counter("gumcp_slow_readers_total", "Streams closed because their client did not read", ["server"])
 
 # Prometheus sees an increase between two values only. These begin at zero, so that alerts see the first event too.

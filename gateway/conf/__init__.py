@@ -413,10 +413,14 @@ class GatewaySettings:
     max_unanswered_bytes = Setting(
         Size(),
         "256MiB",
-        "Memory that all messages hold until they are answered, with what decoding makes of them; beyond it 503.",
+        "Memory that all messages hold until they are answered, with what decoding makes of them, and large answers "
+        "until their clients have read them. Beyond it a message is answered 503, and an error is sent in place of an "
+        "answer. What nothing else is held beside passes, whatever its size.",
     )
-    max_unanswered_bytes_per_address = Setting(Size(), "128MiB", "Those of one client address; beyond it 429.")
-    max_unanswered_bytes_per_key = Setting(Size(), "64MiB", "Those of one key; beyond it 429.")
+    max_unanswered_bytes_per_address = Setting(
+        Size(), "128MiB", "Those of one client address; a message beyond it gets 429."
+    )
+    max_unanswered_bytes_per_key = Setting(Size(), "64MiB", "Those of one key; a message beyond it gets 429.")
     max_unfinished_bodies_bytes = Setting(
         Size(),
         "256MiB",

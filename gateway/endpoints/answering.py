@@ -20,13 +20,22 @@ def new_stream(send: Send, loop: asyncio.AbstractEventLoop | None = None) -> Eve
 
 def new_reply(send: Send, headers: Headers = ()) -> Reply:
     """A reply to the client of `send`, undecided at first. `headers` are added to the response."""
-    return Reply(partial(new_stream, send, asyncio.get_running_loop()), send, headers)
+    return Reply(
+        partial(new_stream, send, asyncio.get_running_loop()),
+        send,
+        headers,
+        step_bytes=conf.stream_buffer_bytes,
+        step_seconds=conf.slow_reader_seconds,
+    )
 
 
 async def run_reply(host: Host, request: McpRequest, reply: Reply) -> bool:
     """Answer `request` with `reply`. Returns what `Reply.run` returns."""
-    return await reply.run(
-        request.receive,
-        silence_seconds=conf.ping_seconds,
-        counted=lambda: host.streams.open(reply.stream, request.definition.name),
-    )
+    try:
+        return await reply.run(
+            request.receive,
+            silence_seconds=conf.ping_seconds,
+            counted=lambda: host.streams.open(reply.stream, request.definition.name),
+        )
+    finally:
+        reply.abandon()

@@ -65,6 +65,7 @@ async def open_session(
     """
     instance = await acquire_with_room(host, request)
     session: Session[WireT] = Session(request.definition.name, request.identity, transport, request.address)
+    session.budget = host.message_budget
     if goes_on is not None:
         session.id, kept = goes_on
         session.row_id, session.opened_at = kept.row_id, kept.opened_at

@@ -4,7 +4,6 @@ Spec: 2026-07-28 basic/transports/streamable-http. What happens in the lane: `tr
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 from gateway import metrics
 from gateway.access.tool_scope import require_named_tool
@@ -15,6 +14,7 @@ from gateway.endpoints.streamable_http import StreamableHttpRequests
 from gateway.exceptions import Unauthenticated
 from gateway.host.host import Host
 from gateway.jsonrpc import message_from, opens_handshake
+from gateway.transports.message_reader import Incoming
 from gateway.transports.stateless import LISTEN, VERSION, StatelessCall
 
 
@@ -39,10 +39,10 @@ class StatelessRequests:
                 return
             if incoming.memory.refusal is not None:
                 raise incoming.memory.refusal
-            await self._handle(incoming.json, request)
+            await self._handle(incoming, request)
 
-    async def _handle(self, message: Any, request: McpRequest) -> None:
-        host = self._host
+    async def _handle(self, incoming: Incoming, request: McpRequest) -> None:
+        host, message = self._host, incoming.json
         method, name = request.header(b"mcp-method"), request.definition.name
         require_named_tool(request.identity, name, method, request.header(b"mcp-name"), message)
         request.definition = require_still_open(host, request)
@@ -56,7 +56,13 @@ class StatelessRequests:
             require_still_open(host, request)
             reply = new_reply(request.send)
             call = StatelessCall(
-                instance.running, name, request.scope_for_server, message, reply, is_listening=is_listening
+                instance.running,
+                name,
+                request.scope_for_server,
+                message,
+                reply,
+                is_listening=is_listening,
+                memory=incoming.memory,
             )
 
             def end_revoked() -> None:

@@ -127,7 +127,7 @@ class StreamableHttpRequests:
                     await stream.run(request.receive)
             finally:
                 # Also if the stream never ran: while it is attached, the session can have no other.
-                stream.close()
+                stream.abandon()
 
     async def delete(self, request: McpRequest) -> None:
         """End a session."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from mcp_types import RequestId
 
+from gateway.transports.message_budget import MessageMemory
 from gateway.transports.shared_events import ENDED, EVENT, OPENED
 
 STANDALONE: Final = 0
@@ -41,6 +42,9 @@ class EventBuffer:
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._events: deque[tuple[int, int, bytes]] = deque()
+        self._memory: MessageMemory | None = None
+        """What the newest event holds, if it alone is larger than all events may be."""
+        self._is_closed = False
         self._bytes = 0
         self.floor = floor
         self._last_sequence = floor
@@ -51,14 +55,20 @@ class EventBuffer:
         self._live: set[int] = set()
         """Streams that may get more events."""
 
-    def append(self, stream: int, data: bytes) -> bytes:
-        """Keep an event and return its id. `data` is empty for an event that only marks a place."""
+    def append(self, stream: int, data: bytes, memory: MessageMemory | None = None) -> bytes:
+        """Keep an event and return its id. `data` is empty for an event that only marks a place.
+
+        `memory` is held while the event is kept, if it is larger than all events may be together.
+        """
         self._last_sequence += 1
         self._events.append((stream, self._last_sequence, data))
         self._bytes += len(data)
         self._kept[stream] += 1
         self._live.add(stream)
         self._drop(keep=1)
+        if memory is not None and self.is_too_large and not self._is_closed:
+            memory.keep()
+            self._memory = memory
         if self._share is not None:
             self._share(stream, EVENT, self._last_sequence, data)
         return b"%d-%d" % (stream, self._last_sequence)
@@ -67,6 +77,21 @@ class EventBuffer:
     def is_too_large(self) -> bool:
         """Whether the newest event alone is larger than all events may be: it is kept until it was sent."""
         return self._bytes > self._max_bytes
+
+    @property
+    def memory(self) -> MessageMemory | None:
+        """What the newest event holds, if it is too large."""
+        return self._memory
+
+    def close(self) -> None:
+        """Hold no memory any more: the session has ended. A second call changes nothing."""
+        self._is_closed = True
+        self._release()
+
+    def _release(self) -> None:
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.release()
 
     def note_sent(self, sequence: int) -> None:
         """Note that clients have read every event up to `sequence`."""
@@ -78,6 +103,8 @@ class EventBuffer:
         while len(self._events) > self._max_events or (self._bytes > self._max_bytes and len(self._events) > keep):
             stream, sequence, data = self._events.popleft()
             self._bytes -= len(data)
+            if len(data) > self._max_bytes:
+                self._release()
             self._kept[stream] -= 1
             self._dropped[stream] = sequence
             self._forget_if_over(stream)

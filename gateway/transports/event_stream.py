@@ -19,6 +19,7 @@ from gateway.http.asgi import Headers, Receive, Send
 from gateway.http.requests import until_disconnect
 from gateway.http.responses import COMMON_HEADERS
 from gateway.http.slow_readers import SlowReaderRule
+from gateway.transports.message_budget import MessageMemory
 
 COMMENT: Final = b": ping\r\n\r\n"
 """Sent on silent streams, so that clients and proxies with an idle timeout keep them open."""
@@ -70,6 +71,7 @@ class EventStream:
         "_bytes_written",
         "_chunks",
         "_cut_limit",
+        "_is_abandoned",
         "_is_cut",
         "_is_over",
         "_is_sender_idle",
@@ -105,13 +107,14 @@ class EventStream:
         self._bytes_written = 0
         self._bytes_sent = 0
         # Lists, although they are used as queues: both are nearly always empty, and an empty deque takes 700 bytes.
-        self._marks: list[tuple[int, Callable[[], object]]] = []
-        """How many bytes must have been sent, and what is called then; in ascending order."""
+        self._marks: list[tuple[int, Callable[[], object] | None, MessageMemory | None]] = []
+        """How many bytes must have been sent, and what is called and released then; in ascending order."""
         self._write_lock = threading.Lock()
         self._is_sender_idle = False
         self._sender_wakeup: asyncio.Future[None] | None = None
         self._sender: asyncio.Task[None] | None = None
         self._is_cut = False
+        self._is_abandoned = False
         self._cut_limit: asyncio.TimerHandle | None = None
         self._room_waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self.is_closed = False
@@ -128,17 +131,24 @@ class EventStream:
         """Send the status line and the headers."""
         await self._send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *headers]})
 
-    def write(self, chunk: bytes, on_sent: Callable[[], object] | None = None) -> None:
+    def write(
+        self, chunk: bytes, on_sent: Callable[[], object] | None = None, memory: MessageMemory | None = None
+    ) -> None:
         """Queue `chunk`. After `close` it is dropped: the client has nowhere to read it from.
 
         `on_sent` is called on the host's loop once the chunk has been handed to the ASGI server, if it ever is.
+        `memory` is held until then, or until it is known that the chunk will not be sent.
         """
         if self.is_closed:
             return
         with self._write_lock:
+            if self._is_abandoned:
+                return
             self._bytes_written += len(chunk)
-            if on_sent is not None:
-                self._marks.append((self._bytes_written, on_sent))
+            if on_sent is not None or memory is not None:
+                if memory is not None:
+                    memory.keep()
+                self._marks.append((self._bytes_written, on_sent, memory))
             self._chunks.append(chunk)
         self._wake_sender()
 
@@ -210,6 +220,17 @@ class EventStream:
         self.close()
         self._call_in_loop(self._limit_sender)
 
+    def abandon(self) -> None:
+        """Drop what was not sent: nothing will be sent any more, or ever was. A second call changes nothing."""
+        self.close()
+        with self._write_lock:
+            self._is_abandoned = True
+            marks, self._marks = self._marks, []
+            self._chunks.clear()
+        for _, _, memory in marks:
+            if memory is not None:
+                memory.release()
+
     def _limit_sender(self) -> None:
         if self._sender is not None and self._cut_limit is None:
             self._cut_limit = self._loop.call_later(CUT_SECONDS, self._give_up)
@@ -242,6 +263,7 @@ class EventStream:
             self._wake_writers()
             sender.cancel()
             watcher.cancel()
+            self.abandon()
             # Await them so that no task is left behind. Their results are known or do not matter.
             await asyncio.gather(sender, watcher, return_exceptions=True)
 
@@ -261,7 +283,7 @@ class EventStream:
                     self.last_sent = time.monotonic()
                     self._wake_writers()
                     while self._marks and self._marks[0][0] <= self._bytes_sent:
-                        self._marks.pop(0)[1]()
+                        self._reach_mark()
                 chunk = piece = b""  # a large event must not stay in memory while the stream is idle
                 continue
             if self.is_closed:
@@ -275,6 +297,13 @@ class EventStream:
                 self._is_sender_idle = False
                 continue
             await self._sender_wakeup
+
+    def _reach_mark(self) -> None:
+        _, on_sent, memory = self._marks.pop(0)
+        if memory is not None:
+            memory.release()
+        if on_sent is not None:
+            on_sent()
 
     def _take_chunks(self) -> bytes:
         """The chunks that are sent next, joined."""

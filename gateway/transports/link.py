@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
-from mcp_types import INVALID_REQUEST, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
 from starlette.requests import Request
 
 from gateway import metrics, signals
@@ -23,8 +24,8 @@ from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBa
 from gateway.http.asgi import Scope
 from gateway.instances.call_log import MAX_NAME_LENGTH, Conversation, note_answer_size
 from gateway.instances.lanes import Lane
-from gateway.jsonrpc import ANSWERS, INITIALIZE, JSONRPCMessage, request_key
-from gateway.transports.message_budget import MessageMemory
+from gateway.jsonrpc import ANSWERS, INITIALIZE, JSONRPCMessage, error_body, request_key
+from gateway.transports.message_budget import SMALL_OUTGOING_BYTES, WITHHELD, MessageMemory
 from gateway.transports.session_state import INITIALIZED, STATE_METHODS
 from gateway.transports.sessions import MAX_FACT_LENGTH, Session
 
@@ -317,6 +318,36 @@ class Link:
                 return found
             self._conversation = found
         return self._conversation
+
+    def weigh(self, message: JSONRPCMessage, data: bytes) -> tuple[bytes, MessageMemory | None]:
+        """Count what is to be sent to the client, if it is large. Call it before `note_sent`.
+
+        Returns what to send, which is an error in place of an answer that would make the client hold too much, and the
+        memory that it holds: keep it until it has been sent, and release it here.
+
+        Raises:
+            MCPError: it is no answer, and would make the client hold too much.
+        """
+        return (data, None) if len(data) <= SMALL_OUTGOING_BYTES else self._weigh(message, data)
+
+    def _weigh(self, message: JSONRPCMessage, data: bytes) -> tuple[bytes, MessageMemory | None]:
+        session = self.session
+        if isinstance(message, ANSWERS) and message.id is not None:
+            memory = session.in_flight.get(request_key(message.id))
+            if memory is None:
+                return data, None
+            if memory.add_outgoing(len(data)):
+                memory.keep()
+                return data, memory
+            metrics.withheld_messages.labels(session.server_name).inc()
+            return error_body(INTERNAL_ERROR, WITHHELD, message.id), None
+        if session.budget is None:
+            return data, None
+        memory = session.budget.hold_outgoing(session.identity, session.address, len(data))
+        if memory is None:
+            metrics.withheld_messages.labels(session.server_name).inc()
+            raise MCPError(code=INTERNAL_ERROR, message=WITHHELD)
+        return data, memory
 
     def note_sent(self, message: JSONRPCMessage, size_bytes: int = 0) -> None:
         """Count a message to the client, and settle the request that it answers. Call it before it is sent.

@@ -1,7 +1,8 @@
-"""How much memory clients' messages may hold until they are answered: those of one key, of one address, of the host.
+"""How much memory clients' messages may hold, and what servers send to them: of one key, of one address, of the host.
 
-What counts is the text of a message and what decoding makes of it (`json_size`), from its arrival until its answer is
-on the way. The number of messages says little: a hundred calls may hold 2 MiB or a gigabyte.
+A client's message counts from its arrival until its answer is on the way, with its text and what decoding makes of it
+(`json_size`). A large message of a server counts from when it is written as JSON until the client has taken it. The
+number of messages says little: a hundred calls may hold 2 MiB or a gigabyte.
 """
 
 import threading
@@ -16,12 +17,20 @@ REQUEST_SHARE: Final = 0.875
 """The part of each limit that requests may use. The rest is for clients' answers to servers' questions: otherwise the
 calls that wait for such an answer could keep it out."""
 
+SMALL_OUTGOING_BYTES: Final = 16 * 1024
+"""What a server sends counts only if it is larger. An answer that is not counts no more than its request did."""
+
 RETRY_SECONDS: Final = 1
 """When a refused client should try again."""
 
-KEY_FULL: Final = "The messages of this key that are not answered yet hold as much memory as they may."
-ADDRESS_FULL: Final = "The messages of this address that are not answered yet hold as much memory as they may."
-HOST_FULL: Final = "The host holds as many unanswered messages as it may. Try again later."
+KEY_FULL: Final = "The unanswered messages and unread answers of this key hold as much memory as they may."
+ADDRESS_FULL: Final = "The unanswered messages and unread answers of this address hold as much memory as they may."
+HOST_FULL: Final = "The host holds as many unanswered messages and unread answers as it may. Try again later."
+
+WITHHELD: Final = (
+    "The server's message was not sent: it is too large beside what this client has not read yet. Read that first, or "
+    "ask for less at once."
+)
 
 
 class MessageBudget:
@@ -48,32 +57,65 @@ class MessageBudget:
             TooManyRequests: the key or the address would hold more than it may.
             MessageBudgetFull: the host would.
         """
-        key = None if identity.grant is None else identity.grant.public
-        memory = MessageMemory(self, key, counted_address(address))
+        memory = MessageMemory(self, _key_of(identity), counted_address(address))
         self.add(memory, size_bytes)
         return memory
 
     def add(self, memory: "MessageMemory", more_bytes: int) -> None:
         """Count `more_bytes` for a message. Raises what `hold` raises."""
-        key, address = memory.key, memory.address
         with self._lock:
             if not memory.holders:  # its client has left
                 return
-            of_host = self.held_bytes + more_bytes
-            of_address = self._by_address.get(address, 0) + more_bytes
-            of_key = 0 if key is None else self._by_key.get(key, 0) + more_bytes
-            size = memory.size_bytes + more_bytes
+            size, of_key, of_address, of_host = self._sums_with(memory, more_bytes)
             if (
                 of_key > self._key_request_bytes
                 or of_address > self._address_request_bytes
                 or of_host > self._host_request_bytes
             ):
                 memory.refusal = self._look_closely(size, of_key, of_address, of_host)
-            memory.size_bytes = size
-            self.held_bytes = of_host
-            self._by_address[address] = of_address
-            if key is not None:
-                self._by_key[key] = of_key
+            self._count(memory, more_bytes)
+
+    def add_outgoing(self, memory: "MessageMemory", more_bytes: int) -> bool:
+        """Count `more_bytes` of what a server sends. False if that would be more than may be held: then do not send it.
+
+        As with clients' messages, one is always let in that nothing else is held beside.
+        """
+        with self._lock:
+            if not memory.holders:  # its client has left
+                return True
+            size, of_key, of_address, of_host = self._sums_with(memory, more_bytes)
+            for held, limit in (
+                (of_key, self._key_request_bytes),
+                (of_address, self._address_request_bytes),
+                (of_host, self._host_request_bytes),
+            ):
+                if held > size and held > limit:
+                    return False
+            self._count(memory, more_bytes)
+            return True
+
+    def hold_outgoing(self, identity: Identity, address: str, size_bytes: int) -> "MessageMemory | None":
+        """Count what a server sends and what answers nothing. None if it must not be sent."""
+        memory = MessageMemory(self, _key_of(identity), counted_address(address))
+        return memory if self.add_outgoing(memory, size_bytes) else None
+
+    def _sums_with(self, memory: "MessageMemory", more_bytes: int) -> tuple[int, int, int, int]:
+        """What the message, its key, its address and the host hold, with so many bytes more."""
+        key = memory.key
+        return (
+            memory.size_bytes + more_bytes,
+            0 if key is None else self._by_key.get(key, 0) + more_bytes,
+            self._by_address.get(memory.address, 0) + more_bytes,
+            self.held_bytes + more_bytes,
+        )
+
+    def _count(self, memory: "MessageMemory", more_bytes: int) -> None:
+        key, address = memory.key, memory.address
+        memory.size_bytes += more_bytes
+        self.held_bytes += more_bytes
+        self._by_address[address] = self._by_address.get(address, 0) + more_bytes
+        if key is not None:
+            self._by_key[key] = self._by_key.get(key, 0) + more_bytes
 
     def _look_closely(self, size: int, of_key: int, of_address: int, of_host: int) -> GatewayError | None:
         """Why a request of `size` bytes is refused, if it is. Raises where no message would be let in."""
@@ -119,6 +161,10 @@ class MessageBudget:
                     del self._by_key[key]
 
 
+def _key_of(identity: Identity) -> str | None:
+    return None if identity.grant is None else identity.grant.public
+
+
 def _refusal(text: str) -> GatewayError:
     return MessageBudgetFull(text) if text == HOST_FULL else TooManyRequests(text, RETRY_SECONDS)
 
@@ -144,6 +190,15 @@ class MessageMemory:
         """Count `size_bytes` from now on, which may be more than before. Raises what `MessageBudget.hold` raises."""
         if size_bytes > self.size_bytes:
             self._budget.add(self, size_bytes - self.size_bytes)
+
+    def add_outgoing(self, more_bytes: int) -> bool:
+        """Count an answer with its request. False if it must not be sent: see `MessageBudget.add_outgoing`."""
+        return self._budget.add_outgoing(self, more_bytes)
+
+    def hold_outgoing(self, size_bytes: int) -> "MessageMemory | None":
+        """Count for the same client what answers nothing. None if it must not be sent."""
+        memory = MessageMemory(self._budget, self.key, self.address)
+        return memory if self._budget.add_outgoing(memory, size_bytes) else None
 
     def keep(self) -> None:
         """Hold it, until `release`."""

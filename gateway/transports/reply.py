@@ -17,7 +17,7 @@ from typing import Final
 
 from gateway.http.asgi import Headers, Receive, Send
 from gateway.http.requests import until_disconnect
-from gateway.http.responses import respond
+from gateway.http.responses import respond_in_steps
 from gateway.transports.event_stream import EventStream
 
 WATCH_AFTER_SECONDS: Final = 1.0
@@ -40,13 +40,26 @@ class Reply:
     `answer` and `open_stream` may be called from any thread. The first call of either decides.
     """
 
-    def __init__(self, make_stream: Callable[[], EventStream], send: Send, headers: Headers = ()) -> None:
-        """`make_stream` is called when the stream is first needed, on any thread."""
+    def __init__(
+        self,
+        make_stream: Callable[[], EventStream],
+        send: Send,
+        headers: Headers = (),
+        *,
+        step_bytes: int = 1024 * 1024,
+        step_seconds: float = 30.0,
+    ) -> None:
+        """`make_stream` is called when the stream is first needed, on any thread.
+
+        Of a whole response that is large, the client must take `step_bytes` in each `step_seconds`.
+        """
         self._make_stream = make_stream
         self._stream: EventStream | None = None
         self._is_stream_closed = False
         self._send = send
         self._headers = headers
+        self._step_bytes = step_bytes
+        self._step_seconds = step_seconds
         self._loop = asyncio.get_running_loop()
         self._is_decided = False
         """Whether the host's loop knows of the decision."""
@@ -76,6 +89,14 @@ class Reply:
             stream = self._stream
         if stream is not None:
             stream.close()
+
+    def abandon(self) -> None:
+        """Drop what was not sent: `run` has ended."""
+        with self._lock:
+            self._is_stream_closed = True
+            stream = self._stream
+        if stream is not None:
+            stream.abandon()
 
     def answer(self, answer: Answer) -> bool:
         """Answer with a whole response. Returns False if the answer is a stream already: then write to that."""
@@ -137,10 +158,15 @@ class Reply:
                     self.on_silence()
         if self._answer is not None:
             answer = self._answer
-            await respond(
-                self._send, answer.status, answer.body, answer.content_type, (*self._headers, *answer.headers)
+            return await respond_in_steps(
+                self._send,
+                answer.status,
+                answer.body,
+                answer.content_type,
+                (*self._headers, *answer.headers),
+                step_bytes=self._step_bytes,
+                step_seconds=self._step_seconds,
             )
-            return True
         with counted():
             await self.stream.start(self._headers)
             await self.stream.run(receive)

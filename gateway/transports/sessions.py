@@ -17,7 +17,7 @@ from gateway import signals
 from gateway.access.identity import Identity
 from gateway.access.key_search import without_keys
 from gateway.jsonrpc import BATCH_VERSION
-from gateway.transports.message_budget import MessageMemory
+from gateway.transports.message_budget import MessageBudget, MessageMemory
 from gateway.transports.session_state import SessionState
 from gateway.transports.wire import SessionWire, SseWire, StreamableHttpWire
 
@@ -76,6 +76,8 @@ class Session(Generic[WireT]):
     calls: int = 0
     in_flight: dict[Hashable, MessageMemory] = field(default_factory=dict, repr=False)
     """Requests that are not answered yet: request id -> the memory it holds."""
+    budget: MessageBudget | None = field(default=None, repr=False)
+    """Where large messages of the server count that answer no request."""
     open_requests: int = 0
     """HTTP requests of this session that are being answered, open streams included."""
     is_established: bool = False

@@ -23,7 +23,7 @@ from gateway.exceptions import GatewayError, StreamClosed
 from gateway.http.asgi import Scope
 from gateway.http.refusals import count_refusal
 from gateway.instances.running_server import RunningServer
-from gateway.jsonrpc import Batch, JSONRPCMessage, message_body
+from gateway.jsonrpc import ANSWERS, Batch, JSONRPCMessage, message_body
 from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.link import Link
@@ -91,12 +91,18 @@ class SseTransport:
 
     async def _write(self, item: SessionMessage) -> None:
         message = item.message
-        data = message_body(message)
+        data, memory = self._link.weigh(message, message_body(message))
         self._link.note_sent(message, len(data))
-        if self._link.is_for_host(message):
-            return
-        self._stream.write(frame(b"message", data))
-        if self._stream.must_wait:
+        try:
+            if self._link.is_for_host(message):
+                return
+            self._stream.write(frame(b"message", data), memory=memory)
+        finally:
+            if memory is not None:
+                memory.release()
+        # An answer does not wait here, where it would be held twice: nothing follows it, and the session takes no more
+        # messages until there is room.
+        if self._stream.must_wait and not isinstance(message, ANSWERS):
             try:
                 await self._stream.wait_for_room()
             except StreamClosed:

@@ -21,7 +21,7 @@ import anyio
 from mcp.server.connection import Connection
 from mcp.server.runner import ServerRunner, aclose_shielded, modern_error_data
 from mcp.shared.dispatcher import CallOptions
-from mcp.shared.exceptions import NoBackChannelError
+from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.inbound import (
     ERROR_CODE_HTTP_STATUS,
     InboundLadderRejection,
@@ -59,6 +59,7 @@ from gateway.instances.running_server import RunningServer
 from gateway.jsonrpc import NOT_WRITABLE, error_body, is_request_id, json_body
 from gateway.transports.announcements import listen_frames
 from gateway.transports.event_stream import frame
+from gateway.transports.message_budget import SMALL_OUTGOING_BYTES, WITHHELD, MessageMemory
 from gateway.transports.reply import Answer, Reply
 
 logger = logging.getLogger(__name__)
@@ -81,14 +82,19 @@ class StatelessCall:
         reply: Reply,
         *,
         is_listening: bool = False,
+        memory: MessageMemory | None = None,
     ) -> None:
-        """`body` is the decoded JSON. `is_listening`: the request goes on until its client or the host ends it."""
+        """`body` is the decoded JSON. `is_listening`: the request goes on until its client or the host ends it.
+
+        `memory`: what the request holds, until the response has been sent.
+        """
         self.server_name = server_name
         self.is_listening = is_listening
         self._running = running
         self._scope = scope
         self._body = body
         self._reply = reply
+        self._memory = memory
         self._count_out = metrics.messages.labels(server_name, "out")
         self._request_id: RequestId | None = None
         self._task: asyncio.Task[None] | None = None
@@ -256,6 +262,10 @@ class StatelessCall:
         self._answer(data, status or ERROR_CODE_HTTP_STATUS.get(error.code, 200))
 
     def _answer(self, data: bytes, status: int) -> None:
+        if len(data) > SMALL_OUTGOING_BYTES and self._memory is not None and not self._memory.add_outgoing(len(data)):
+            metrics.withheld_messages.labels(self.server_name).inc()
+            self._refuse(ErrorData(code=INTERNAL_ERROR, message=WITHHELD))
+            return
         self._count_out.inc()
         note_answer_size(len(data))
         if not self._reply.answer(Answer(data, status)):
@@ -267,13 +277,27 @@ class StatelessCall:
         message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
         if params is not None:
             message["params"] = params
+        data = json_body(message)
+        memory = self._hold(len(data))
         stream = self._reply.stream
         self._reply.open_stream()
-        stream.write(frame(b"message", json_body(message)))
+        stream.write(frame(b"message", data), memory=memory)
+        if memory is not None:
+            memory.release()
         if stream.must_wait:
             # If the client has left or does not read, the request is cancelled, and this task with it.
             with contextlib.suppress(StreamClosed):
                 await stream.wait_for_room()
+
+    def _hold(self, size_bytes: int) -> MessageMemory | None:
+        """The memory of a notification, if it is large. Raises `MCPError` if the client would hold too much."""
+        if size_bytes <= SMALL_OUTGOING_BYTES or self._memory is None:
+            return None
+        memory = self._memory.hold_outgoing(size_bytes)
+        if memory is None:
+            metrics.withheld_messages.labels(self.server_name).inc()
+            raise MCPError(code=INTERNAL_ERROR, message=WITHHELD)
+        return memory
 
 
 _NOT_A_MESSAGE = ErrorData(

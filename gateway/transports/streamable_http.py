@@ -72,12 +72,12 @@ class _ResumableStream:
         self._sent_through = 0
         """The sequence of the last event that was written to a response."""
 
-    def send(self, data: bytes) -> None:
-        """Send one event, or keep it until a client opens the stream."""
-        event_id = self._buffer.append(self.number, data)
+    def send(self, data: bytes, memory: MessageMemory | None = None) -> None:
+        """Send one event, or keep it until a client opens the stream. `memory`: what it holds, if it is large."""
+        event_id = self._buffer.append(self.number, data, memory)
         if self.stream is not None and not self.stream.is_closed:
             self._sent_through = self._buffer.last_sequence
-            self.stream.write(frame(b"message", data, event_id), self._on_sent)
+            self.stream.write(frame(b"message", data, event_id), self._on_sent, memory)
 
     @property
     def _on_sent(self) -> Callable[[], None] | None:
@@ -90,7 +90,8 @@ class _ResumableStream:
     def attach(self, stream: EventStream, missed: list[tuple[bytes, bytes]] | None = None) -> None:
         """Continue on `stream`, and first write the events that its client has missed."""
         for event_id, data in self._buffer.later_than(self.number, self._sent_through) if missed is None else missed:
-            stream.write(frame(b"message", data, event_id), self._on_sent)
+            # Where the newest event holds memory, it is the only one that is kept.
+            stream.write(frame(b"message", data, event_id), self._on_sent, self._buffer.memory)
         self._sent_through = self._buffer.last_sequence
         self.stream = stream
 
@@ -149,14 +150,14 @@ class _Post(_ResumableStream):
                 super().send(answer)
             self._answers.clear()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, memory: MessageMemory | None = None) -> None:
         self.open_stream()
-        super().send(data)
+        super().send(data, memory)
 
-    def answer(self, key: RequestId, data: bytes) -> bool:
+    def answer(self, key: RequestId, data: bytes, memory: MessageMemory | None = None) -> bool:
         """Answer one request. Returns whether the reply is complete."""
         del self._unanswered[key]
-        self._add(data)
+        self._add(data, memory)
         return self._complete()
 
     def finish_batch(self, refusals: list[bytes]) -> bool:
@@ -166,11 +167,12 @@ class _Post(_ResumableStream):
         self._is_whole = True
         return self._complete()
 
-    def _add(self, data: bytes) -> None:
+    def _add(self, data: bytes, memory: MessageMemory | None = None) -> None:
         if self.stream is None:
+            # Its memory is that of the POST, which is held until the response has been sent.
             self._answers.append(data)
         else:
-            super().send(data)
+            super().send(data, memory)
 
     def _complete(self) -> bool:
         if self._unanswered or not self._is_whole:
@@ -496,9 +498,9 @@ class StreamableHttpTransport:
             self._standalone.stream.close()
         return await self._attach_standalone(stream)
 
-    def _finish(self, key: RequestId, data: bytes) -> None:
+    def _finish(self, key: RequestId, data: bytes, memory: MessageMemory | None = None) -> None:
         post = self._posts.pop(key, None)
-        if post is not None and post.answer(key, data):
+        if post is not None and post.answer(key, data, memory):
             self._forget(post)
 
     def _finish_batch(self, post: _Post, refusals: list[bytes]) -> None:
@@ -514,21 +516,26 @@ class StreamableHttpTransport:
             self._finish(key, post.ended_body(key))
         if self._standalone.stream is not None:
             self._standalone.stream.close()
+        self._buffer.close()
         self._on_end()
 
     async def _write(self, item: SessionMessage) -> None:
         message = item.message
-        data = message_body(message)
+        data, memory = self._link.weigh(message, message_body(message))
         self._link.note_sent(message, len(data))
-        if self._link.is_for_host(message):
-            return
-        if isinstance(message, ANSWERS) and message.id is not None:
-            self._finish(request_key(message.id), data)
-            return
-        target: _ResumableStream = self._standalone
-        if isinstance(item.metadata, ServerMessageMetadata) and item.metadata.related_request_id is not None:
-            target = self._posts.get(request_key(item.metadata.related_request_id), self._standalone)
-        target.send(data)
+        try:
+            if self._link.is_for_host(message):
+                return
+            if isinstance(message, ANSWERS) and message.id is not None:
+                self._finish(request_key(message.id), data, memory)
+                return
+            target: _ResumableStream = self._standalone
+            if isinstance(item.metadata, ServerMessageMetadata) and item.metadata.related_request_id is not None:
+                target = self._posts.get(request_key(item.metadata.related_request_id), self._standalone)
+            target.send(data, memory)
+        finally:
+            if memory is not None:
+                memory.release()
         try:
             await target.wait_for_room()
         except StreamClosed:

@@ -11,6 +11,8 @@ from gateway.exceptions import StreamClosed
 from gateway.transports import event_stream
 from gateway.transports.event_stream import BATCH_BYTES, COMMENT, EventStream, frame
 from tests.support.asgi_client import AsgiClient, HesitantClient
+from tests.support.lane_server import new_budget, new_memory
+from tests.support.processes import until
 from tests.support.threads import InThreads
 
 
@@ -225,3 +227,35 @@ async def test_failing_send_ends_the_stream_and_leaves_no_task() -> None:
         await stream.run(client.receive)
     assert stream.is_closed
     assert asyncio.all_tasks() == before
+
+
+async def test_memory_is_held_until_its_chunk_was_sent() -> None:
+    client, budget = AsgiClient(), new_budget()
+    async with running(client) as stream:
+        client.reads.clear()
+        with new_memory(budget) as memory:
+            stream.write(b"large", memory=memory)
+        assert budget.held_bytes == 10
+        client.reads.set()
+        await client.has(b"large")
+        await asyncio.to_thread(until, lambda: budget.held_bytes == 0)
+
+
+async def test_memory_is_released_when_its_client_leaves_or_the_stream_never_runs() -> None:
+    client, budget = AsgiClient(), new_budget()
+    client.reads.clear()
+    for runs in (True, False):
+        stream = EventStream(client.send, buffer_bytes=1000, slow_reader_seconds=5)
+        with new_memory(budget) as memory:
+            stream.write(b"large", memory=memory)
+        assert budget.held_bytes == 10
+        client.left.set()
+        if runs:
+            async with asyncio.timeout(5):
+                await stream.run(client.receive)
+        else:
+            stream.abandon()
+        assert budget.held_bytes == 0
+        with new_memory(budget) as memory:
+            stream.write(b"too late", memory=memory)
+        assert budget.held_bytes == 0

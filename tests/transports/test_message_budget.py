@@ -116,6 +116,37 @@ def test_last_part_of_a_limit_is_for_answers() -> None:
             assert isinstance(later.refusal, TooManyRequests)
 
 
+def test_answer_counts_with_its_request_and_is_withheld_beyond_the_share_of_requests() -> None:
+    budget = new_budget()
+    with budget.hold(ADA, "192.0.2.1", 100) as first, budget.hold(ADA, "192.0.2.1", 100) as second:
+        assert first.add_outgoing(1500)
+        assert not second.add_outgoing(100)
+        assert second.add_outgoing(50)
+        assert budget.held_bytes == 1750
+    assert budget.held_bytes == 0
+    assert (budget._by_key, budget._by_address) == ({}, {})
+
+
+@pytest.mark.parametrize("others", [ADA, with_key("bob"), Identity("eve", None)])
+def test_what_a_server_sends_is_limited_for_key_and_address_and_host(others: Identity) -> None:
+    budget = new_budget(host=3000, address=2500, key=2000)
+    memory = budget.hold_outgoing(ADA, "192.0.2.1", 1750)
+    assert memory is not None
+    assert memory.hold_outgoing(1000) is None
+    assert budget.hold_outgoing(others, "192.0.2.1", 1000) is None
+    assert budget.hold_outgoing(with_key("another"), "192.0.2.2", 1000) is None
+    assert budget.held_bytes == 1750
+    memory.release()
+    assert budget.held_bytes == 0
+
+
+def test_large_answer_passes_if_nothing_else_is_held() -> None:
+    budget = new_budget()
+    with budget.hold(ADA, "192.0.2.1", 100) as memory:
+        assert memory.add_outgoing(50_000)
+    assert budget.held_bytes == 0
+
+
 class Message:
     """A message that can be asked whether it is still there."""
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from gateway.http.responses import PIECE_BYTES
 from gateway.transports import reply as reply_module
 from gateway.transports.event_stream import COMMENT, EventStream
 from gateway.transports.reply import Answer, Reply
-from tests.support.asgi_client import AsgiClient
+from tests.support.asgi_client import AsgiClient, HesitantClient
 
 
 class Streams:
@@ -170,3 +171,21 @@ async def test_answer_for_a_host_whose_loop_is_closed_is_dropped() -> None:
     await asyncio.to_thread(asyncio.run, make())
     assert replies[0].answer(Answer(b"{}")) is True
     replies[0].open_stream()
+
+
+async def test_large_answer_goes_out_in_pieces_with_its_length() -> None:
+    client = AsgiClient()
+    reply = new_reply(client)
+    body = bytes(range(256)) * 1000
+    reply.answer(Answer(body))
+    assert await done(start(reply, client, Streams())) is True
+    assert (client.body, client.headers["content-length"], client.is_ended) == (body, str(len(body)), True)
+    assert max(len(message.get("body", b"")) for message in client.sent) == PIECE_BYTES
+
+
+async def test_client_that_does_not_take_a_large_answer_in_time_gets_no_end() -> None:
+    client = HesitantClient()
+    reply = Reply(lambda: EventStream(client.send, buffer_bytes=1, slow_reader_seconds=1), client.send, step_seconds=0)
+    reply.answer(Answer(b"x" * 10 * PIECE_BYTES))
+    assert await done(start(reply, client, Streams())) is False
+    assert not client.is_ended

@@ -1,0 +1,168 @@
+"""What servers' answers may hold while their clients do not read them; in process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from django.test import override_settings
+from prometheus_client import REGISTRY
+
+from gateway.transports.message_budget import WITHHELD, MessageBudget
+from tests.endpoints.test_message_limits import held, until
+from tests.support.in_process import Exchange, InProcessHost, host_in_process
+from tests.support.processes import PLAIN_SERVERS, ROOT
+from tests.support.wire import tool_call
+
+WORKSHOP = "/workshop/ada:key"
+LEDGER = "/ledger/ada:key"
+ERAS = ROOT / "tests" / "servers" / "eras"
+
+LARGE = 1_000_000
+LIMIT = 4_000_000
+CALLS = 10
+
+
+def limit(host: InProcessHost) -> None:
+    """Let the messages of an address hold 4 MB."""
+    budget = MessageBudget(host_bytes=6_000_000, address_bytes=LIMIT, key_bytes=2_000_000)
+    host.host.message_budget = host.host.message_reader._budget = budget
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[InProcessHost]:
+    async with host_in_process(PLAIN_SERVERS) as host:
+        limit(host)
+        yield host
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[InProcessHost]:
+    async with host_in_process(ERAS) as host:
+        limit(host)
+        yield host
+
+
+def withheld(server: str) -> float:
+    return REGISTRY.get_sample_value("gumcp_withheld_messages_total", {"server": server}) or 0.0
+
+
+def fill(number: Any, characters: int = LARGE) -> Any:
+    return tool_call(number, "fill", characters=characters)
+
+
+async def unread(host: InProcessHost, start: Any) -> list[Exchange]:
+    """Make calls with large answers, one after the other, and read none of them."""
+    exchanges = []
+    before = withheld("workshop")
+    for number in range(CALLS):
+        exchange: Exchange = start(number)
+        exchange.may_read.clear()
+        exchanges.append(exchange)
+    await until(lambda: withheld("workshop") - before >= CALLS - LIMIT // LARGE)
+    return exchanges
+
+
+@pytest.mark.parametrize("era", ["handshake", "stateless"])
+async def test_answers_that_are_not_read_hold_no_more_than_their_address_may(host: InProcessHost, era: str) -> None:
+    if era == "handshake":
+        client = await host.initialize(WORKSHOP)
+        exchanges = await unread(host, lambda number: client.post(fill(number)))
+    else:
+        params = {"name": "fill", "arguments": {"characters": LARGE}}
+        exchanges = await unread(host, lambda number: host.post_stateless(WORKSHOP, "tools/call", params))
+    assert LARGE < held(host) <= LIMIT
+    for exchange in exchanges:
+        exchange.may_read.set()
+    replies = [(await exchange.reply()).json for exchange in exchanges]
+    whole = [reply for reply in replies if "result" in reply]
+    assert 1 <= len(whole) < LIMIT // LARGE
+    assert {len(reply["result"]["content"][0]["text"]) for reply in whole} == {LARGE}
+    assert {reply["error"]["message"] for reply in replies if "error" in reply} == {WITHHELD}
+    await until(lambda: held(host) == 0)
+
+
+async def test_answers_on_a_stream_that_is_not_read_hold_no_more_than_their_address_may(host: InProcessHost) -> None:
+    async with await host.open_sse(WORKSHOP) as sse:
+        await sse.initialize()
+        sse.stream.may_read.clear()
+        # The stream takes no more calls once it is full, so that they come together.
+        before = withheld("workshop")
+        gate = tool_call("gate", "block", seconds=0.2)
+        posts = [sse.post(message) for message in (gate, *map(fill, range(CALLS)))]
+        assert {(await post.reply()).status for post in posts} == {202}
+        await until(lambda: withheld("workshop") - before > 0 or held(host) > LIMIT)
+        assert LARGE < held(host) <= LIMIT
+        sse.stream.may_read.set()
+        answers = [await sse.stream.message() for _ in posts]
+    assert any(answer.get("error", {}).get("message") == WITHHELD for answer in answers)
+    await until(lambda: held(host) == 0)
+
+
+@pytest.mark.parametrize("characters", [LARGE, 2 * LIMIT])
+async def test_one_large_answer_passes(host: InProcessHost, characters: int) -> None:
+    client = await host.initialize(WORKSHOP)
+    reply = await client.post(fill(1, characters)).reply()
+    assert len(reply.json["result"]["content"][0]["text"]) == characters
+    async with await host.open_sse(WORKSHOP) as sse:
+        await sse.initialize()
+        assert len(await sse.call("fill", characters=characters)) == characters
+    await until(lambda: held(host) == 0)
+
+
+async def test_answer_whose_client_has_left_holds_nothing(host: InProcessHost) -> None:
+    async with await host.open_sse(WORKSHOP) as sse:
+        await sse.initialize()
+        sse.stream.may_read.clear()
+        await sse.post(fill(1)).reply()
+        await until(lambda: held(host) > LARGE)
+    await until(lambda: held(host) == 0)
+    client = await host.initialize(WORKSHOP)
+    exchange = client.post(fill(1))
+    exchange.may_read.clear()
+    await until(lambda: held(host) > LARGE)
+    exchange.task.cancel()
+    await until(lambda: held(host) == 0)
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_event_that_is_kept_until_a_client_comes_counts_until_then(ledger: InProcessHost, is_read: bool) -> None:
+    client = await ledger.initialize(LEDGER)
+    await client.call("announce", text="x" * LARGE)
+    assert held(ledger) > LARGE
+    if is_read:
+        standalone = client.get()
+        assert len((await standalone.message())["params"]["data"]) > LARGE
+    else:
+        await client.delete()
+    await until(lambda: held(ledger) == 0)
+
+
+async def test_notifications_that_are_not_read_hold_no_more_than_their_address_may(ledger: InProcessHost) -> None:
+    client = await ledger.initialize(LEDGER)
+    before = withheld("ledger")
+    calls = []
+    for number in range(CALLS):
+        call = client.start("chatter", number, times=1, characters=LARGE)
+        call.may_read.clear()
+        calls.append(call)
+    await until(lambda: withheld("ledger") > before)
+    assert LARGE < held(ledger) <= LIMIT
+    for call in calls:
+        call.leave()
+        call.may_read.set()
+    await until(lambda: held(ledger) == 0)
+
+
+async def test_large_response_ends_without_its_end_if_its_client_does_not_read() -> None:
+    with override_settings(GUMCP_SLOW_READER_SECONDS=0.1):
+        async with host_in_process(PLAIN_SERVERS) as host:
+            client = await host.initialize(WORKSHOP)
+            exchange = client.post(fill(1))
+            exchange.may_read.clear()
+            async with asyncio.timeout(10):
+                await exchange.task
+            assert not exchange.is_ended
+            await until(lambda: held(host) == 0)
