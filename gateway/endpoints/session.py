@@ -10,6 +10,7 @@ from gateway.endpoints.consumers import SseConsumer
 from gateway.endpoints.stateless import StatelessRequests
 from gateway.endpoints.streamable_http import SESSION_ID, StreamableHttpRequests
 from gateway.host.host import Host
+from gateway.http.origins import UNKNOWN_PAGE, is_of_unknown_page
 from gateway.http.refusals import refuse, refuse_message, refuse_method
 from gateway.http.requests import accepts, is_json
 from gateway.transports.stateless import VERSION, is_stateless
@@ -50,6 +51,9 @@ class SessionEndpoint(McpEndpoint):
             await refuse(request.send, 406, "not_acceptable", message)
         elif request.header(SESSION_ID):
             await self._streamable_http.get(request)
+        elif not self._host.doorkeeper.authenticator.checks_keys and is_of_unknown_page(request.scope):
+            # Where keys are checked, a page cannot know the URL.
+            await refuse(request.send, 403, "bad_origin", UNKNOWN_PAGE)
         else:
             await SseConsumer(self._host, request)(request.scope, request.receive, request.send)
 

@@ -2,7 +2,9 @@
 
 That is what keeps the pages of other sites away from a host on the reader's own machine or network. It covers DNS
 rebinding (the Host header), requests that say which page made them (Origin), and those that do not: browsers send no
-Origin for an image or a link, but say in Sec-Fetch-Site that another site's page asked for it.
+Origin for an image or a link, but say in Sec-Fetch-Site that another site's page asked for it. Old browsers do not, and
+new ones only to hosts with TLS or on their own machine. Then the Referer says it, unless the page forbids that; MCP
+clients send none.
 
 Spec: 2025-11-25 basic/transports#security-warning (servers MUST validate Origin);
 https://w3c.github.io/webappsec-fetch-metadata/. Django checks Host for its own pages only, and MCP traffic does not
@@ -23,12 +25,19 @@ MAX_REMEMBERED_HOSTS: Final = 1000
 FOREIGN_SITES: Final = frozenset({b"cross-site", b"same-site"})
 """Values of Sec-Fetch-Site of requests that another site's page, or a page of another port, has caused."""
 
+BROWSER_AGENT: Final = b"Mozilla/"
+"""How the User-Agent of every browser begins."""
+
 FOREIGN_NAME: Final = (
     "This host does not answer to the name in the request's Host header. If it should, add the name to "
     "GUMCP_ALLOWED_HOSTS, or set GUMCP_PUBLIC_URL."
 )
 FOREIGN_PAGE: Final = (
     "Web pages of this origin may not call this host. If they should, add the origin to GUMCP_ALLOWED_ORIGINS."
+)
+UNKNOWN_PAGE: Final = (
+    "This request comes from a browser that does not say which page made it, so it may be anybody's page. Use an MCP "
+    "client, or GUMCP_AUTH=keys."
 )
 
 
@@ -50,19 +59,27 @@ class OriginPolicy:
 
     async def refuse_foreign(self, scope: Scope, send: Send) -> bool:
         """Refuse a request under a foreign name or from a foreign web page; True if this one was refused."""
-        hosts, origins, is_foreign_site = [], [], False
+        hosts, origins, referer = [], [], None
+        is_foreign_site = says_site = False
         for name, value in scope["headers"]:
             if name == b"host":
                 hosts.append(value)
             elif name == b"origin":
                 origins.append(value)
-            elif name == b"sec-fetch-site" and value.strip().lower() in FOREIGN_SITES:
-                is_foreign_site = True
+            elif name == b"sec-fetch-site":
+                says_site = True
+                if value.strip().lower() in FOREIGN_SITES:
+                    is_foreign_site = True
+            elif name == b"referer":
+                referer = value
         if await self._refuse_name(hosts, send):
             return True
         # An allowed page on another site sends its origin with every request that it may read.
         is_allowed_page = len(origins) == 1 and self._is_allowed(origins[0], hosts[0])
         if (origins or is_foreign_site) and not is_allowed_page:
+            await refuse(send, 403, "bad_origin", FOREIGN_PAGE)
+            return True
+        if referer is not None and not (origins or says_site) and not self._is_allowed(_origin_of(referer), hosts[0]):
             await refuse(send, 403, "bad_origin", FOREIGN_PAGE)
             return True
         return False
@@ -103,3 +120,19 @@ class OriginPolicy:
     def _is_allowed(self, origin: bytes, host: bytes) -> bool:
         # The host's own pages too. Behind a proxy their scheme may differ from that of the request.
         return origin in self._allowed_origins or origin in (b"http://" + host, b"https://" + host)
+
+
+def _origin_of(url: bytes) -> bytes:
+    """Scheme, host and port of a URL as browsers write it. What is not a URL has an origin that nobody has."""
+    return b"/".join(url.split(b"/", 3)[:3])
+
+
+def is_of_unknown_page(scope: Scope) -> bool:
+    """Whether a browser sent a request that does not say which page made it. Any page can make such a GET."""
+    is_browser = False
+    for name, value in scope["headers"]:
+        if name in (b"origin", b"sec-fetch-site", b"referer"):
+            return False
+        if name == b"user-agent" and value.startswith(BROWSER_AGENT):
+            is_browser = True
+    return is_browser

@@ -80,6 +80,7 @@ def provoke(host: HostProcess, key: IssuedKey) -> list[bytes]:
             **ACCEPT_BOTH,
             "Authorization": f"Bearer {secret}",
             "Referer": f"http://127.0.0.1/workshop/ada:{secret}",
+            "Sec-Fetch-Site": "same-origin",  # or the host would stop at the foreign Referer
             "Mcp-Session-Id": secret,
             "Last-Event-ID": secret,
             "Cookie": f"sessionid={secret}; csrftoken={secret}",

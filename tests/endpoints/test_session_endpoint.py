@@ -125,3 +125,35 @@ async def test_clients_that_split_lines_at_unicode_breaks_get_whole_events(host:
     await standalone.status()
     await client.call("announce", text=text)
     assert (await standalone.message())["params"]["data"] == f"{text}0"
+
+
+BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36", "Accept": "text/event-stream"}
+
+
+@pytest.mark.parametrize("path", [LEDGER, "/ledger/eve"])
+async def test_browser_that_does_not_say_which_page_made_a_request_opens_no_stream(
+    host: InProcessHost, path: str
+) -> None:
+    """An <img> with referrerpolicy="no-referrer", in a browser that sends no Sec-Fetch-Site."""
+    reply = await host.request("GET", path, b"", BROWSER)
+    assert reply.status == 403
+    assert "browser" in reply.json["error"]
+    assert (len(host.host.sessions), len(host.host.instances)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"Origin": "http://localhost"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Referer": "http://localhost/-/connect/"},
+        {"User-Agent": "python-httpx/0.28"},
+    ],
+)
+async def test_browser_that_says_which_page_made_a_request_opens_a_stream(
+    host: InProcessHost, says: dict[str, str]
+) -> None:
+    async with await host.open_sse(LEDGER, {**BROWSER, **says}) as client:
+        await client.initialize()
+        assert await client.call("echo", text="opened") == "opened"

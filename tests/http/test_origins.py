@@ -38,6 +38,10 @@ HOST = ("host", "mcp.example.com")
         [("sec-fetch-site", "none")],
         [("origin", PAGE), ("sec-fetch-site", "cross-site")],
         [("origin", PAGE), ("sec-fetch-site", "same-site")],
+        [("referer", f"{PAGE}/chat?with=ada")],
+        [("referer", "http://mcp.example.com")],
+        [("referer", "https://evil.example/"), ("sec-fetch-site", "none")],
+        [("user-agent", "Mozilla/5.0 (X11; Linux x86_64)")],
     ],
 )
 async def test_request_of_no_page_or_of_an_allowed_one_is_let_through(headers: list[tuple[str, str]]) -> None:
@@ -57,6 +61,13 @@ async def test_request_of_no_page_or_of_an_allowed_one_is_let_through(headers: l
         [("sec-fetch-site", "Cross-Site")],
         [("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")],
         [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")],
+        # The same from an old browser, or from a new one to a host without TLS.
+        [("referer", "https://evil.example/page")],
+        [("referer", "https://mcp.example.com.evil.example/")],
+        [("referer", "https://mcp.example.com:8443/")],
+        [("referer", "https://mcp.example.com@evil.example/")],
+        [("referer", "about:blank")],
+        [("referer", "")],
     ],
 )
 async def test_request_of_a_foreign_page_is_refused(headers: list[tuple[str, str]]) -> None:
