@@ -6,6 +6,7 @@ request path waits for it.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 READ_SECONDS: Final = 1.0
 """How often the rows are read."""
+
+LOOK_SECONDS: Final = 0.2
+"""How long after they were read they may be read again before that."""
 
 SILENT_SECONDS: Final = 5.0
 """A node whose processes have written nothing for so long leaves the ring. They write once a second."""
@@ -36,6 +40,7 @@ class Members:
         self.has_tried = threading.Event()
         """Set once the nodes have been read for the first time, or could not be read."""
         self.nodes: dict[str, Node] = {}
+        self._last_read = float("-inf")
 
     def start(self) -> None:
         """Start the thread."""
@@ -45,7 +50,13 @@ class Members:
         """Stop the thread. Blocks for a moment: do not call it on an event loop."""
         self._thread.stop()
 
+    def look_soon(self) -> None:
+        """Read the rows now, unless that was done just before: a node does not accept connections. Does not block."""
+        if time.monotonic() - self._last_read >= LOOK_SECONDS:
+            self._thread.wake()
+
     def _run_round(self, is_last: bool) -> None:
+        self._last_read = time.monotonic()
         if not is_last:
             self.read()
             self.has_tried.set()

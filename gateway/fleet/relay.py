@@ -17,9 +17,11 @@ import contextlib
 import json
 import os
 import socket
+import struct
+import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, cast
 
 import httptools
@@ -40,7 +42,10 @@ NODE_HOLD_SECONDS: Final = 1.5
 """How long a request waits for another node. A node that has died leaves the ring soon."""
 
 LINK_SECONDS: Final = 1.5
-"""How long bytes to another node may stay unacknowledged before the connection counts as lost."""
+"""How long another node may acknowledge nothing that was sent to it before the connection counts as lost."""
+
+LOOK_SECONDS: Final = 0.1
+"""How soon it may look again whether that is so."""
 
 RETRY_SECONDS: Final = 0.05
 """How often it looks whether the owner is there."""
@@ -89,12 +94,17 @@ class RelayingApplication:
         *,
         peer_port: int | None = None,
         signatures: Signatures | None = None,
+        on_node_refuses: Callable[[], object] = lambda: None,
     ) -> None:
-        """`peer_port`: where other nodes connect; only requests with a signature are answered there."""
+        """`peer_port`: where other nodes connect; only requests with a signature are answered there.
+
+        `on_node_refuses` is called when a node does not accept connections, as one that leaves.
+        """
         self._inner = inner
         self._find = find
         self._peer_port = peer_port
         self._signatures = signatures
+        self._on_node_refuses = on_node_refuses
         self._peers: dict[Route, _Peer] = {}
         self._relayed = {
             is_node: metrics.relayed_requests.labels("node" if is_node else "worker") for is_node in (True, False)
@@ -127,6 +137,12 @@ class RelayingApplication:
         is_from_node = host is not None and self._peer_port == host[1]
         route = self._find(key, is_from_node=is_from_node)
         return (route.handover or None) if route is not None else None
+
+    def keep_nodes(self, addresses: Collection[str]) -> None:
+        """Close the idle connections to nodes other than these. A node that leaves waits for that."""
+        for route, peer in self._peers.items():
+            if route.is_node and route.address not in addresses:
+                peer.drop_idle()
 
     async def _take_from_worker(self, scope: Scope, receive: Receive, send: Send) -> None:
         # If there is a signature, the worker that took the request from another node has checked it.
@@ -211,7 +227,9 @@ class RelayingApplication:
             try:
                 async with asyncio.timeout(max(left, RETRY_SECONDS)):
                     return peer, await peer.connect(), route
-            except OSError:  # TimeoutError is one
+            except OSError as error:  # TimeoutError is one
+                if route.is_node and isinstance(error, ConnectionRefusedError):
+                    self._on_node_refuses()
                 if left <= RETRY_SECONDS:
                     raise PeerGone from None
                 await asyncio.sleep(RETRY_SECONDS)
@@ -236,7 +254,7 @@ class _RelayedExchange:
             connection.abort()
             return
         is_whole = False
-        watch = _ClientWatch(self._receive, connection.stop_waiting)
+        watch = _Watch(self._receive, connection)
         try:
             connection.write(_head(self._scope, body, self._signature) + body)
             is_whole = await self._pass_response(connection)
@@ -269,14 +287,18 @@ class _RelayedExchange:
         return False
 
 
-class _ClientWatch:
-    """Notices that the client of an exchange leaves. Most exchanges end sooner than it begins to look."""
+class _Watch:
+    """Notices that the client of an exchange leaves, or that the link to the node that serves it is cut.
 
-    def __init__(self, receive: Receive, on_left: Callable[[], object]) -> None:
+    Most exchanges end sooner than it begins to look.
+    """
+
+    def __init__(self, receive: Receive, connection: "_PeerConnection") -> None:
         self._receive = receive
-        self._on_left = on_left
+        self._connection = connection
         self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._begin)
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(WATCH_SECONDS, self._begin)
 
     def end(self) -> None:
         """Look no more."""
@@ -285,11 +307,25 @@ class _ClientWatch:
             self._task.cancel()
 
     def _begin(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._wait())
+        self._task = self._loop.create_task(self._wait_for_client())
+        if self._connection.link is not None:
+            self._look_at_link(self._connection.link)
 
-    async def _wait(self) -> None:
+    async def _wait_for_client(self) -> None:
         await until_disconnect(self._receive)
-        self._on_left()
+        self._connection.stop_waiting()
+
+    def _look_at_link(self, link: socket.socket) -> None:
+        try:
+            silent_seconds, is_probing = _silence(link)
+        except OSError:  # the connection has ended
+            return
+        if is_probing and silent_seconds >= LINK_SECONDS:
+            self._connection.abort()
+        else:
+            self._timer = self._loop.call_later(
+                max(LOOK_SECONDS, LINK_SECONDS - silent_seconds), self._look_at_link, link
+            )
 
 
 class _Peer:
@@ -329,7 +365,8 @@ class _Peer:
         host, _, port = self._route.address.rpartition(":")
         loop = asyncio.get_running_loop()
         transport, connection = await loop.create_connection(_PeerConnection, host.strip("[]"), int(port))
-        _notice_lost_link(transport.get_extra_info("socket"))
+        connection.link = transport.get_extra_info("socket")
+        _notice_lost_link(connection.link)
         return connection
 
     def drop_idle(self) -> None:
@@ -351,6 +388,8 @@ class _PeerConnection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
+        self.link: socket.socket | None = None
+        """The socket, if the peer is another node."""
         self._is_lost = False
         self._arrived = asyncio.Event()
         self.begin()
@@ -453,12 +492,28 @@ class _PeerConnection(asyncio.Protocol):
 
 
 def _notice_lost_link(link: socket.socket) -> None:
-    """Let a connection to another node fail soon after the link is cut, also while an answer is awaited."""
+    """Let a connection to another node fail soon after the link is cut.
+
+    While an answer is awaited the kernel needs two seconds at least for this; see `_silence`.
+    """
     options = {"TCP_USER_TIMEOUT": int(LINK_SECONDS * 1000), "TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in options.items():
         if hasattr(socket, name):  # not every system has all of them
             link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _silence(link: socket.socket) -> tuple[float, bool]:
+    """For how many seconds the other end has acknowledged nothing, and whether the kernel is asking it to (keepalive).
+
+    Raises:
+        OSError: the connection has ended.
+    """
+    if not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+        return 0.0, False
+    # struct tcp_info of linux/tcp.h: tcpi_probes and tcpi_last_ack_recv, which are milliseconds.
+    probes, milliseconds = struct.unpack("=3xB52xI", link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60))
+    return milliseconds / 1000, probes > 0
 
 
 async def _refuse(send: Send, status: int, message: str, headers: Headers = ()) -> None:

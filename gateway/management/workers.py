@@ -27,7 +27,7 @@ from gateway.conf import conf
 from gateway.conf.kinds import url_host
 from gateway.fleet.members import Members
 from gateway.fleet.moved_sessions import end_moved_sessions
-from gateway.fleet.ownership import Node, Ownership, handover_path
+from gateway.fleet.ownership import Node, Ownership, handover_path, slot_path
 from gateway.fleet.supervisor import Supervisor
 from gateway.fleet.worker import WorkerLink
 from gateway.host.metrics_port import MetricsPort
@@ -165,6 +165,7 @@ def serve_as_worker(
 
     def set_nodes(nodes: dict[str, Node]) -> None:
         ownership.set_nodes(nodes)
+        host.loop.call_soon(lambda: relaying.keep_nodes({node.address for node in nodes.values()}))
         host.loop.call_soon(lambda: host.loop.start_task(end_moved_sessions(host.sessions, is_elsewhere)))
 
     def log(protocol: str, action: str, details: dict[str, Any]) -> None:
@@ -191,26 +192,32 @@ def serve_as_worker(
             await stopping
 
     members = Members(node, set_nodes) if node else None
-    link.on_leave = leave
-    if members is not None:
-        members.start()
-        # A node that knew of no other one would serve everybody's users itself.
-        members.has_tried.wait(FIRST_VIEW_SECONDS)
     relaying = RelayingApplication(
         application,
         ownership.find,
         peer_port=peer_port,
         signatures=Signatures(settings.SECRET_KEY) if node else None,
+        on_node_refuses=members.look_soon if members is not None else lambda: None,
     )
+    link.on_leave = leave
+    if members is not None:
+        members.start()
+        # A node that knew of no other one would serve everybody's users itself.
+        members.has_tried.wait(FIRST_VIEW_SECONDS)
     server = HttpServer(
         application=relaying,
         endpoints=endpoints,
         action_logger=log,
-        limits=replace(serving_limits(), has_successor=True),
+        limits=replace(serving_limits(), has_successor=True, peer_port=peer_port),
         hooks=replace(hooks, on_start=start, on_drain=drain, on_stop=stop),
         # The supervisor ends a worker that is frozen.
         has_guard=False,
-        handover=Handover(handover_path(assignment.socket_path), relaying.find_worker, metrics.given_connections.inc),
+        handover=Handover(
+            handover_path(assignment.socket_path),
+            relaying.find_worker,
+            metrics.given_connections.inc,
+            successor=handover_path(slot_path(assignment.folder, assignment.slot)),
+        ),
     )
     run(host, address, server.run)
 

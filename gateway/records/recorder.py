@@ -228,7 +228,7 @@ class Recorder:
             or self._is_draining != self._written_draining
             or is_last
         )
-        if is_heartbeat_due:
+        if is_heartbeat_due and connection.vendor == "sqlite":
             # A database file that was deleted or replaced accepts writes without an error as long as it stays open.
             connection.close()
         if not self._is_migrated:

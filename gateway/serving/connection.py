@@ -29,7 +29,7 @@ from gateway.serving.head import RequestHead, RequestRefusedError, is_malformed,
 from gateway.serving.limits import ServingEvent, ServingLimits
 from gateway.serving.loop_transport import LoopTransport
 from gateway.serving.sockets import innermost, watch_for_lost_peer
-from gateway.serving.timetable import DRAIN_ALLOWANCE_SECONDS
+from gateway.serving.timetable import DRAIN_ALLOWANCE_SECONDS, PEER_ALLOWANCE_SECONDS
 from gateway.serving.turns import BodyTurns
 
 logger = logging.getLogger(__name__)
@@ -119,6 +119,7 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         "is_surplus",
         "is_write_paused",
         "server",
+        "was_idle",
         "was_taken",
     )
 
@@ -134,8 +135,10 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         self.is_secure = False
         self.is_write_paused = False
         self.was_taken = False
-        """Whether another process has given this connection, and no request of it has been served yet. It is not given
-        away again then: two processes that disagree would send it to and fro."""
+        """Whether another process has given this connection with a request, which has not been served yet. It is not
+        given away again then: two processes that disagree would send it to and fro."""
+        self.was_idle = False
+        """Whether another process has given this connection between two requests."""
         self.exchange: Exchange | None = None
         self._list = connections
         self._limits: ServingLimits = server.limits
@@ -168,7 +171,11 @@ class HttpConnection(Protocol):  # type: ignore[misc]
     def connectionMade(self) -> None:
         """Begin. Under TLS this comes before the handshake: both it and the headers must be done by the deadline."""
         self._list.opened(self)
-        self._deadline = time.monotonic() + self._limits.header_timeout_seconds
+        limits = self._limits
+        if self.was_idle:
+            self._requests_read = 1  # by the other process
+        seconds = limits.keep_alive_seconds if self.was_idle else limits.header_timeout_seconds
+        self._deadline = time.monotonic() + seconds
         transport = self.transport
         self.is_secure = ISSLTransport.providedBy(transport)
         self._socket_transport = innermost(transport)
@@ -180,7 +187,7 @@ class HttpConnection(Protocol):  # type: ignore[misc]
             self.host = (str(host.host), host.port)
             if not self.was_taken:  # then the socket has its options
                 # Not getHandle(): under TLS that is the OpenSSL connection.
-                watch_for_lost_peer(self._socket_transport.socket, self._limits.peer_lost_seconds)
+                watch_for_lost_peer(self._socket_transport.socket, limits.peer_lost_seconds)
         if self.is_surplus:
             message = "This host has as many connections open as it may. Try again later."
             self.refuse(503, "too_many_connections", message)
@@ -324,15 +331,29 @@ class HttpConnection(Protocol):  # type: ignore[misc]
             self.exchange.close_after_response()
         elif self._reading is _Reading.DISCARDING:
             self._socket_transport.loseConnection()
-        elif (
-            self._reading is _Reading.HEAD
-            and self._requests_read
-            and not self._buffer
-            and not self._limits.has_successor
-        ):
+        elif self.is_idle and self._requests_read and not self._limits.has_successor:
             self._close(lingers=False)
+        elif self.is_idle and self.host is not None and self.host[1] == self._limits.peer_port:
+            self._deadline = time.monotonic() + PEER_ALLOWANCE_SECONDS
         else:
             self._deadline = time.monotonic() + DRAIN_ALLOWANCE_SECONDS
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has come of a request, and the last one is answered."""
+        return self._reading is _Reading.HEAD and not self._buffer
+
+    def give_to_successor(self, handover: Handover) -> None:
+        """Give an idle connection to the process that serves instead of this one, if that is possible.
+
+        Raises:
+            BlockingIOError: the other process must take others first.
+        """
+        transport = self.transport
+        if not isinstance(transport, LoopTransport) or not transport.can_be_given:
+            return
+        if handover.give_to_successor(transport.socket):
+            self._let_go(transport)
 
     def refuse(self, status: int, event: ServingEvent, message: str) -> None:
         """Answer `status` in the server's own name, count it and read nothing any more."""
@@ -403,15 +424,17 @@ class HttpConnection(Protocol):  # type: ignore[misc]
     def _hand_over(self, handover: Handover, head: RequestHead) -> bool:
         """Give the connection to the process that is to serve a request. Returns whether it has the connection now."""
         transport = self.transport
-        # What is held for the client only this process can send.
-        if not isinstance(transport, LoopTransport) or transport.held_bytes:
+        if not isinstance(transport, LoopTransport) or not transport.can_be_given:
             return False
         if not handover.give(transport.socket, head, self.host, self._buffer):
             return False
+        self._let_go(transport)
+        return True
+
+    def _let_go(self, transport: LoopTransport) -> None:
         self._deadline = None
         self._buffer.clear()
         transport.let_go()
-        return True
 
     def _read_body(self, data: bytes) -> None:
         head = self._head

@@ -4,6 +4,9 @@ A process that has read the head of a request may find that another one is to se
 socket itself, with what it has read so far, and has nothing more to do with the connection. That costs less than to
 relay a single request and its response.
 
+A process that ends because another one has taken its place gives that one its idle connections. A client that is about
+to send a request on one of them does not find it closed.
+
 Each process has a Unix datagram socket for this, in a folder that only its user may enter. A datagram is one
 connection: its bytes, and beside them the descriptor (SCM_RIGHTS, unix(7)).
 """
@@ -40,9 +43,19 @@ it; None if that is this process, or on another machine."""
 class Handover:
     """One process's end. Used on its event loop."""
 
-    def __init__(self, path: Path, find_owner: FindOwner, on_given: Callable[[], object] = lambda: None) -> None:
-        """`path`: where this process takes connections. `on_given` is called after each that it has given away."""
+    def __init__(
+        self,
+        path: Path,
+        find_owner: FindOwner,
+        on_given: Callable[[], object] = lambda: None,
+        successor: Path | None = None,
+    ) -> None:
+        """`path`: where this process takes connections. `on_given` is called after each that it has given to an owner.
+
+        `successor`: where the process that takes this one's place takes them, once there is one.
+        """
         self._path = path
+        self._successor = successor
         self._find_owner = find_owner
         self._on_given = on_given
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -75,17 +88,36 @@ class Handover:
         owner = self._find_owner(head, host)
         if owner is None:
             return False
-        descriptors = array.array("i", [connection.fileno()])
         try:
-            self._outgoing.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)], 0, owner)
+            self._send(connection, data, owner)
         except OSError:
             # There is nobody, or more connections wait for the owner than the system keeps. The request is relayed.
             return False
         self._on_given()
         return True
 
-    def close(self) -> None:
-        """Take what has been given until now, then nothing any more."""
+    def give_to_successor(self, connection: socket.socket) -> bool:
+        """Give an idle connection to the process that has taken this one's place. Returns False if there is none.
+
+        Raises:
+            BlockingIOError: more connections wait for it than the system keeps. Try again a little later.
+        """
+        if self._successor is None:
+            return False
+        try:
+            self._send(connection, b"", str(self._successor))
+        except BlockingIOError:
+            raise
+        except OSError:
+            return False
+        return True
+
+    def _send(self, connection: socket.socket, data: bytes | bytearray, path: str) -> None:
+        descriptors = array.array("i", [connection.fileno()])
+        self._outgoing.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)], 0, path)
+
+    def stop_taking(self) -> None:
+        """Take what has been given until now, then nothing any more. Connections can still be given away."""
         with contextlib.suppress(OSError):
             self._path.unlink()
         if self._loop is not None:
@@ -95,6 +127,11 @@ class Handover:
             self._receive(limit=None)
             self._loop = None
         self._incoming.close()
+
+    def close(self) -> None:
+        """Take nothing and give nothing any more."""
+        if self._incoming.fileno() >= 0:
+            self.stop_taking()
         self._outgoing.close()
 
     def _receive(self, limit: int | None = TAKEN_AT_ONCE) -> None:

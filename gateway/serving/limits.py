@@ -90,6 +90,9 @@ class ServingLimits:
     """Whether another process serves already when this one drains. Then an idle connection may bring one more request
     within `DRAIN_ALLOWANCE_SECONDS`: a client may be sending it just now, and would find the connection closed."""
 
+    peer_port: int | None = None
+    """The port where other machines of one host connect. Their idle connections have `PEER_ALLOWANCE_SECONDS`."""
+
 
 def _ignore_event(event: ServingEvent) -> None:
     """Do nothing."""

@@ -80,6 +80,11 @@ class LoopTransport(asyncio.Protocol):
             return 0
         return self._transport.get_write_buffer_size()
 
+    @property
+    def can_be_given(self) -> bool:
+        """Whether another process could go on with the socket. What is held for the client only this one can send."""
+        return not self._is_closing and self._transport is not None and not self.held_bytes
+
     def write(self, data: bytes) -> None:
         """Send `data`. After the end it is dropped."""
         if self._transport is not None and not self._is_closing and not self._is_write_closed:

@@ -59,7 +59,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final
 
 import daphne.server
 from daphne.access import AccessLogGenerator
@@ -91,6 +91,9 @@ except ImportError:  # it does not exist for Windows
     uvloop = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
+
+GIVING_PAUSE_SECONDS: Final = 0.002
+"""How long a process that ends waits before it gives more connections, when its successor has yet to take the last."""
 
 
 class HttpServer(daphne.server.Server):  # type: ignore[misc]
@@ -192,7 +195,8 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         connection = self.http_factory.buildProtocol(port._buildAddr(address))
         transport = port.transport(accepted, connection, address, port, 0, reactor)
         if isinstance(transport, LoopTransport):
-            connection.was_taken = True
+            connection.was_taken = bool(received)
+            connection.was_idle = not received
             transport.begin_with(received)
         connection.makeConnection(transport)
 
@@ -286,6 +290,8 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
             for connection in list(self.http_factory.open):
                 connection.drain()
             self._loop.call_later(DRAIN_ALLOWANCE_SECONDS + 0.01, self._check_deadlines)
+            if self.handover is not None:
+                await self._give_idle_connections(self.handover)
             await self._wait_until_idle(grace_ends)
             cancelled = list(self.connections.values())
             if cancelled:
@@ -299,6 +305,8 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         except Exception:
             logger.exception("The shutdown was not orderly")
         finally:
+            if self.handover is not None:
+                self.handover.close()
             self.stop()
 
     async def _stop_project(self, seconds: float) -> None:
@@ -313,7 +321,20 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
             if closed is not None:
                 await closed.asFuture(self._loop)
         if self.handover is not None:
-            self.handover.close()
+            self.handover.stop_taking()
+
+    async def _give_idle_connections(self, handover: Handover) -> None:
+        """Give idle connections to the process that serves instead of this one, until their time is up."""
+        until = time.monotonic() + DRAIN_ALLOWANCE_SECONDS
+        for connection in list(self.http_factory.open):
+            while connection.is_idle:
+                try:
+                    connection.give_to_successor(handover)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        return
+                    await asyncio.sleep(GIVING_PAUSE_SECONDS)
 
     async def _wait_until_idle(self, until: float) -> None:
         self._something_ended = asyncio.Event()

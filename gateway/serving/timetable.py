@@ -9,6 +9,10 @@ from typing import Final
 DRAIN_ALLOWANCE_SECONDS: Final = 0.5
 """From the signal: how long a request may take to arrive that is on its way."""
 
+PEER_ALLOWANCE_SECONDS: Final = 3.0
+"""From the signal: how long idle connections of other machines stay open. These learn within a second or two that this
+machine leaves, and close them. Until then a request may come on any of them."""
+
 CANCELLATION_SECONDS: Final = 0.3
 """From the end of the grace time: how long cancelled requests may take to run their `finally`."""
 

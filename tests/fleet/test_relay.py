@@ -1,12 +1,19 @@
 """What a process believes of a request that another one has passed on, and what it does not."""
 
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from gateway.fleet.ownership import Route
-from gateway.fleet.relay import RelayingApplication
+from gateway.fleet.relay import LINK_SECONDS, RelayingApplication, _silence
 from gateway.fleet.signatures import Signatures
+from tests.support.deadlines import WAIT_SECONDS
+from tests.support.processes import until
 
 PEER_PORT = 8100
 CLIENT = [(b"x-gumcp-client", b"203.0.113.9 4711"), (b"x-gumcp-scheme", b"https")]
@@ -21,9 +28,17 @@ class Asked:
         self.statuses: list[int] = []
         self.route = route
         self.signatures = Signatures("secret")
+        self.refusals = 0
         self.application = RelayingApplication(
-            self._serve, lambda key, is_from_node=False: self.route, peer_port=PEER_PORT, signatures=self.signatures
+            self._serve,
+            lambda key, is_from_node=False: self.route,
+            peer_port=PEER_PORT,
+            signatures=self.signatures,
+            on_node_refuses=self._count_refusal,
         )
+
+    def _count_refusal(self) -> None:
+        self.refusals += 1
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         self.scopes.append(scope)
@@ -47,7 +62,14 @@ class Asked:
             "server": None if client is None else ("10.0.0.1", port),
             "scheme": "http",
         }
-        await self.application(scope, None, send)  # type: ignore[arg-type]
+        messages = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> Any:
+            if not messages:
+                await asyncio.Event().wait()
+            return messages.pop()
+
+        await self.application(scope, receive, send)
 
 
 @pytest.fixture
@@ -104,3 +126,53 @@ async def test_node_that_cannot_be_reached_is_answered_503_in_time(monkeypatch: 
     asked = Asked(Route("127.0.0.1:1", is_node=True))
     await asked.ask(port=8000)
     assert asked.statuses == [503]
+    assert asked.refusals
+
+
+@contextlib.asynccontextmanager
+async def node(answer: bytes) -> AsyncIterator[tuple[Route, asyncio.Queue[str]]]:
+    """Another machine, which answers each request with these bytes. It tells of connections that begin and end."""
+    told: asyncio.Queue[str] = asyncio.Queue()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told.put_nowait("begin")
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(answer)
+        told.put_nowait("end")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield Route(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", is_node=True), told
+
+
+async def test_idle_connections_to_a_node_that_has_left_are_closed() -> None:
+    async with node(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok") as (route, told), asyncio.timeout(WAIT_SECONDS):
+        asked = Asked(route)
+        for _ in range(2):
+            await asked.ask(port=8000)
+        asked.application.keep_nodes({route.address})
+        await asked.ask(port=8000)
+        assert (asked.statuses, await told.get(), told.empty()) == ([200] * 3, "begin", True)
+        asked.application.keep_nodes(set())
+        assert await told.get() == "end"
+
+
+async def test_link_that_is_cut_ends_a_request_that_waits_for_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.fleet.relay._silence", lambda link: (LINK_SECONDS, True))
+    async with node(b"") as (route, told), asyncio.timeout(WAIT_SECONDS):
+        asked = Asked(route)
+        await asked.ask(port=8000)
+        assert asked.statuses == [502]
+        assert [await told.get() for _ in range(2)] == ["begin", "end"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+def test_silence_of_a_link_ends_when_the_other_end_acknowledges_something() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as link:
+        until(lambda: _silence(link)[0] >= 0.05)
+        before, is_probing = _silence(link)
+        link.sendall(b"x")
+        assert _silence(link)[0] < before
+        assert not is_probing

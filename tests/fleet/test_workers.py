@@ -20,7 +20,7 @@ from mcp.client.sse import sse_client
 
 from gateway.console.playground import PREFIX
 from tests.support.admin_site import MAKE_USERS, Admin
-from tests.support.host_process import HostProcess, StartHost, workers_of
+from tests.support.host_process import HostProcess, StartHost, has_ended, workers_of
 from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, manage, until
 from tests.support.streamable import ACCEPT_BOTH, StatelessClient, initialize_message
 from tests.support.upstreams import TALKING_CHILD
@@ -161,6 +161,32 @@ def test_reload_replaces_every_worker_without_a_failed_call(fleet: HostProcess) 
     assert len(statuses) > 10
     assert set(statuses) == {200}
     until(lambda: "The reload is done" in fleet.log())
+
+
+def test_idle_connections_outlive_their_worker(fleet: HostProcess) -> None:
+    """More of them than the system keeps for a process that takes them."""
+
+    def call(connection: http.client.HTTPConnection, number: int) -> tuple[int, Any]:
+        body = json.dumps(initialize_message())
+        connection.request("POST", f"/workshop/idle-{number}", body, {**JSON, **ACCEPT_BOTH})
+        address = connection.sock.getsockname()
+        response = connection.getresponse()
+        response.read()
+        return response.status, address
+
+    with contextlib.ExitStack() as stack:
+        connections = [
+            stack.enter_context(contextlib.closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=20)))
+            for _ in range(60)
+        ]
+        before = [call(connection, number) for number, connection in enumerate(connections)]
+        workers, reloads = workers_of(fleet), fleet.log().count("The reload is done")
+        os.kill(fleet.pid, signal.SIGHUP)
+        until(lambda: fleet.log().count("The reload is done") > reloads)
+        until(lambda: all(has_ended(worker) for worker in workers))
+        after = [call(connection, number) for number, connection in enumerate(connections)]
+    assert {status for status, _ in before} == {200}
+    assert after == before
 
 
 def test_workers_stop_with_their_supervisor(start_host: StartHost) -> None:

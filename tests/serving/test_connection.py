@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.serving.limits import ServingLimits
+from gateway.serving.timetable import DRAIN_ALLOWANCE_SECONDS, PEER_ALLOWANCE_SECONDS
 from gateway.serving.turns import BODIES_PER_TURN
 from tests.support.connections import Client, LocalServer
 from tests.support.serving_process import statuses
@@ -258,3 +259,30 @@ async def test_drain_of_a_process_that_was_replaced_takes_the_request_that_is_on
     assert busy.is_closed
     later(idle, 1)
     assert idle.is_closed
+
+
+async def test_drain_leaves_idle_connections_of_other_machines_to_them_for_a_while() -> None:
+    server = LocalServer(has_successor=True, peer_port=80)
+    used, unused = server.connect(), server.connect()
+    for client in (used, unused):
+        await client.send(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
+    server.is_draining = True
+    for client in (used, unused):
+        client.connection.drain()
+        later(client, DRAIN_ALLOWANCE_SECONDS + 1)
+        assert not client.is_closed
+    await used.send(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert statuses(used.answer) == [200, 200]
+    assert used.is_closed
+    later(unused, PEER_ALLOWANCE_SECONDS + 1)
+    assert unused.is_closed
+
+
+async def test_connection_that_was_given_between_two_requests_has_the_time_of_an_idle_one() -> None:
+    server = LocalServer()
+    client = server.connect(was_idle=True)
+    later(client, LIMITS.header_timeout_seconds + 1)
+    assert not client.is_closed
+    later(client, LIMITS.keep_alive_seconds + 1)
+    assert client.is_closed
+    assert server.events == []

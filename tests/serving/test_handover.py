@@ -21,7 +21,7 @@ class Ends:
     def __init__(self, folder: Path) -> None:
         self.owner: str | None = str(folder / "second")
         self.given = 0
-        self.first = Handover(folder / "first", self._find_owner, self._count)
+        self.first = Handover(folder / "first", self._find_owner, self._count, successor=folder / "second")
         self.second = Handover(folder / "second", lambda head, host: None)
         self.client, self.accepted = socket.socketpair()
         self.taken: asyncio.Queue[tuple[socket.socket, bytes]] = asyncio.Queue()
@@ -34,6 +34,13 @@ class Ends:
 
     def listen(self) -> None:
         self.second.listen(asyncio.get_running_loop(), lambda *taken: self.taken.put_nowait(taken))
+
+    async def close_taken(self, count: int) -> None:
+        """Wait until so many more have been taken."""
+        for _ in range(count):
+            async with asyncio.timeout(5):
+                connection, _ = await self.taken.get()
+            connection.close()
 
     def give(self, data: bytes) -> bool:
         return self.first.give(self.accepted, HEAD, None, data)
@@ -81,10 +88,7 @@ async def test_more_connections_than_the_system_keeps_stay(ends: Ends) -> None:
     while given < 10_000 and ends.give(b"GET"):
         given += 1
     assert 0 < given < 10_000
-    for _ in range(given):
-        async with asyncio.timeout(5):
-            connection, _ = await ends.taken.get()
-        connection.close()
+    await ends.close_taken(given)
 
 
 async def test_connections_that_wait_are_taken_before_the_end(ends: Ends) -> None:
@@ -94,3 +98,32 @@ async def test_connections_that_wait_are_taken_before_the_end(ends: Ends) -> Non
     connection, _ = ends.taken.get_nowait()
     connection.close()
     assert not ends.give(b"GET")
+
+
+async def test_idle_connection_goes_on_in_the_successor(ends: Ends) -> None:
+    assert not ends.first.give_to_successor(ends.accepted)
+    ends.listen()
+    ends.first.stop_taking()
+    assert ends.first.give_to_successor(ends.accepted)
+    ends.client.sendall(b"GET")
+    async with asyncio.timeout(5):
+        connection, data = await ends.taken.get()
+    with connection:
+        assert (data, connection.recv(10)) == (b"", b"GET")
+    assert ends.given == 0
+
+
+async def test_successor_that_has_yet_to_take_others_is_tried_again(ends: Ends) -> None:
+    ends.listen()
+    given = 0
+
+    def give_all() -> None:
+        nonlocal given
+        while ends.first.give_to_successor(ends.accepted):
+            given += 1
+
+    with pytest.raises(BlockingIOError):
+        give_all()
+    await ends.close_taken(given)
+    assert ends.first.give_to_successor(ends.accepted)
+    await ends.close_taken(1)

@@ -105,10 +105,11 @@ class LocalServer:
     def something_ended(self) -> None:
         """Nothing waits."""
 
-    def connect(self, source: str = "127.0.0.1") -> Client:
-        """Open a connection."""
+    def connect(self, source: str = "127.0.0.1", *, was_idle: bool = False) -> Client:
+        """Open a connection, or take one that another process had."""
         transport = Transport(source)
         connection = self.factory.buildProtocol(transport.getPeer())
+        connection.was_idle = was_idle
         connection.makeConnection(transport)
         return Client(self, connection, transport)
 
