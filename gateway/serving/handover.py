@@ -67,6 +67,8 @@ class Handover:
     def listen(self, loop: asyncio.AbstractEventLoop, take: Callable[[socket.socket, bytes], object]) -> None:
         """Take connections from now on. `take` is called with each of them and the bytes that have been read from it.
 
+        If `take` raises `OSError`, the client has left meanwhile.
+
         Raises:
             OSError: the path cannot be used.
         """
@@ -154,6 +156,9 @@ class Handover:
                 connection.setblocking(False)
                 try:
                     self._take(connection, data)
+                except OSError as error:
+                    logger.debug("A client has left while its connection was given: %s", error)
+                    connection.close()
                 except Exception:
                     logger.exception("A connection that another worker gave could not be taken")
                     connection.close()

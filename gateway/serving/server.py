@@ -188,7 +188,11 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         self._ports.append(port)
 
     def _take_connection(self, accepted: socket.socket, received: bytes) -> None:
-        """Serve a connection that another process has accepted, and that it has `received` these bytes from."""
+        """Serve a connection that another process has accepted, and that it has `received` these bytes from.
+
+        Raises:
+            OSError: the client has left.
+        """
         port = next(port for port in self._ports if type(port) is tcp.Port)
         address = accepted.getpeername()
         # As twisted.internet.tcp.Port.doRead does with one that it has accepted itself.

@@ -182,8 +182,8 @@ def test_idle_connections_outlive_their_worker(fleet: HostProcess) -> None:
         before = [call(connection, number) for number, connection in enumerate(connections)]
         workers, reloads = workers_of(fleet), fleet.log().count("The reload is done")
         os.kill(fleet.pid, signal.SIGHUP)
-        until(lambda: fleet.log().count("The reload is done") > reloads)
-        until(lambda: all(has_ended(worker) for worker in workers))
+        until(lambda: fleet.log().count("The reload is done") > reloads, 60)
+        until(lambda: all(has_ended(worker) for worker in workers), 60)
         after = [call(connection, number) for number, connection in enumerate(connections)]
     assert {status for status, _ in before} == {200}
     assert after == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,3 +128,24 @@ async def test_successor_that_has_yet_to_take_others_is_tried_again(ends: Ends) 
     await ends.close_taken(given)
     assert ends.first.give_to_successor(ends.accepted)
     await ends.close_taken(1)
+
+
+async def test_client_that_leaves_while_its_connection_is_given_is_no_error(
+    ends: Ends, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        accepted, _ = listener.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    tried: asyncio.Queue[socket.socket] = asyncio.Queue()
+
+    def take(connection: socket.socket, data: bytes) -> None:
+        tried.put_nowait(connection)
+        connection.getpeername()
+
+    with accepted:
+        ends.second.listen(asyncio.get_running_loop(), take)
+        assert ends.first.give(accepted, HEAD, None, b"GET")
+        async with asyncio.timeout(5):
+            connection = await tried.get()
+    assert connection.fileno() == -1
+    assert not caplog.records
