@@ -137,6 +137,33 @@ class BodyTooLarge(GatewayError):
         super().__init__(f"The body is longer than {max_bytes} bytes.")
 
 
+class BodyTimeout(GatewayError):
+    """The body came too slowly."""
+
+    headers = ((b"connection", b"close"),)
+
+    def __init__(self) -> None:
+        super().__init__("The body took too long to arrive.")
+
+
+class WastefulBody(GatewayError):
+    """The body came in too many parts."""
+
+    headers = ((b"connection", b"close"),)
+
+    def __init__(self) -> None:
+        super().__init__("The body comes in too many chunks for its size.")
+
+
+class TooManyConnections(GatewayError):
+    """As many requests are being answered as may be, of one address or of all."""
+
+    headers = ((b"connection", b"close"),)
+
+    def __init__(self) -> None:
+        super().__init__("This host has as many connections open as it may. Try again later.")
+
+
 class MessageTooLarge(GatewayError):
     """The message has more JSON values than the host takes, or is an `initialize` that is longer than may be kept."""
 

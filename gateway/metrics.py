@@ -22,6 +22,7 @@ REFUSAL_REASONS: Final = (
     "bad_host",
     "bad_origin",
     "bad_session_key",
+    "body_timeout",
     "body_too_large",
     "duplicate_request_id",
     "instance_limit",
@@ -41,12 +42,14 @@ REFUSAL_REASONS: Final = (
     "session_limit",
     "sessions_unavailable",
     "stream_conflict",
+    "too_many_connections",
     "unauthenticated",
     "unknown_event",
     "unknown_key",
     "unknown_server",
     "unknown_session",
     "unsupported_media_type",
+    "wasteful_body",
 )
 """The values of the label `reason` of `gumcp_refused_requests_total`."""
 

@@ -439,11 +439,11 @@ class GatewaySettings:
     slow_reader_seconds = Setting(
         Duration(at_least=0.1), "30s", "How long a stream's buffer may stay full before the stream is closed."
     )
-    max_connections = Setting(Count(at_least=1), "20000", "Open sockets (Daphne); beyond it 503.")
+    max_connections = Setting(Count(at_least=1), "20000", "Open sockets (other servers: open requests); beyond it 503.")
     max_connections_per_address = Setting(
         Count(at_least=1),
         "10000",
-        "Open sockets of one client address (Daphne). A proxy in front is one address.",
+        "Open sockets of one client address (other servers: open requests). On Daphne a proxy in front is one address.",
     )
     max_consoles = Setting(
         Count(at_least=1), "50", "Browsers that may watch the overview of the admin at once; beyond it 503."

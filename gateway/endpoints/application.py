@@ -11,14 +11,18 @@ from typing import Any
 
 from gateway import metrics
 from gateway.conf import conf
+from gateway.endpoints.arriving_bodies import ArrivingBodies, ArrivingBody, OpenRequests
 from gateway.endpoints.django_pages import DjangoPages
 from gateway.endpoints.health import HealthEndpoint
 from gateway.endpoints.live_events import LiveEvents
 from gateway.endpoints.playground import PlaygroundEndpoint
 from gateway.endpoints.routing import HttpRouter
+from gateway.exceptions import TooManyConnections
 from gateway.host.host import Host
 from gateway.http.asgi import Headers, Message, Receive, Scope, Send
 from gateway.http.cors import readable_headers
+from gateway.http.refusals import refuse_error
+from gateway.http.requests import client_address
 from gateway.http.responses import respond
 from gateway.serving.shutdown import ShutdownWatch
 from gateway.serving.timetable import SHUTDOWN_MARGIN_SECONDS
@@ -33,6 +37,8 @@ class Application:
         self.host = host
         pages = DjangoPages(django, host.origin_policy, conf.max_body_bytes)
         self._http = HttpRouter(host, HealthEndpoint(host, LiveEvents(host, PlaygroundEndpoint(host, pages))))
+        self._bodies = ArrivingBodies()
+        self._open_requests = OpenRequests(at_most=conf.max_connections, of_an_address=conf.max_connections_per_address)
         self._requests: set[asyncio.Task[Any]] = set()
         self._has_lifespan = False
         self._watch: ShutdownWatch | None = None
@@ -88,11 +94,17 @@ class Application:
     async def _serve_cancellable(self, scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
         assert task is not None
+        try:
+            counted = self._open_requests.enter(client_address(scope))
+        except TooManyConnections as error:
+            await refuse_error(send, error)
+            return
         self._requests.add(task)
         try:
-            await self._serve_http(scope, receive, send)
+            await self._serve_http(scope, ArrivingBody(receive, self._bodies), send)
         finally:
             self._requests.discard(task)
+            self._open_requests.leave(counted)
 
     def _drain_on_signals(self) -> None:
         """Begin to drain as soon as the process is told to stop, and make sure that it ends.

@@ -6,7 +6,7 @@ servers take bodies of any length.
 
 from typing import Any
 
-from gateway.exceptions import BodyTooLarge, ClientDisconnected
+from gateway.exceptions import BodyTimeout, BodyTooLarge, ClientDisconnected, WastefulBody
 from gateway.http.asgi import Message, Receive, Scope, Send
 from gateway.http.refusals import refuse_error
 from gateway.http.requests import check_announced_length, discard_body
@@ -27,7 +27,7 @@ class BodyLimit:
             await self._application(scope, body, send)
             if body.is_too_long:
                 raise BodyTooLarge(self._max_bytes)
-        except BodyTooLarge as error:
+        except (BodyTooLarge, BodyTimeout, WastefulBody) as error:
             await refuse_error(send, error)
         except ClientDisconnected:
             return

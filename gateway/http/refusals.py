@@ -12,6 +12,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, RequestId
 from gateway import signals
 from gateway.exceptions import (
     AuthenticationUnavailable,
+    BodyTimeout,
     BodyTooLarge,
     DuplicateRequestId,
     GatewayError,
@@ -29,10 +30,12 @@ from gateway.exceptions import (
     SessionLimitReached,
     SessionsUnavailable,
     ToolOutOfScope,
+    TooManyConnections,
     TooManyRequests,
     Unauthenticated,
     UnknownKey,
     UnknownServer,
+    WastefulBody,
 )
 from gateway.http.asgi import Headers, Send
 from gateway.http.responses import respond
@@ -63,6 +66,9 @@ _ANSWERS: Final[dict[type[GatewayError], tuple[int, str, Headers]]] = {
     SessionBacklogFull: (503, "session_backlog", _RETRY),
     MessageBudgetFull: (503, "message_budget", _RETRY),
     BodyTooLarge: (413, "body_too_large", ()),
+    BodyTimeout: (408, "body_timeout", ()),
+    WastefulBody: (400, "wasteful_body", ()),
+    TooManyConnections: (503, "too_many_connections", _RETRY),
     MessageTooLarge: (413, "message_too_large", ()),
     InvalidMessage: (400, "invalid_message", ()),
 }

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 
 from tests.faults.figures import Record, Watched, milliseconds, size
 from tests.support.deadlines import are_quick, within
-from tests.support.host_process import HostProcess
+from tests.support.host_process import HostProcess, StartHost
 from tests.support.processes import until
 
 EACH = size(100, 500)
@@ -99,3 +99,41 @@ def test_clients_that_never_finish_are_cut_and_slow_nobody_down(host: HostProces
     assert host.metric("gumcp_connection_faults_total", reason="body_timeout") >= EACH
     # Threads of the host open their connections to the database when they first need them.
     until(lambda: watched.descriptors < before + EACH / 10)
+
+
+def test_bodies_that_drip_or_come_in_tiny_parts_are_refused_on_uvicorn_too(start_host: StartHost) -> None:
+    chunked = HEAD + b"Content-Type: application/json\r\nAccept: */*\r\nTransfer-Encoding: chunked\r\n\r\n"
+    accepting = BODY.replace(b"Host", b"Accept: */*\r\nHost", 1)
+    with start_host(asgi_server="uvicorn") as host, ExitStack() as stack:
+        slow = stack.enter_context(socket.create_connection(("127.0.0.1", host.port), 10))
+        slow.sendall(accepting)
+        wasteful = stack.enter_context(socket.create_connection(("127.0.0.1", host.port), 10))
+        wasteful.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wasteful.sendall(chunked)
+        answer = b""
+        end = time.monotonic() + within(10)
+        while not answer and time.monotonic() < end:
+            wasteful.sendall(b"1\r\n \r\n")
+            if select.select([wasteful], [], [], 0.005)[0]:
+                answer = wasteful.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 400"), answer
+        assert b"connection: close" in answer
+        slow.settimeout(within(BODY_SECONDS + SLACK_SECONDS))
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408")
+        assert host.metric("gumcp_refused_requests_total", reason="wasteful_body") == 1
+        assert host.metric("gumcp_refused_requests_total", reason="body_timeout") == 1
+
+
+def test_open_requests_of_one_address_are_bounded_on_uvicorn(start_host: StartHost) -> None:
+    stream = b"GET /workshop/ada:key HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
+    with start_host(asgi_server="uvicorn", GUMCP_MAX_CONNECTIONS_PER_ADDRESS="3") as host, ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_connection(("127.0.0.1", host.port), 10)) for _ in range(4)]
+        answers = []
+        for connection in sockets:
+            connection.sendall(stream)
+            answers.append(connection.recv(4096))
+        assert [answer[9:12] for answer in answers] == [b"200", b"200", b"200", b"503"]
+        assert b"connection: close" in answers[3]
+        sockets[0].close()
+        until(lambda: host.request("GET", "/health_check").status == 200)
+        assert host.metric("gumcp_refused_requests_total", reason="too_many_connections") >= 1
