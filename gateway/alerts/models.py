@@ -1,6 +1,6 @@
-"""The rows of alerts: where they are sent, what is or was wrong, and the messages about it.
+"""The rows of alerts: their destinations, the alerts themselves, and the messages about them.
 
-The secret that signs a webhook is in no row: it is derived from Django's secret key and the row's salt (`signing`).
+The secret that signs a webhook is not stored: it is derived from Django's secret key and the row's salt (`signing`).
 """
 
 import secrets
@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from gateway.alerts.troubles import EVENT_LABELS, EVENTS, OF_SERVERS
 from gateway.conf import GatewaySettings, conf
+from gateway.http.addresses import refused_address
 from gateway.printable import is_printable
 
 MAX_ADDRESSES: Final = 20
@@ -30,12 +31,12 @@ def make_salt() -> str:
 
 
 def all_events() -> list[str]:
-    """What a new destination wants to hear."""
+    """The default of `events`: a new destination is told of all."""
     return list(EVENTS)
 
 
 class AlertDestination(models.Model):
-    """Somebody who wants to hear of alerts: a webhook, or e-mail addresses."""
+    """A destination of alerts: a webhook, or e-mail addresses."""
 
     class Kind(models.TextChoices):
         """How it is reached."""
@@ -105,10 +106,10 @@ class AlertDestination(models.Model):
         return f"{parts.scheme}://{parts.netloc}/…"
 
     def wants(self, event: str, subject: str) -> bool:
-        """Whether it wants to hear of an alert."""
+        """Whether it is told of alerts about this event and subject."""
         if event not in self.events:
             return False
-        # It hears of each of these servers already.
+        # It is told of each of these servers already.
         hears_of_servers = {"server_failed", "server_blocked"} <= set(self.events)
         return not (event == "host_degraded" and subject == OF_SERVERS and hears_of_servers)
 
@@ -119,9 +120,6 @@ def require_webhook_url(url: str) -> None:
     Raises:
         ValidationError
     """
-    # Imported here: it takes pydantic, which most commands do without.
-    from gateway.upstreams.manifest import refused_address
-
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -138,7 +136,7 @@ def require_webhook_url(url: str) -> None:
 
 
 class Alert(models.Model):
-    """Something that is or was wrong: one row from its beginning to its end."""
+    """One alert, from its beginning to its end."""
 
     event = models.CharField(max_length=20, choices=list(EVENT_LABELS.items()))
     subject = models.CharField(max_length=255)
@@ -161,7 +159,7 @@ class Alert(models.Model):
 
 
 class AlertNotice(models.Model):
-    """That a destination was told of an alert's beginning, and whether it was told of its end."""
+    """Notes that a destination was told of the beginning of an alert, and whether it was told of its end."""
 
     alert = models.ForeignKey(Alert, on_delete=models.CASCADE, related_name="notices")
     destination = models.ForeignKey(AlertDestination, on_delete=models.CASCADE, related_name="notices")
@@ -176,10 +174,10 @@ class AlertNotice(models.Model):
 
 
 class AlertMessage(models.Model):
-    """One message to one destination, about one or more alerts."""
+    """A message to one destination, about one or more alerts."""
 
     class State(models.TextChoices):
-        """What became of it."""
+        """Whether it was sent."""
 
         WAITING = "waiting", "Waiting"
         SENT = "sent", "Sent"
@@ -193,7 +191,7 @@ class AlertMessage(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.WAITING, db_index=True)
     attempts = models.PositiveIntegerField(default=0)
     next_attempt_at = models.DateTimeField(default=timezone.now)
-    """Also: until when a process that sends it has it for itself."""
+    """While a process sends it: until when no other process may send it."""
     finished_at: "models.DateTimeField[datetime | None, datetime | None]" = models.DateTimeField(null=True, blank=True)
     error = models.CharField(max_length=200, blank=True)
 
@@ -207,7 +205,7 @@ class AlertMessage(models.Model):
 
 
 class ProcessTroubles(models.Model):
-    """What a process last said is wrong with it. Those of processes that have died do not count."""
+    """What is wrong in one process, as it reported last. Rows of processes that have died are ignored."""
 
     process_id = models.UUIDField(primary_key=True)
     troubles = models.JSONField(default=dict)
@@ -220,5 +218,5 @@ class ProcessTroubles(models.Model):
 
 
 def open_alerts() -> "models.QuerySet[Alert]":
-    """What is wrong now, as far as alerts have begun."""
+    """The alerts that have begun and not ended."""
     return Alert.objects.filter(ended_at=None)

@@ -30,6 +30,10 @@ class Source(Protocol):
         """Its state in a few words. Any thread."""
         ...
 
+    def warning(self) -> str:
+        """Why it cannot be started, as far as is known before its first use: a part of a sentence, or nothing."""
+        ...
+
     def states(self) -> list[LinkState]:
         """Its child processes or connections. Any thread."""
         ...

@@ -53,6 +53,8 @@ def log_outcome(outcome: ServerDefinition | LoadFailure) -> None:
     """Log that a server was loaded, or why not and where."""
     if isinstance(outcome, ServerDefinition):
         logger.info("Loaded server: %s", outcome.name)
+        if outcome.source is not None and (warning := outcome.source.warning()):
+            logger.warning("Server %s cannot be used yet: %s", outcome.name, warning)
         return
     logger.warning("Could not load server %s: %s", outcome.name, outcome.reason)
     if outcome.traceback:

@@ -44,6 +44,12 @@ class Registry:
         definition = self._definitions.get(name)
         return None if definition is None else definition.call_timeout_seconds
 
+    def warnings(self) -> dict[str, str]:
+        """Server -> why it cannot be used although it was loaded, as far as is known before its first use."""
+        sources = {definition.name: definition.source for definition in self}
+        found = {name: source.warning() for name, source in sources.items() if source is not None}
+        return {name: warning for name, warning in found.items() if warning}
+
     def put(self, definition: ServerDefinition) -> None:
         """Serve `definition`. It replaces an older one of the same name."""
         self._definitions = {**self._definitions, definition.name: definition}

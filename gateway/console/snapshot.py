@@ -7,7 +7,7 @@ script that keeps it up to date read the same tables.
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from heapq import nlargest
@@ -222,7 +222,8 @@ def _tools(host: Host) -> Table:
         )
         for (server_name, tool), count in nlargest(MAX_ROWS, counts.items(), key=itemgetter(1))
     ]
-    note = _since(traffic.tools.since for traffic in traffics.values())
+    # The same as for users: these are the same calls.
+    note = f"Since {_clock(host.call_log.users.since)}."
     return _table("tools", "Busiest tools", note, ["Tool", "Server", "#Calls"], rows, "No tool was called.")
 
 
@@ -316,11 +317,6 @@ def _ago(then: float, now: float) -> str:
         if seconds >= size:
             return f"{seconds // size:.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
-
-
-def _since(moments: Iterable[float]) -> str:
-    earliest = min(moments, default=None)
-    return "" if earliest is None else f"Since {_clock(earliest)}."
 
 
 def _clock(moment: float) -> str:

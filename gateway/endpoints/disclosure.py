@@ -1,7 +1,8 @@
 """Who may see which servers there are, on the pages that anybody may ask: `/` and `/health_check`.
 
-Without keys everybody who reaches the host may, because they may use the servers too. Where keys are checked, names are
-for callers with a key, for staff, and for this machine itself. Strangers are told the status only.
+Without keys everybody who reaches the host may, because they may use the servers too. Where keys are checked, a caller
+with a key is told the servers that the key is for, and staff and this machine itself are told all. Strangers are told
+the status only.
 """
 
 import re
@@ -28,14 +29,15 @@ async def visible_servers(host: "Host", scope: Scope, *, is_staff: bool = False)
     """The names of the servers that the caller may see; None for a stranger. `is_staff`: a staff session is known."""
     names = host.registry.names
     authenticator = host.doorkeeper.authenticator
-    if not authenticator.checks_keys or is_staff or is_from_this_machine(scope):
+    if not authenticator.checks_keys or is_staff:
         return names
+    without_key = names if is_from_this_machine(scope) else None
     if header(scope, b"authorization") is None:
-        return None
+        return without_key
     try:
         identity = await authenticator.identify_key(scope["headers"], client_address(scope))
     except GatewayError:  # the status is for everybody, also with a key that is not good or cannot be checked
-        return None
+        return without_key
     return [name for name in names if identity.grant is not None and identity.grant.allows_server(name)]
 
 

@@ -204,7 +204,7 @@ class Host:
                 self._steering.carry_out()
                 if changed := self.reloader.look_at_manifests():
                     self.loop.start_task(self.reloader.update(changed_paths=changed))
-                self.recorder.note_conditions(self.lane_watch.look())
+                self.recorder.note_conditions({**self.registry.warnings(), **self.lane_watch.look()})
                 self._alerts.keep_up()
                 self._freed_memory.keep_up()
             except Exception:  # upkeep must go on, whatever happened in one round

@@ -23,6 +23,9 @@ NO_ADDRESS: Final = "(no address)"
 _REMEMBERED: Final = 10_000
 """How many addresses each function remembers, because the same clients come again and again."""
 
+_METADATA_ADDRESSES: Final = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16"})
+"""Where cloud providers serve machines' credentials, besides link-local addresses."""
+
 _MAPPED_BITS: Final = 96
 """The length of `::ffff:0:0/96`, the IPv6 network that stands for all of IPv4."""
 
@@ -90,4 +93,22 @@ def counted_site(address: str) -> str | None:
     parsed = parse_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, SITE_IPV6_PREFIX), strict=False))
+    return None
+
+
+def refused_address(host: str, *, allows_private: bool, setting: str = "gumcp.allowPrivateAddresses") -> str | None:
+    """Why the host does not connect to `host`, if it is an address that is refused; None for names and other addresses.
+
+    `setting` is what allows private addresses. Link-local and metadata addresses are always refused.
+    """
+    address = parse_address(host)
+    if address is None:
+        return None
+    if address.is_link_local or str(address) in _METADATA_ADDRESSES:
+        return "a link-local or metadata address, which is refused always"
+    if address.is_multicast or address.is_unspecified or address.is_reserved:
+        return "an address that no server can have"
+    # Not is_private: addresses of carriers and overlay networks (100.64.0.0/10) are not public either.
+    if not allows_private and not address.is_global:
+        return f"a private address ({setting} is false)"
     return None

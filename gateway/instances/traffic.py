@@ -20,7 +20,7 @@ COUNTERS: Final = 232
 """Enough for durations up to an hour and a half."""
 
 WINDOW_SECONDS: Final = 300.0
-"""How long names are counted before the counting starts over; the window before is kept too."""
+"""The length of a window in which names are counted. The window before the present one is kept too."""
 
 MAX_NAMES: Final = 1000
 """How many names one window tells apart; further ones count as `OTHERS`. Callers choose user names in open mode."""
@@ -53,47 +53,52 @@ def percentiles(counts: Sequence[int], *shares: float) -> list[float | None]:
 
 
 class RecentNames:
-    """How often each name came up in this window of time and the one before. Written by one thread at a time."""
+    """How often each name came up in this window of time and the one before. Written by one thread at a time.
 
-    __slots__ = ("_current", "_ends_at", "_previous", "_started_at", "since")
+    The windows of all objects begin at the same moments, so that tables of users and of tools count the same calls.
+    """
+
+    __slots__ = ("_made_at", "_windows")
 
     def __init__(self) -> None:
-        self._current: dict[str, int] = {}
-        self._previous: dict[str, int] = {}
-        self._ends_at = time.monotonic() + WINDOW_SECONDS
-        self._started_at = time.time()
-        self.since = self._started_at
-        """The beginning of what is counted (seconds since the epoch)."""
+        self._made_at = time.time()
+        self._windows: tuple[int, dict[str, int], dict[str, int]] = (_present_window(), {}, {})
+        """The number of the newest window with a name, the counts of the one before it, and its own. Replaced in one
+        step, so that readers in other threads never see the counts of one window with the number of another."""
 
     def note(self, name: str) -> None:
         """Count a name once."""
-        if time.monotonic() >= self._ends_at:
-            self._turn()
-        current = self._current
-        if name not in current and len(current) >= MAX_NAMES:
+        window, _, counts = self._windows
+        present = _present_window()
+        if present != window:
+            previous = counts if present == window + 1 else {}
+            counts = {}
+            self._windows = (present, previous, counts)
+        if name not in counts and len(counts) >= MAX_NAMES:
             name = OTHERS
-        current[name] = current.get(name, 0) + 1
+        counts[name] = counts.get(name, 0) + 1
 
     def counts(self) -> dict[str, int]:
         """Name -> count. May be called from any thread."""
-        # Copied first: copying a dictionary is one step for the interpreter.
-        previous, current = self._previous.copy(), self._current.copy()
-        now = time.monotonic()
-        if now >= self._ends_at + WINDOW_SECONDS:
+        window, previous, current = self._windows
+        age = _present_window() - window
+        if age > 1:
             return {}
-        if now >= self._ends_at:
-            return current
-        for name, count in current.items():
-            previous[name] = previous.get(name, 0) + count
-        return previous
+        # Copied first: copying a dictionary is one step for the interpreter.
+        counts = current.copy()
+        for name, count in previous.items() if age == 0 else ():
+            counts[name] = counts.get(name, 0) + count
+        return counts
 
-    def _turn(self) -> None:
-        now = time.monotonic()
-        is_recent = now < self._ends_at + WINDOW_SECONDS
-        self._previous = self._current if is_recent else {}
-        self.since, self._started_at = (self._started_at if is_recent else time.time()), time.time()
-        self._current = {}
-        self._ends_at = now + WINDOW_SECONDS
+    @property
+    def since(self) -> float:
+        """The beginning of what is counted (seconds since the epoch)."""
+        counted_seconds = time.monotonic() % WINDOW_SECONDS + WINDOW_SECONDS
+        return max(self._made_at, time.time() - counted_seconds)
+
+
+def _present_window() -> int:
+    return int(time.monotonic() // WINDOW_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,18 @@
 """Runs `manage.py` and `gumcp`: errors of the settings and of the database end in one line, not in a traceback."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
 from gateway import __version__
 from gateway.collector import look_seldom_for_garbage
 from gateway.conf import ending_with_settings_errors
 from gateway.conf.environment import REFERENCE
+
+NO_READER: Final = 128 + 13
+"""Exit status of a command whose reader has gone, as shells write that of one that SIGPIPE (13) ended."""
 
 
 def run(argv: list[str]) -> None:
@@ -14,7 +21,7 @@ def run(argv: list[str]) -> None:
         print(f"gumcp {__version__}")
         return
     look_seldom_for_garbage()
-    with ending_with_settings_errors():
+    with ending_with_settings_errors(), ending_without_reader():
         from django.conf import settings
         from django.core.management import execute_from_command_line
         from django.db import InterfaceError, OperationalError
@@ -29,3 +36,18 @@ def run(argv: list[str]) -> None:
             # Such as a file or a server that does not exist, or a wrong password.
             reason = " ".join(str(error).split()).rstrip(".")
             sys.exit(f"The database cannot be used: {reason}. See DATABASE_URL and GUMCP_DATA_DIR in {REFERENCE}.")
+
+
+@contextmanager
+def ending_without_reader() -> Iterator[None]:
+    """End quietly if whoever reads standard output has gone, as `head` does when it has enough."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(NO_READER)

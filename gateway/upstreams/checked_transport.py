@@ -15,8 +15,8 @@ import httpcore2
 import httpx2
 from httpcore2._backends.auto import AutoBackend  # no public name for the default backend in httpcore2 2.16
 
+from gateway.http.addresses import refused_address
 from gateway.upstreams.bounded_response import bounded
-from gateway.upstreams.manifest import refused_address
 
 
 class CheckedTransport(httpx2.AsyncHTTPTransport):

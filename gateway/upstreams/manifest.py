@@ -6,10 +6,10 @@ failure with its reason, like a bad folder.
 """
 
 import difflib
-import ipaddress
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gateway.http.addresses import refused_address
 from gateway.upstreams.placeholders import PlaceholderError, Text, parse_text
 from gateway.upstreams.secrecy import hide_secrets
 
@@ -135,6 +136,21 @@ class CommandSource:
         """What is given to it by name, other than on its command line."""
         return self.env
 
+    def why_not_found(self) -> str:
+        """Why the command cannot be executed, as a part of a sentence; empty if it can, as far as files show."""
+        if "/" in self.command:
+            if not os.path.isfile(self.command):
+                return f"its command {self.command} does not exist"
+            return "" if os.access(self.command, os.X_OK) else f"its command {self.command} is not executable"
+        own = self.env.get("PATH")
+        if own is not None and own.depends_on_caller:
+            return ""
+        path = os.environ.get("PATH", os.defpath) if own is None else own.parts[0]
+        if shutil.which(self.command, path=path) is not None:
+            return ""
+        # The value of a manifest's own PATH is not repeated: values of its env are not shown anywhere.
+        return f"its command {self.command} was not found in PATH ({path if own is None else 'that of its env'})"
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteSource:
@@ -180,19 +196,19 @@ def read_json(path: Path) -> Any:
     """The JSON of a manifest file.
 
     Raises:
-        ManifestError: it cannot be read or is not JSON.
+        ManifestError: it cannot be read or is not JSON. The message does not name the file.
     """
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise ManifestError(f"{path.name} is larger than {MAX_MANIFEST_BYTES} bytes.")
+            raise ManifestError(f"The file is larger than {MAX_MANIFEST_BYTES} bytes.")
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ManifestError(f"{path.name} cannot be read: {error.strerror}.") from None
+        raise ManifestError(f"The file cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise ManifestError(f"{path.name} is not UTF-8.") from None
+        raise ManifestError("The file is not UTF-8.") from None
     except (json.JSONDecodeError, RecursionError) as error:
-        where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise ManifestError(f"{path.name} is not JSON{where}.") from None
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise ManifestError(f"The file is not JSON{where}.") from None
 
 
 def read_servers_file(path: Path) -> dict[str, Any]:
@@ -205,7 +221,7 @@ def read_servers_file(path: Path) -> dict[str, Any]:
     # VS Code calls the same object `servers`.
     entries = content.get("mcpServers", content.get("servers")) if isinstance(content, dict) else None
     if not isinstance(entries, dict):
-        raise ManifestError(f"{path.name} has no object mcpServers.")
+        raise ManifestError("The file has no object mcpServers.")
     return {name: entry for name, entry in entries.items() if not (isinstance(entry, dict) and entry.get("disabled"))}
 
 
@@ -394,25 +410,3 @@ def _remote(written: _Entry, kind: Literal["http", "sse"], environment: Mapping[
         kind,
         written.gumcp.allow_private_addresses,
     )
-
-
-def refused_address(host: str, *, allows_private: bool, setting: str = "gumcp.allowPrivateAddresses") -> str | None:
-    """Why nobody may connect to `host`, if it is an address that is refused; None for names and other addresses.
-
-    `setting` is what allows private addresses. Link-local addresses are refused always: cloud providers serve machines'
-    credentials there.
-    """
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_link_local or str(address) in ("fd00:ec2::254", "100.100.100.200", "168.63.129.16"):
-        return "a link-local or metadata address, which is refused always"
-    if address.is_multicast or address.is_unspecified or address.is_reserved:
-        return "an address that no server can have"
-    # Not is_private: addresses of carriers and overlay networks (100.64.0.0/10) are not public either.
-    if not allows_private and not address.is_global:
-        return f"a private address ({setting} is false)"
-    return None

@@ -92,6 +92,7 @@ class Supply:
         self.stderr = StderrLines(server_name)
         self._holders: dict[Key, Holder] = {}
         self._back_offs: OrderedDict[Key, BackOff] = OrderedDict()
+        self._warning = manifest.source.why_not_found() if isinstance(manifest.source, CommandSource) else ""
 
     def hold(self, caller: Caller, connection: object = None) -> "Holder":
         """The link of one caller, for one more user. Release it with `Holder.release`."""
@@ -127,6 +128,16 @@ class Supply:
     def summary(self) -> str:
         """Its command line or URL, with placeholders in place of values."""
         return self.manifest.source.summary
+
+    def warning(self) -> str:
+        """Why a start would fail, as far as is known without one: a part of a sentence, empty if nothing. Any thread.
+
+        A command that was not found is looked for again each time.
+        """
+        source = self.manifest.source
+        if self._warning and isinstance(source, CommandSource):
+            self._warning = source.why_not_found()
+        return self._warning
 
     def states(self) -> list[LinkState]:
         """The links of this process, for operators. Any thread."""

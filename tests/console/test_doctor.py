@@ -140,7 +140,20 @@ def test_host_that_names_its_servers_to_good_keys_only_is_recognised(host: HostP
 
 
 def test_server_that_the_host_does_not_have_is_named(host: HostProcess, key: IssuedKey) -> None:
-    assert causes(f"{host.base_url}/nothing", "--key", key.key) == {"host": "a wrong public URL"}
+    assert causes(f"{host.base_url}/nothing", "--key", key.key) == {"host": "an unknown server"}
+
+
+def test_server_that_the_key_is_for_is_chosen(host: HostProcess, data_dir: Path) -> None:
+    scoped = issue(data_dir, "ada", {"time": None})
+    status, out = doctor(host.base_url, "--key", scoped.key, "--silence", "0")
+    assert status == 0, out
+    assert "with 1 servers for this caller; using time" in out
+    assert causes(host.base_url, "--key", scoped.key, "--server", "everything") == {"host": "an unknown server"}
+
+
+def test_key_for_servers_that_the_host_does_not_have_is_named(host: HostProcess, data_dir: Path) -> None:
+    scoped = issue(data_dir, "ada", {"elsewhere": None})
+    assert causes(host.base_url, "--key", scoped.key) == {"host": "a key without permission"}
 
 
 def test_page_that_may_not_call_is_named(host: HostProcess, key: IssuedKey) -> None:

@@ -88,6 +88,15 @@ async def test_this_machine_is_told_all(monkeypatch: pytest.MonkeyPatch, path: s
     async with host_with_keys(monkeypatch, Rows()) as host:
         assert await told(host, path, "127.0.0.1") == ALL
         assert await told(host, path, "::1") == ALL
+        assert await told(host, path, "127.0.0.1", Authorization=f"Bearer {make_key().text}") == ALL
+
+
+@paths
+async def test_key_is_told_its_servers_also_on_this_machine(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    rows = Rows()
+    key = rows.issue("ada", servers={"other": None})
+    async with host_with_keys(monkeypatch, rows) as host:
+        assert await told(host, path, "127.0.0.1", Authorization=f"Bearer {key.text}") == []
 
 
 @paths

@@ -10,6 +10,7 @@ from gateway.http.addresses import (
     parse_address,
     parse_forwarded_address,
     parse_network,
+    refused_address,
 )
 from gateway.http.listening import is_local_request
 from gateway.http.proxies import TrustedProxies
@@ -121,3 +122,16 @@ def test_ipv6_clients_are_counted_by_their_network(address: str, counted: str) -
 )
 def test_ipv6_clients_are_counted_by_their_site_too(address: str, site: str | None) -> None:
     assert counted_site(address) == site
+
+
+PRIVATE = ["100.64.0.1", "10.0.0.1", "127.0.0.1", "::ffff:192.168.0.1", "fd00::1", "192.0.2.1"]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_addresses_that_are_not_public_are_refused_where_private_ones_are(address: str) -> None:
+    assert "private" in str(refused_address(address, allows_private=False))
+
+
+@pytest.mark.parametrize("address", ["example.com", "93.184.216.34", "2606:2800:220:1::1", "10.0.0.1", "127.0.0.1"])
+def test_names_and_ordinary_addresses_are_not_refused(address: str) -> None:
+    assert refused_address(address, allows_private=True) is None

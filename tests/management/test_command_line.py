@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway import __version__
-from gateway.management.command_line import run
+from gateway.management.command_line import NO_READER, ending_without_reader, run
 from gateway.management.shell import this_command, this_python
 
 
@@ -33,3 +33,22 @@ def test_commands_to_copy_begin_with_gumcp_where_it_is_installed(
     monkeypatch.setattr(sys, "argv", [str(program), "serve"])
     monkeypatch.setenv("PATH", str(tmp_path) if is_on_path else os.defpath)
     assert this_command() == ("gumcp" if is_on_path else str(program))
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_command_whose_reader_has_gone_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+
+        def command() -> None:
+            with ending_without_reader():
+                print("a line")
+                sys.exit(status)
+
+        with pytest.raises(SystemExit) as ended:
+            command()
+        # Python does so when the process ends.
+        unread.flush()
+    assert ended.value.code == NO_READER

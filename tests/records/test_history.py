@@ -81,6 +81,20 @@ def call(log: CallLog, server: str = "workshop", outcome: str = "ok", seconds: f
     log.note(log.traffic(server), Call(server, "echo", "ada", outcome=outcome, seconds=seconds), "echo")
 
 
+def test_users_and_tools_are_counted_over_the_same_time(clock: Clock) -> None:
+    log = CallLog()
+    call(log)
+    clock.now += 200
+    call(log, "kitchen")  # whose first call comes later than the first window's beginning
+    clock.now += 200
+    call(log)
+    call(log, "kitchen")
+    for _ in range(3):
+        of_tools = sum(sum(found.tools.counts().values()) for found in log.traffics().values())
+        assert sum(log.users.counts().values()) == of_tools
+        clock.now += 150
+
+
 def test_sample_says_what_happened_since_the_last_one(clock: Clock) -> None:
     log = CallLog()
     past = History(log, ["a session"])

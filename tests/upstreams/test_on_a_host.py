@@ -68,6 +68,9 @@ async def test_command_is_served_on_every_transport(host: HostProcess, transport
 
 
 def test_command_that_cannot_start_is_a_503_and_the_operator_finds_why(host: HostProcess) -> None:
+    condition = "SELECT condition FROM records_serverrecord WHERE name = 'missing' AND condition != ''"
+    # Before anybody has used it.
+    assert until(lambda: host.rows(condition))[0]["condition"] == "its command /no/such/command does not exist"
     answer = host.stream("missing", "ada:key").refusal()
     assert answer.status == 503
     assert "cannot be started" in answer.json["error"]
@@ -114,7 +117,7 @@ def test_servers_file_is_served_and_followed_when_it_changes(start_host: StartHo
             write(steady=ENTRY)
             until(lambda: status(host, "broken") == 404)
         file.write_text("{")
-        until(lambda: "mcp.json is not JSON" in host.log())
+        until(lambda: "mcp.json: The file is not JSON" in host.log())
 
 
 def test_nothing_is_left_when_the_host_is_killed(start_host: StartHost, tmp_path: Path) -> None:

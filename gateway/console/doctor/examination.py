@@ -147,11 +147,13 @@ def _locate(wire: Wire, request: Request, key: str | None) -> _Place:
         if name is None and servers is None:
             cause = Cause.NO_KEY if key is None else Cause.WRONG_KEY
             raise Fault(cause, "the host names its servers only to callers with a good key")
+        if name is None and key is not None:
+            raise Fault(Cause.NOT_ALLOWED, "the host has no server that this key is for")
         if name is None:
-            raise Fault(Cause.UNEXPECTED, "the host has no server for this caller")
+            raise Fault(Cause.NO_SERVER, "the host has no servers")
         if servers is not None and name not in servers:
-            text = f"{base} has no server {name} for this caller; it has {', '.join(servers)}"
-            raise Fault(Cause.WRONG_URL, wire.shown(text))
+            text = f"{base} has no server {name} for this caller; it has {', '.join(servers) or 'none'}"
+            raise Fault(Cause.UNKNOWN_SERVER, wire.shown(text))
         return _Place(base, servers, name, rest[1] if len(rest) == 2 else None)
     assert fault is not None
     raise fault

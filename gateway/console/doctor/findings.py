@@ -18,6 +18,7 @@ class Cause(StrEnum):
     CERTIFICATE = "the certificate"
     UNREACHABLE = "an unreachable host"
     NO_SERVER = "a server that is not available"
+    UNKNOWN_SERVER = "an unknown server"
     LOST_HEADER = "a lost header"
     COMPRESSION = "a compressed event stream"
     PREFLIGHT = "a refused preflight"
@@ -55,6 +56,10 @@ REMEDIES: Final = {
     Cause.NO_SERVER: (
         "The host answers, and this server does not. Its page in the admin and the host's log say why; `manage.py call "
         "SERVER TOOL` shows it without a host."
+    ),
+    Cause.UNKNOWN_SERVER: (
+        "Its name is misspelled, or it was not loaded (`manage.py list_servers` says why), or the key is not for it "
+        "(its page in the admin says for which it is). Choose another one with --server."
     ),
     Cause.LOST_HEADER: "The proxy removes a header that MCP needs. Let it pass on all headers in both directions.",
     Cause.COMPRESSION: "Compression holds events back. Switch it off for text/event-stream.",

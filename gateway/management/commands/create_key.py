@@ -66,6 +66,11 @@ class Command(LoadingCommand):
                 f"Clients send it as `Authorization: Bearer KEY` to {conf.base_url}/{server}, or use the URL "
                 f"{conf.base_url}/{server}/{user.username}:KEY."
             )
+            if not conf.public_url:
+                self.stderr.write(
+                    "The address is that of the settings in this shell. If the host has others, use the one that it "
+                    "printed when it started."
+                )
         if scope:
             # Imported here: it imports the SDK.
             from gateway.management.scope_warnings import scope_warnings

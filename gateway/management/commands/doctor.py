@@ -60,6 +60,7 @@ class Command(BaseCommand):
             findings.append(finding)
             if not options["json"]:
                 self.stdout.write(f"{finding.status:<8}{finding.subject:<30}{finding.seen}")
+                self.stdout.flush()  # the next one may take half a minute
         causes = list(dict.fromkeys(finding.cause for finding in findings if finding.cause is not None))
         if options["json"]:
             facts = [

@@ -54,5 +54,8 @@ class Command(LoadingCommand):
 
 
 def _origin(server: ServerDefinition) -> str:
-    """The command line or URL of a server that is not Python code in the host, without secrets."""
-    return "" if server.source is None else f"{server.source.kind}: {server.source.summary}"
+    """The command line or URL of a server that is not Python code in the host, without secrets, and what is wrong."""
+    if server.source is None:
+        return ""
+    warning = server.source.warning()
+    return f"{server.source.kind}: {server.source.summary}" + (f" (cannot be used yet: {warning})" if warning else "")

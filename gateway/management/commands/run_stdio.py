@@ -7,6 +7,8 @@ from argparse import ArgumentParser
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
+from django.core.management.base import CommandError
+
 from gateway.management.base import LoadingCommand
 from gateway.management.client_options import add_user_option
 
@@ -21,14 +23,18 @@ class Command(LoadingCommand):
     help = "Run one server over standard input and output."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--server", required=True, help="the server's name")
+        parser.add_argument("server", nargs="?", help="the server's name")
+        parser.add_argument("--server", dest="server_option", metavar="NAME", help="the same, as an option")
         add_user_option(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         # Imported here: it imports the SDK, which --help does without.
         from gateway.management.single_server import OneServer, find
 
-        definition, identity = find(options["server"], options["user_id"], shows_whole_tracebacks=options["traceback"])
+        names = [name for name in (options["server"], options["server_option"]) if name is not None]
+        if len(names) != 1:
+            raise CommandError("Name one server: run_stdio NAME.")
+        definition, identity = find(names[0], options["user_id"], shows_whole_tracebacks=options["traceback"])
         one_server = OneServer(identity, shows_whole_tracebacks=options["traceback"])
         one_server.on_failure = lambda text: self.stderr.write(f"\n{text}")
         # Only the protocol may be written to standard output: it gets a descriptor of its own, before the server is
