@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from gateway.alerts import outbox
 from gateway.alerts.delivery import Outgoing
-from gateway.alerts.models import AlertDestination, AlertNotice, open_alerts
+from gateway.alerts.models import Alert, AlertDestination, AlertMessage, AlertNotice, open_alerts
 from gateway.alerts.register import Register
 from gateway.alerts.sender import Sender
 from gateway.alerts.troubles import OF_DATABASE, Condition, degraded_by_database
@@ -74,27 +74,20 @@ class OutageTelling:
     def _message(self, destination: AlertDestination, telling: _Telling) -> Outgoing:
         assert self._condition is not None
         assert self._began_at is not None
-        return Outgoing(
-            message_id=telling.message_id,
-            destination_id=destination.pk,
-            kind=destination.kind,
-            url=destination.url,
-            addresses=destination.address_list,
-            salt=destination.salt,
-            items=[
-                {
-                    "id": None,
-                    "event": self._condition.event,
-                    "state": "begun",
-                    "subject": self._condition.subject,
-                    "text": self._condition.text,
-                    "began_at": self._began_at.astimezone(UTC).isoformat(timespec="seconds"),
-                    "ended_at": None,
-                }
-            ],
-            created_at=self._began_at,
-            attempt=telling.attempts + 1,
+        # These rows are never written.
+        alert = Alert(
+            event=self._condition.event,
+            subject=self._condition.subject,
+            text=self._condition.text,
+            began_at=self._began_at,
         )
+        message = AlertMessage(
+            id=telling.message_id,
+            items=[outbox.item_of(alert)],
+            created_at=self._began_at,
+            attempts=telling.attempts,
+        )
+        return outbox.outgoing(destination, message)
 
     def _note(self, message: Outgoing, error: str) -> None:
         with self._lock:

@@ -4,7 +4,7 @@ Texts are the host's own. They name servers and the public parts of keys, never 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -97,9 +97,7 @@ def conditions_of(troubles: Iterable[Troubles], *, many_refusals: int) -> list[C
             for name in blocked
         ),
     ]
-    causes = [f"{_names(failed)} cannot be loaded"] if failed else []
-    causes += [f"{_names(blocked)} {'is' if len(blocked) == 1 else 'are'} blocked"] if blocked else []
-    if causes:
+    if causes := causes_of_servers(failed, blocked):
         conditions.append(Condition("host_degraded", OF_SERVERS, f"The host is degraded: {'; '.join(causes)}."))
     if databases := [found.database for found in troubles if found.database]:
         conditions.append(Condition("host_degraded", OF_DATABASE, degraded_by_database(databases[0])))
@@ -118,6 +116,13 @@ def degraded_by_database(cause: str) -> str:
     return f"The host is degraded: {cause}."
 
 
-def _names(names: list[str]) -> str:
+def causes_of_servers(failed: Sequence[str], blocked: Sequence[str]) -> list[str]:
+    """What these servers degrade the host with, as parts of a sentence."""
+    causes = [f"{_names(failed)} cannot be loaded"] if failed else []
+    causes += [f"{_names(blocked)} {'is' if len(blocked) == 1 else 'are'} blocked"] if blocked else []
+    return causes
+
+
+def _names(names: Sequence[str]) -> str:
     shown = ", ".join(names[:MAX_NAMED])
     return shown if len(names) <= MAX_NAMED else f"{shown} and {len(names) - MAX_NAMED} more"

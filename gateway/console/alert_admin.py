@@ -6,9 +6,12 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
+from django.utils.decorators import method_decorator
+from django.views.decorators.http import require_POST
 
 from gateway.access import audit
 from gateway.access.admin import AuditedDeletions
@@ -145,11 +148,10 @@ class AlertDestinationAdmin(RowPage, AuditedDeletions):
             *super().get_urls(),
         ]
 
+    @method_decorator(require_POST)
     def test(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Send a message that says that it is a test."""
-        destination = self._posted_to(request, pk)
-        if destination is None:
-            return HttpResponseNotAllowed(["POST"])
+        destination = self._changeable(request, pk)
         if destination.is_enabled:
             write_test(destination)
             audit.record(audit.ALERT_TESTED, str(destination), request=request)
@@ -159,26 +161,20 @@ class AlertDestinationAdmin(RowPage, AuditedDeletions):
             self.message_user(request, "Nothing is sent to a destination that is not enabled.", messages.WARNING)
         return HttpResponseRedirect(row_url("alerts_alertdestination", pk))
 
+    @method_decorator(require_POST)
     def renew_secret(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Make a new signing secret and show it. Messages are signed with it from now on."""
-        destination = self._posted_to(request, pk)
-        if destination is None:
-            return HttpResponseNotAllowed(["POST"])
+        destination = self._changeable(request, pk)
         destination.salt = make_salt()
         destination.save(update_fields=["salt"])
         audit.record(audit.ALERT_RENEWED, str(destination), request=request)
         return self._show_secret(request, destination)
 
-    def _posted_to(self, request: HttpRequest, pk: int) -> AlertDestination | None:
-        """The destination of a button; None if the request is not a POST."""
-        if request.method != "POST":
-            return None
+    def _changeable(self, request: HttpRequest, pk: int) -> AlertDestination:
+        """The destination of a button, which this operator may use."""
         if not self.has_change_permission(request):
             raise PermissionDenied
-        destination = AlertDestination.objects.filter(pk=pk).first()
-        if destination is None:
-            raise Http404
-        return destination
+        return get_object_or_404(AlertDestination, pk=pk)
 
     def _show_secret(self, request: HttpRequest, destination: AlertDestination) -> HttpResponse:
         context = {

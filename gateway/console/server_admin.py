@@ -11,8 +11,10 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Case, Count, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.functions import Coalesce
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
+from django.views.decorators.http import require_POST
 
 from gateway.admin_cells import NOTHING, ago, badge, link, list_url, short, two_lines, with_query
 from gateway.apps import GatewayConfig
@@ -208,10 +210,9 @@ class ServerAdmin(RowPage, ReadOnlyAdmin):
             request, {**(extra_context or {}), "can_look": self.has_change_permission(request)}
         )
 
+    @method_decorator(require_POST)
     def look_for_folders(self, request: HttpRequest) -> HttpResponse:
         """Let the running hosts serve new folders and drop removed ones."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
         if not self.has_change_permission(request):
             raise PermissionDenied
         request_reload()

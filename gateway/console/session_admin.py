@@ -7,9 +7,11 @@ from django.contrib import admin, messages
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
 from django.utils.html import format_html
+from django.views.decorators.http import require_POST
 
 from gateway.access import audit
 from gateway.access.models import ApiKey
@@ -226,10 +228,9 @@ class SessionAdmin(RowPage, ReadOnlyAdmin):
         end = path("<uuid:pk>/end/", self.admin_site.admin_view(self.end), name="records_sessionrecord_end")
         return [end, *super().get_urls()]
 
+    @method_decorator(require_POST)
     def end(self, request: HttpRequest, pk: UUID) -> HttpResponse:
         """End one session."""
-        if request.method != "POST":
-            return HttpResponseNotAllowed(["POST"])
         if not self.has_end_permission(request):
             raise PermissionDenied
         if not SessionRecord.objects.filter(pk=pk).exists():

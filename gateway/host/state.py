@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from gateway.alerts.troubles import causes_of_servers
 from gateway.records.models import FLUSH_SECONDS
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
 DATABASE_LATE_SECONDS: Final = 3 * FLUSH_SECONDS + 5
 """How old the last write may be: a writer waits 5 s for SQLite's lock before it is told that there is none."""
-
-MAX_NAMED: Final = 3
-"""How many servers a sentence names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +31,7 @@ def host_state(host: "Host") -> HostState:
     if host.drain.is_begun:
         seconds = max(0.0, host.drain.seconds_left)
         return HostState("draining", f"Draining: the host was told to stop, and ends in {seconds:.0f} s at the latest.")
-    causes = []
-    if failures := [failure.name for failure in host.registry.failures]:
-        causes.append(f"{_names(failures)} cannot be loaded")
-    if blocked := host.lane_watch.blocked_servers:
-        causes.append(f"{_names(blocked)} {'is' if len(blocked) == 1 else 'are'} blocked")
+    causes = causes_of_servers([failure.name for failure in host.registry.failures], host.lane_watch.blocked_servers)
     if late := database_state(host.recorder):
         causes.append(late)
     if causes:
@@ -63,8 +57,3 @@ def database_state(recorder: "Recorder") -> str:
     else:
         since = f"have not been written for {time.monotonic() - recorder.last_flush:.0f} s"
     return f"rows {since}{f' ({recorder.last_error})' if recorder.last_error else ''}, so lists and history are late"
-
-
-def _names(names: list[str]) -> str:
-    shown = ", ".join(names[:MAX_NAMED])
-    return shown if len(names) <= MAX_NAMED else f"{shown} and {len(names) - MAX_NAMED} more"

@@ -1,7 +1,7 @@
 """What `manage.py export_config` writes: the rows that say how the host is to run and who may do what."""
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from django.contrib.auth.models import Group, Permission, User
 from django.utils import timezone
@@ -24,6 +24,9 @@ from gateway.management.configuration_file import (
 from gateway.records.models import ServerRecord
 
 E = TypeVar("E", bound=Entry)
+
+_ABSENT: Final = (ServerRecord.Status.REMOVED, ServerRecord.Status.NEAR_MISS)
+"""What a row says of a folder that is not a server now."""
 
 
 def exported() -> Configuration:
@@ -89,21 +92,16 @@ def permission_names(permissions: Iterable[Permission]) -> list[str]:
 def rows_by_name() -> dict[str, list[ServerRecord]]:
     """The rows of servers, the one that counts last: one name may stand for folders of several machines."""
     found: dict[str, list[ServerRecord]] = {}
-    absent = (ServerRecord.Status.REMOVED, ServerRecord.Status.NEAR_MISS)
-    for row in sorted(ServerRecord.objects.order_by("name"), key=lambda row: (row.status not in absent, row.loaded_at)):
+    rows = ServerRecord.objects.order_by("name")
+    for row in sorted(rows, key=lambda row: (row.status not in _ABSENT, row.loaded_at)):
         found.setdefault(row.name, []).append(row)
     return found
 
 
 def _servers() -> list[ServerEntry]:
-    entries = (server_entry(rows[-1]) for _, rows in sorted(rows_by_name().items()))
+    entries = [(server_entry(rows[-1]), rows[-1].status) for _, rows in sorted(rows_by_name().items())]
     # Of servers whose folders are gone, only what somebody has set is worth keeping.
-    present = set(
-        ServerRecord.objects.filter(status__in=[ServerRecord.Status.LOADED, ServerRecord.Status.FAILED]).values_list(
-            "name", flat=True
-        )
-    )
-    return [entry for entry in entries if entry.name in present or not entry.is_default]
+    return [entry for entry, status in entries if status not in _ABSENT or not entry.is_default]
 
 
 def _entry(entry: type[E], /, **values: Any) -> E:

@@ -58,10 +58,11 @@ def import_configuration(configuration: Configuration, *, is_dry_run: bool) -> l
         ConfigurationError: the file asks for what cannot be. Nothing is written.
     """
     with transaction.atomic():
+        permissions = _Permissions()
         changes = [
             *_servers(configuration.servers),
-            *_groups(configuration.groups),
-            *_users(configuration.users, {group.name for group in configuration.groups}),
+            *_groups(configuration.groups, permissions),
+            *_users(configuration.users, permissions, {group.name for group in configuration.groups}),
             *_keys(configuration.keys),
             *_alerts(configuration.alert_destinations),
         ]
@@ -114,8 +115,7 @@ def _write_servers(name: str, changed: Mapping[str, Any]) -> Callable[[], object
     return lambda: ServerRecord.objects.filter(name=name).update(**changed)
 
 
-def _groups(entries: Iterable[GroupEntry]) -> Iterable[Change]:
-    permissions = _Permissions()
+def _groups(entries: Iterable[GroupEntry], permissions: "_Permissions") -> Iterable[Change]:
     known = {group.name: group for group in Group.objects.prefetch_related("permissions__content_type")}
     for entry in entries:
         wanted = permissions.named(entry.permissions, f"the group {entry.name}")
@@ -133,8 +133,7 @@ def _groups(entries: Iterable[GroupEntry]) -> Iterable[Change]:
             yield Change("group", entry.name, *_outcome(detail), write if detail else None)
 
 
-def _users(entries: Iterable[UserEntry], new_groups: set[str]) -> Iterable[Change]:
-    permissions = _Permissions()
+def _users(entries: Iterable[UserEntry], permissions: "_Permissions", new_groups: set[str]) -> Iterable[Change]:
     known = {user.username: user for user in User.objects.prefetch_related("groups", "user_permissions__content_type")}
     groups = new_groups | set(Group.objects.values_list("name", flat=True))
     for entry in entries:

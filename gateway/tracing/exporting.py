@@ -35,14 +35,16 @@ class QuietExporter(SpanExporter):
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._is_failing = False
-        self._logged_at = -QUIET_SECONDS
+        self._logged_at = float("-inf")
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export some spans."""
         result = self._exporter.export([without_exception_texts(span) for span in spans])
         is_failing = result is not SpanExportResult.SUCCESS
         now = time.monotonic()
-        if is_failing != self._is_failing and now - self._logged_at >= QUIET_SECONDS * (not self._is_failing):
+        # That it works again is logged at once, that it fails again is not.
+        is_quiet = is_failing and now - self._logged_at < QUIET_SECONDS
+        if is_failing != self._is_failing and not is_quiet:
             self._is_failing, self._logged_at = is_failing, now
             if is_failing:
                 logger.warning(

@@ -14,24 +14,20 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 from mcp_types.methods import SPEC_CLIENT_METHODS
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
-from opentelemetry.context import Context
 from opentelemetry.trace import (
     Link,
-    NonRecordingSpan,
     Span,
-    SpanContext,
     SpanKind,
     StatusCode,
     Tracer,
     format_trace_id,
-    set_span_in_context,
     use_span,
 )
 from pydantic import ValidationError
 
 from gateway.tracing.current import current_message
 from gateway.tracing.requests import trace_of
-from gateway.tracing.trace_context import as_fields, from_meta
+from gateway.tracing.trace_context import as_fields, context_below, from_meta
 
 TOOL_CALL: Final = "tools/call"
 
@@ -89,17 +85,17 @@ class MessageTracing:
 
     def _start(self, ctx: ServerRequestContext[Any, Any]) -> Span:
         request = trace_of(ctx.request.scope) if ctx.request is not None else None
-        above = request.span.get_span_context() if request is not None else None
+        parent = request.span.get_span_context() if request is not None else None
         carried = from_meta(ctx.meta)
         links = []
-        if carried is not None and (above is None or carried.trace_id != above.trace_id):
+        if carried is not None and (parent is None or carried.trace_id != parent.trace_id):
             # A proxy began a trace of its own. The message belongs to its sender's.
-            links = [Link(above)] if above is not None else []
-            above = carried
+            links = [Link(parent)] if parent is not None else []
+            parent = carried
         method = _known(ctx.method)
         span = self._tracer.start_span(
             method,
-            _below(above),
+            context_below(parent),
             kind=SpanKind.SERVER,
             attributes={"mcp.method.name": method, "gumcp.server": self._server_name},
             links=links,
@@ -162,10 +158,6 @@ class _Message:
 def _known(method: str) -> str:
     """A method that the protocol defines, or what stands for any other: clients can send any text."""
     return method if method in SPEC_CLIENT_METHODS else OTHER_METHOD
-
-
-def _below(parent: SpanContext | None) -> Context:
-    return Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
 
 
 def _is_error(result: HandlerResult) -> bool:

@@ -8,16 +8,13 @@ import asyncio
 import time
 from typing import Any, Final
 
-from opentelemetry.context import Context
 from opentelemetry.trace import (
-    NonRecordingSpan,
     Span,
     SpanContext,
     SpanKind,
     StatusCode,
     Tracer,
     format_trace_id,
-    set_span_in_context,
 )
 
 from gateway.http.asgi import AsgiApplication, Message, Receive, Scope, Send
@@ -25,7 +22,7 @@ from gateway.http.request_ids import request_id
 from gateway.http.requests import KNOWN_METHODS
 from gateway.tracing.current import SCOPE_KEY
 from gateway.tracing.facts import FindFacts
-from gateway.tracing.trace_context import from_headers, from_message
+from gateway.tracing.trace_context import context_below, from_headers, from_message
 
 CLIENT_CLOSED: Final = 499
 """The status of a request whose client left before the response, as proxies write it."""
@@ -60,11 +57,10 @@ class RequestTrace:
         return "" if self._span is None else format_trace_id(self._span.get_span_context().trace_id)
 
     def _start(self, parent: SpanContext | None) -> Span:
-        context = Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
         attributes = {"http.request.method": self._method, "http.route": self._route}
         self._span = self._tracer.start_span(
             f"{self._method} {self._route}",
-            context,
+            context_below(parent),
             kind=SpanKind.SERVER,
             attributes=attributes,
             start_time=self._started_ns,

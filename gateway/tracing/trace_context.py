@@ -10,7 +10,16 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from opentelemetry.trace import SpanContext, TraceFlags, TraceState, format_span_id, format_trace_id
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+    TraceState,
+    format_span_id,
+    format_trace_id,
+    set_span_in_context,
+)
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
@@ -65,6 +74,11 @@ def as_fields(context: SpanContext) -> dict[str, str]:
     if context.trace_state:
         fields[TRACESTATE] = context.trace_state.to_header()
     return fields
+
+
+def context_below(parent: SpanContext | None) -> Context:
+    """The context in which a span is started that continues `parent`; for None, one that begins a trace."""
+    return Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
 
 
 def _span_context(parent: str, state: str) -> SpanContext | None:

@@ -8,7 +8,7 @@ uses which link (`supply`), and what is done with what the other side asks (`que
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, Protocol
 
 import anyio
@@ -40,6 +40,8 @@ CAPABILITIES: Final[dict[str, Any]] = {
     "roots": {"listChanged": True},
 }
 """Declared always: whether a caller's client has them is known only when the other side asks."""
+
+_NO_TRACE: Final[Mapping[str, str]] = {}
 
 Opener = Callable[[], AbstractAsyncContextManager[TransportStreams]]
 """Opens the streams to the other side; leaving it closes them."""
@@ -194,13 +196,12 @@ class Link:
         options: CallOptions = {}
         if on_progress is not None:
             options["on_progress"] = on_progress
+        message = current_message.get()
         try:
-            traced_message = current_message.get()
-            if traced_message is None:
-                return await self._dispatcher.send_raw_request(method, self._stamped(method, params, options), options)
-            with traced_message.sending(method) as trace:
-                traced = {**(params or {}), "_meta": {**((params or {}).get("_meta") or {}), **trace}}
-                sent = self._stamped(method, traced, options)
+            with nullcontext(_NO_TRACE) if message is None else message.sending(method) as trace:
+                if trace:
+                    params = {**(params or {}), "_meta": {**((params or {}).get("_meta") or {}), **trace}}
+                sent = self._stamped(method, params, options)
                 options["headers"] = {**(options.get("headers") or {}), **trace}
                 return await self._dispatcher.send_raw_request(method, sent, options)
         except MCPError as error:
