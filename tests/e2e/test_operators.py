@@ -86,16 +86,6 @@ def test_what_a_server_offers_is_known_after_its_first_user(host: HostProcess) -
         assert host.rows(query)[0]["version"] == "7.1"
 
 
-def test_neither_keys_nor_session_ids_are_in_the_database(host: HostProcess) -> None:
-    with host.session("workshop", "discreet:canary-in-rows") as stream:
-        session_id = stream.endpoint.partition("session_id=")[2]
-        until(lambda: session_row(host, "discreet"), ROW_SECONDS)
-        content = b"".join(path.read_bytes() for path in host.data_dir.glob("gumcp.sqlite3*"))
-    assert b"discreet" in content
-    assert b"canary-in-rows" not in content
-    assert session_id.encode() not in content
-
-
 # -- Pages -----------------------------------------------------------------------------------------------------------
 
 

@@ -152,27 +152,21 @@ def test_changed_twice_within_a_second_at_the_same_size_gives_the_newest_code(
 
 
 @both_styles
-def test_change_of_a_sibling_module_is_a_change_of_the_server(host: HostProcess, changing: ChangingServer) -> None:
-    changing.write_text("WORD = 'from a sibling'\n", "words.py")
-    changing.write("two", extra="from . import words; WORD = words.WORD")
-    with host.session(changing.name, "ada:key") as stream:
-        until(lambda: "from a sibling" in stream.call("word"), 4)
-        changing.write_text("WORD = 'from b sibling'\n", "words.py")
-        until(lambda: "from b sibling" in stream.call("word"), 4)
-
-
-@both_styles
-def test_change_of_a_module_beside_main_that_is_imported_by_its_bare_name_is_too(
+def test_change_of_a_module_beside_main_is_a_change_of_the_server(
     host: HostProcess, changing: ChangingServer, style: str
 ) -> None:
     bare = f"bare_words_of_{style}"
-    changing.write_text("WORD = 'from a bare name'\n", f"{bare}.py")
+    changing.write_text("WORD = 'sibling a'\n", "words.py")
+    changing.write_text("WORD = 'bare name a'\n", f"{bare}.py")
     insert = "import os, sys; sys.path.insert(0, os.path.dirname(__file__))"
-    changing.write("two", extra=f"{insert}; import {bare} as words; WORD = words.WORD")
+    imports = f"{insert}; import {bare} as others; from . import words"
+    changing.write("two", extra=f"{imports}; WORD = f'{{words.WORD}}, {{others.WORD}}'")
     with host.session(changing.name, "ada:key") as stream:
-        until(lambda: "from a bare name" in stream.call("word"), 4)
-        changing.write_text("WORD = 'from b bare name'\n", f"{bare}.py")
-        until(lambda: "from b bare name" in stream.call("word"), 4)
+        until(lambda: "sibling a, bare name a" in stream.call("word"), 4)
+        changing.write_text("WORD = 'sibling b'\n", "words.py")
+        until(lambda: "sibling b, bare name a" in stream.call("word"), 4)
+        changing.write_text("WORD = 'bare name b'\n", f"{bare}.py")
+        until(lambda: "sibling b, bare name b" in stream.call("word"), 4)
 
 
 # Writes files beside itself: when it is loaded, and with every instance.

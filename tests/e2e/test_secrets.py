@@ -56,9 +56,12 @@ def test_key_that_a_handler_logs_or_raises_is_taken_out_of_what_the_host_writes(
     assert "canary-9c1b" not in host.log()
 
 
-def test_session_id_is_in_no_log_line(host: HostProcess) -> None:
+def test_session_id_is_in_no_log_line_or_row(host: HostProcess) -> None:
     with host.session("workshop", "quiet:key") as stream:
         session_id = stream.endpoint.partition("session_id=")[2]
         stream.call("echo", text="x")
+        until(lambda: host.rows("SELECT * FROM records_sessionrecord WHERE user_id = 'quiet' AND calls = 1"))
+        rows = b"".join(path.read_bytes() for path in host.data_dir.glob("gumcp.sqlite3*"))
+        assert session_id.encode() not in rows
     until(lambda: host.request("POST", stream.endpoint, b"{}", JSON).status == 404, 1)
     assert session_id not in host.log()
