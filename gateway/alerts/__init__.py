@@ -4,5 +4,6 @@ How an alert travels: each process writes what is wrong with it into a row (`wat
 lead, puts these together and begins and ends alerts (`register`), writes messages to the destinations that want to hear
 of them (`outbox`), and sends them in threads of their own (`sender`, `delivery`). All of it is away from every request.
 
-May import `records`, `access`, `upstreams` and the ground. The host gives it what it sees.
+Imports `records`, `access`, `upstreams` (for its checked connections), `http` and the ground. Imported by `host`, which
+gives it what it sees, and by `console` and `management`.
 """

@@ -1,9 +1,9 @@
-"""Messages about alerts, as rows: which are to be written, which are to be sent now, what became of them.
+"""Messages about alerts, as rows: writes them, selects those to send now, and notes how each attempt ended.
 
 A destination gets its messages in order, one at a time: while one cannot be sent, the later ones wait. At the limit of
-messages an hour, alerts wait too, and one message tells all of them later. A message and the note of what it tells are
-written in one transaction, so two processes never tell the same. A process that sends a message has it for itself for a
-while. If it dies meanwhile, another one sends it again, with the same id.
+messages an hour, alerts wait too, and are sent together in one message later. A message and the notices of its alerts
+are written in one transaction, so two processes never send the same. A process that sends a message reserves it for a
+while. If the process dies meanwhile, another one sends the message again, with the same id.
 """
 
 from collections import defaultdict
@@ -26,11 +26,11 @@ RETRY_SECONDS: Final = (10, 30, 60, 300, 900, 1800, 3600)
 """How long a message waits after each attempt that failed; the last one counts for all further ones."""
 
 LEASE_MARGIN_SECONDS: Final = 30.0
-"""How long beyond the time of an attempt a process has a message for itself."""
+"""How much longer than an attempt may take a message is reserved for its process."""
 
 
 def write_messages(destinations: Iterable[AlertDestination]) -> None:
-    """Write what these destinations have not been told. Raises `django.db.DatabaseError`."""
+    """Write messages about what these destinations have not been told. Raises `django.db.DatabaseError`."""
     told: defaultdict[int, set[int]] = defaultdict(set)
     has_end: set[int] = set()
     of_now = AlertNotice.objects.filter(Q(alert__ended_at=None) | Q(is_end_told=False))
@@ -47,7 +47,7 @@ def write_messages(destinations: Iterable[AlertDestination]) -> None:
 
 def _write_message(destination: AlertDestination) -> None:
     with transaction.atomic():
-        # Another process may be doing the same: what follows is read after it has finished.
+        # Another process may be doing the same. Everything below is read after it has finished.
         locked = AlertDestination.objects.select_for_update().filter(pk=destination.pk, is_enabled=True).first()
         if locked is None or _is_at_limit(locked):
             return
@@ -74,7 +74,7 @@ def _is_at_limit(destination: AlertDestination) -> bool:
 
 
 def item_of(alert: Alert) -> Item:
-    """What a message says of an alert now."""
+    """An alert as a message has it."""
     state: Literal["begun", "ended"] = "begun" if alert.ended_at is None else "ended"
     return {
         "id": alert.pk,
@@ -88,7 +88,7 @@ def item_of(alert: Alert) -> Item:
 
 
 def write_test(destination: AlertDestination) -> None:
-    """Write a message that says that it is a test. Raises `django.db.DatabaseError`."""
+    """Write a test message. Raises `django.db.DatabaseError`."""
     item: Item = {
         "id": None,
         "event": "test",
@@ -109,7 +109,8 @@ def take_due(busy: Collection[int], room: int) -> list[Outgoing]:
     now = timezone.now()
     heads: dict[int, AlertMessage] = {}
     waiting = AlertMessage.objects.filter(state=AlertMessage.State.WAITING, destination__is_enabled=True)
-    for message in waiting.select_related("destination").order_by("created_at", "id"):
+    # Items are read only for messages that are taken: many may be waiting, and this is called every second.
+    for message in waiting.defer("items").select_related("destination").order_by("created_at", "id"):
         heads.setdefault(message.destination_id, message)
     taken: list[Outgoing] = []
     for message in heads.values():
@@ -125,7 +126,7 @@ def take_due(busy: Collection[int], room: int) -> list[Outgoing]:
 
 
 def outgoing(destination: AlertDestination, message: AlertMessage) -> Outgoing:
-    """A message with what is needed to send it."""
+    """A message and its destination, as `delivery` needs them."""
     return Outgoing(
         message_id=message.id,
         destination_id=destination.pk,
@@ -141,7 +142,7 @@ def outgoing(destination: AlertDestination, message: AlertMessage) -> Outgoing:
 
 
 def note_result(message: Outgoing, error: str) -> None:
-    """Note what became of an attempt. `error`: why it failed; empty if it did not. Raises `django.db.DatabaseError`."""
+    """Note how an attempt ended. `error`: why it failed; empty if it did not. Raises `django.db.DatabaseError`."""
     now = timezone.now()
     row = AlertMessage.objects.filter(pk=message.message_id, state=AlertMessage.State.WAITING)
     destination = AlertDestination.objects.filter(pk=message.destination_id)
@@ -162,7 +163,7 @@ def is_given_up(message: Outgoing, now: datetime) -> bool:
 
 
 def retry_seconds(attempt: int) -> float:
-    """How long to wait after so many attempts."""
+    """How long to wait after this number of attempts."""
     return RETRY_SECONDS[min(attempt, len(RETRY_SECONDS)) - 1]
 
 

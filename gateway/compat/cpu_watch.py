@@ -1,10 +1,12 @@
 """Bounds how many threads of a server compute at once. Threads that wait for something do not count.
 
 A thread that waits for the network costs nothing. A thread that computes holds the GIL, and every other thread of the
-process has to wait for it: with many of them, all servers get slow. Which threads compute is told by the CPU time that
-each has used, so a call's thread is unknown at first. How many unknown threads there may be follows what was seen: it
-doubles with each call that waits, and falls back with each call that computes. A server whose calls do both gets few,
-because each of its calls that wait would make room for others that compute.
+process has to wait for it: with many of them, all servers get slow.
+
+Whether a thread computes is seen from the CPU time that it has used, so nothing is known of a call's thread at first.
+The number of such unknown threads is limited too. The limit doubles with each call that turns out to wait, and falls to
+0 with a call that turns out to compute. While a server has calls of both kinds it stays at 1: otherwise each call that
+waits would make room for others that compute.
 """
 
 from __future__ import annotations
@@ -16,28 +18,29 @@ from dataclasses import dataclass
 from typing import Final
 
 WINDOW_SECONDS: Final = 0.04
-"""How long a thread is looked at. Within it, each of a few threads that compute gets the GIL at least once."""
+"""How long a thread is observed before it is judged. A few threads that compute all get the GIL within this time."""
 
 COMPUTING_SHARE: Final = 1 / 8
-"""Share of the time that passes from which on a thread computes, where nothing is short."""
+"""A thread that uses more than this share of the elapsed time computes, if the GIL and the CPUs are not short."""
 
 CROWDED_SHARE: Final = 1 / 20
-"""Share of the process's CPU time from which on a thread computes, where many threads want the GIL."""
+"""A thread that uses more than this share of the process's CPU time computes, if many threads want the GIL."""
 
 IDLE_SHARE: Final = 1 / 2
-"""Share of the time up to which the process's CPU time leaves the GIL free for whoever wants it."""
+"""If the whole process uses less than this share of the elapsed time, any thread that wants the GIL gets it."""
 
 NOTICEABLE_SECONDS: Final = 0.001
-"""CPU time that does not count: about what a call costs that does nothing."""
+"""CPU time up to which a thread does not compute. A call that does nothing costs about as much."""
 
 LATE_FACTOR: Final = 1.5
-"""A look that is later than that says that the GIL or the CPUs are short, so threads that did nothing may want to."""
+"""If a look comes later than this many times its interval, the GIL or the CPUs are short. Then a thread that has used
+no CPU time may be waiting for the GIL."""
 
 MAX_UNKNOWN: Final = 1024
-"""How many threads beyond the limit may be unknown where no call computes."""
+"""How many unknown threads there may be beyond the limit, for a server whose calls do not compute."""
 
 MIXED_SECONDS: Final = 10.0
-"""How long after a call that computed only one thread beyond the limit may be unknown."""
+"""For this long after a call that computed, there may be only one unknown thread beyond the limit."""
 
 IS_MEASURABLE: Final = hasattr(time, "pthread_getcpuclockid")
 """Whether the system tells a thread's CPU time to other threads. Linux does; macOS and Windows do not."""
@@ -68,7 +71,7 @@ class ComputingBound:
         self.limit = limit
         """How many threads may compute at once."""
         self._trust = 0
-        """How many threads beyond the limit may be unknown."""
+        """How many unknown threads there may be beyond the limit now."""
         self._computed_at = -MIXED_SECONDS
         self._on_time_seconds = look_seconds * LATE_FACTOR
         self._looked_at = 0.0
@@ -98,7 +101,7 @@ class ComputingBound:
                 passed = now - use.since
                 if passed < WINDOW_SECONDS:
                     if not use.was_crowded and used < NOTICEABLE_SECONDS and used_by_all < passed * IDLE_SHARE:
-                        self._note(use, is_computing=False)  # it could compute if it wanted to
+                        self._note(use, is_computing=False)  # the GIL was free, and it did not take it
                     continue
                 least = (used_by_all * CROWDED_SHARE) if use.was_crowded else (passed * COMPUTING_SHARE)
                 self._note(use, is_computing=used > max(NOTICEABLE_SECONDS, least))
@@ -115,7 +118,7 @@ class ComputingBound:
         if is_computing:
             self._computed_at = now
         if use.is_computing is None:
-            # The trust is for calls that begin: what a thread does later says little about the next one.
+            # Only the first judgement of a call counts: what its thread does later says little about the next call.
             most = 1 if now - self._computed_at < MIXED_SECONDS else MAX_UNKNOWN
             self._trust = 0 if is_computing else min(2 * self._trust + 1, most)
         use.is_computing = is_computing
@@ -124,8 +127,8 @@ class ComputingBound:
 def own_cpu_clock() -> int | None:
     """Return the clock of the calling thread's CPU time; None where the system has none.
 
-    Other threads may read it. Reading the clock of a thread that has ended is an error and harmless, whereas asking for
-    the clock of such a thread is not.
+    Other threads may read it. Reading the clock of a thread that has ended raises OSError. Asking for the clock of such
+    a thread may crash the process, so each thread asks for its own.
     """
     if not IS_MEASURABLE:
         return None

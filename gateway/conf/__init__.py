@@ -6,7 +6,7 @@ To add a setting, add one declaration to `GatewaySettings` and run `make setting
 the declarations, and a test fails while they differ.
 
 Not here: the kinds of values (`kinds`), reading them and refusing wrong ones (`environment`), and Django's own settings
-(`gumcp_site/settings.py`).
+(`gumcp_site/settings.py`). This package imports no other of the project. Every other may import it.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""What the host says of its own health: to a load balancer whether it lives, to an operator what is wrong with it.
+"""The answers to `/health_check`: a load balancer learns whether the host is alive, an operator what is wrong with it.
 
-Lives here: the answers to `/health_check`, given without Django and without the database. Not here: who an operator is
-when he asks from elsewhere (`views.health_check`: a staff session), and `/` (`views.index`).
+They are given without Django and without the database. Not here: operators who ask from another machine, whose staff
+session is looked up (`views.health_check`), and `/` (`views.index`).
 """
 
 import json

@@ -1,7 +1,7 @@
-"""What the host says of itself through Django: read only, asynchronous, of what is in memory.
+"""The host's own pages for people, as asynchronous Django views that only read what is in memory.
 
-Lives here: pages for people. Who an operator is takes the database, so that has a time limit. Not here: what probes and
-operators are told, and who of them is answered without Django (`health`).
+Only the operator's session is read from the database, with a time limit. Not here: the report for probes and operators,
+and which of their requests are answered without Django (`health`).
 """
 
 import asyncio
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # Django's pages are checked without the SDK, which this impo
     from gateway.host.host import Host
 
 SESSION_SECONDS: Final = 2.0
-"""How long the database may take to tell who an operator is."""
+"""How long the database may take to find the operator's session."""
 
 RETRY_SECONDS: Final = 10
 """When to try a page again that the database failed."""
@@ -82,7 +82,7 @@ def _asks_for_html(request: HttpRequest) -> bool:
 
 
 async def _is_operator(request: HttpRequest) -> bool:
-    """Whether the caller has a staff session. Reads the database, for so long at most: one that is away says no."""
+    """Whether the caller has a staff session. False if the database does not answer within `SESSION_SECONDS`."""
     try:
         async with asyncio.timeout(SESSION_SECONDS):
             user = await request.auser()
@@ -92,7 +92,7 @@ async def _is_operator(request: HttpRequest) -> bool:
 
 
 def page_failed(request: HttpRequest) -> HttpResponseBase:
-    """Answer for a page that raised: 503 if the database was why, for that passes, else 500."""
+    """Answer for a page that raised: 503 if the database was the cause, since that passes; otherwise 500."""
     error = sys.exc_info()[1]  # Django calls its handler of errors while it handles one.
     if not isinstance(error, (OperationalError, InterfaceError)):
         return server_error(request)

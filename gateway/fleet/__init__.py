@@ -8,5 +8,5 @@
   `moved_sessions`: what happens to streams when one joins.
 * `merged_metrics`: one set of metrics from those of all workers.
 
-Imports `endpoints` and everything below it. Only `management` imports it: a host that is one process has nothing of it.
+May import `endpoints` and what is below it. Only `management` imports it: a host that is one process does not use it.
 """

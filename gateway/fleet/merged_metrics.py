@@ -1,7 +1,7 @@
 """One set of metrics for several processes: true sums, whose counters never fall.
 
-Workers answer with snapshots of their registries. What a dead worker has counted stays in the sum.
-Otherwise the sum would drop, and to Prometheus that is a restart of the host. A dead worker's gauges are removed.
+Workers answer with snapshots of their registries. The counters of a worker that has died stay in the sum: if the sum
+dropped, Prometheus would take that for a restart of the host. Its gauges are removed.
 """
 
 import threading
@@ -15,10 +15,10 @@ from prometheus_client.registry import Collector
 _GONE_WITH_THEIR_PROCESS: Final = frozenset({"gauge", "info", "unknown", "stateset"})
 _NOT_SUMMED: Final = ("_created",)
 _GREATEST: Final = ("python_", "gumcp_build_info", "gumcp_load_failures_servers", "gumcp_lane_lag_seconds")
-"""Gauges, or how their names begin, whose sum would say nothing. The greatest value of all workers stands for them."""
+"""Gauges, by the beginning of their names, whose sum would mean nothing. The greatest of all workers is shown."""
 
 _LEAST: Final = ("process_start_time_seconds",)
-"""The same, with the least value."""
+"""The same, where the least value is shown."""
 
 Snapshot = list[Any]
 """A registry as JSON: `[name, help, type, [[sample name, labels, value], …]]` for each metric."""

@@ -1,9 +1,9 @@
-"""Gives memory that nobody needs back to the system. By themselves, Python and glibc keep much of it.
+"""Gives unused memory back to the system. Python and glibc keep much of it otherwise.
 
-* Once a large block was freed, glibc takes blocks of that size from the heap and not from the system any more, and a
-  heap shrinks at its end only: a burst of large bodies left some hundred MiB behind.
-* What lies free between blocks that are in use is never given back, unless somebody asks.
-* Python looks for garbage in cycles when many objects were made, however large they are. Some hundred errors whose
+* After a large block was freed, glibc takes further blocks of that size from the heap, and the heap shrinks only at its
+  end. A burst of large bodies left some hundred MiB behind.
+* glibc does not give back free memory between blocks that are in use, except in `malloc_trim`.
+* Python starts its garbage collection by the number of new objects, not by their size. Some hundred errors whose
   tracebacks hold a body of 4 MiB each are few objects.
 """
 
@@ -26,14 +26,14 @@ LARGE_BYTES: Final = 256 * 1024
 """Blocks of this size and more come from the system, and go back to it as soon as they are freed."""
 
 INTERVAL_SECONDS: Final = 30.0
-"""How often free memory is given back. Old objects are looked at no more often."""
+"""How often free memory is given back. Full collections are not more frequent."""
 
 GROWTH_BYTES: Final = 64 * 1024 * 1024
-"""After so much growth, young objects are looked at for garbage. It takes some milliseconds."""
+"""After this much growth, young objects are collected. That takes some milliseconds."""
 
 GROWTH_SHARE: Final = 0.25
-"""After so much growth since all objects were looked at last, they are looked at again. It takes 0.3 s with 10 000
-sessions. (Python's own rule for old objects, with bytes in place of objects.)"""
+"""After this much growth since the last full collection, there is another one. It takes 0.3 s with 10 000 sessions.
+(This is Python's own rule for old objects, with bytes in place of objects.)"""
 
 _M_MMAP_THRESHOLD: Final = -3
 

@@ -1,10 +1,10 @@
 """Decides under which names this host answers and which web pages may call it.
 
-That is what keeps the pages of other sites away from a host on the reader's own machine or network. It covers DNS
-rebinding (the Host header), requests that say which page made them (Origin), and those that do not: browsers send no
-Origin for an image or a link, but say in Sec-Fetch-Site that another site's page asked for it. Old browsers do not, and
-new ones only to hosts with TLS or on their own machine. Then the Referer says it, unless the page forbids that; MCP
-clients send none.
+This protects a host on somebody's own machine or network from the pages of other sites. It covers DNS rebinding (the
+Host header), requests that name the page that made them (Origin), and requests that do not: for an image or a link
+browsers send no Origin, but Sec-Fetch-Site tells that a page of another site caused the request. Old browsers do not
+send it, and new ones send it only to hosts with TLS or on their own machine. Then the Referer names the page, unless
+the page forbids that. MCP clients send no Referer.
 
 Spec: 2025-11-25 basic/transports#security-warning (servers MUST validate Origin);
 https://w3c.github.io/webappsec-fetch-metadata/. Django checks Host for its own pages only, and MCP traffic does not
@@ -53,7 +53,7 @@ class OriginPolicy:
         """
         self.allowed_headers = frozenset(name.encode() for name in allowed_headers)
         self._allowed_hosts = allowed_hosts
-        # There is no wildcard: repeated to a page in Access-Control-Allow-Origin, "*" would be one.
+        # "*" is not accepted: sent in Access-Control-Allow-Origin, it would allow every page.
         self._allowed_origins = frozenset(origin.encode() for origin in allowed_origins if origin != "*")
         self._accepted: set[bytes] = set()
 

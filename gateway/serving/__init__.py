@@ -6,8 +6,8 @@
   still), `standard_streams`.
 * `small_server`: a server in a thread, for the metrics port.
 
-Imports `http` and the ground. This module does not import `server`: `daphne.server` installs a Twisted reactor, for
-which another ASGI server has no use.
+Imports `http` and the ground. Imported by `host`, `endpoints`, `fleet` and `management`. This module does not import
+`server`: `daphne.server` installs a Twisted reactor, for which another ASGI server has no use.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Starts the guard, a small process that ends this one if it is frozen when it is told to stop.
 
-Where one call holds the GIL inside C, no Python code of this process sees a signal, and what `faulthandler` can do must
-be armed beforehand. The number of a signal is written to a socket by Python's handler in C, which needs no GIL; another
-process sees that nobody takes it out.
+While a call into C holds the GIL, no Python code of this process runs when a signal arrives. Python's signal handler in
+C does not need the GIL: it writes the number of the signal to a socket. The guard, a process of its own, sees that
+nobody reads the number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 PROGRAM: Final = Path(__file__).with_name("guard_process.py")
 
 _PASSED_ON: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-"""What the interpreter may need to start. The guard gets nothing else of the environment, which holds secrets."""
+"""Variables that the interpreter may need to start. The guard gets no others: the environment may hold secrets."""
 
 
 class Guard:
@@ -67,7 +67,7 @@ class Guard:
             os.close(read)
 
     def notice(self) -> None:
-        """Tell that a signal to stop was noticed: one that comes after it and stays unnoticed is the second."""
+        """Tell the guard that a signal to stop was noticed. If a later one stays unnoticed, it counts as the second."""
         if self._notices is not None:
             with contextlib.suppress(OSError):  # the guard is gone
                 os.write(self._notices, b"!")
@@ -76,7 +76,7 @@ class Guard:
 def _let_abort_end_init() -> None:
     """Let SIGABRT end the first process of a container, which the kernel protects from signals without a handler.
 
-    Python has no handlers that need no GIL. libc's `_exit` can be one: it gets the signal's number.
+    A handler in Python would need the GIL. libc's `_exit` can be the handler: its argument is the signal's number.
     """
     try:
         libc = ctypes.CDLL(None)

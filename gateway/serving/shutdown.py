@@ -1,9 +1,9 @@
 """SIGTERM, SIGINT and SIGHUP: a thread notices them, and the process ends in time.
 
 A handler on the event loop is useless while an application blocks the loop, and a handler in Python does not run while
-the main thread is inside a long call into C. The kernel's side of a signal reaches this thread through
-`signal.set_wakeup_fd` in both cases. Where not even a thread can run, because one call holds the GIL, there are
-`freezes` and `guard`. docs/starting-and-stopping.md has the whole sequence.
+the main thread is inside a long call into C. In both cases this thread is told of the signal through
+`signal.set_wakeup_fd`. If no thread can run because a call into C holds the GIL, `freezes` and `guard` end the process.
+docs/starting-and-stopping.md has the whole sequence.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ShutdownWatch(threading.Thread):
                 _end_process(0, b"The shutdown did not finish in time; the process ends with what still runs.\n")
             self._reader.settimeout(left)
             try:
-                # It is left there until all is prepared: the guard takes what stays there for the sign of a freeze.
+                # Read only after everything is prepared: an unread number tells the guard that the process is frozen.
                 number = self._reader.recv(1, socket.MSG_PEEK)[0]
             except TimeoutError:
                 continue
@@ -108,7 +108,7 @@ class ShutdownWatch(threading.Thread):
             self._reader.recv(1)
             self._pass_on(number)
             if is_stop:
-                # A loop that is closed need not be told.
+                # The loop may be closed by now.
                 with contextlib.suppress(RuntimeError):
                     self._on_first_signal()
 

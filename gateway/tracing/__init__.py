@@ -8,6 +8,8 @@
   remote servers, and the trace's id to the log.
 * `sampling` decides which requests are recorded. `exporting` sends spans to the collector.
 
-What a caller sends or gets is in no span: no arguments, results, keys, session ids, and no texts of exceptions.
-docs/tracing.md lists what is.
+Spans have nothing of what a caller sends or gets: no arguments, results, keys, session ids or texts of exceptions.
+docs/tracing.md lists what they have.
+
+Imports `http` and `conf`. Imported by `upstreams`, `instances`, `endpoints` and `host`.
 """

@@ -1,8 +1,8 @@
 """How much memory clients' messages may hold, and what servers send to them: of one key, of one address, of the host.
 
-A client's message counts from its arrival until its answer is on the way, with its text and what decoding makes of it
-(`json_size`). A large message of a server counts from when it is written as JSON until the client has taken it. The
-number of messages says little: a hundred calls may hold 2 MiB or a gigabyte.
+A client's message counts with its text and the decoded objects (`json_size`), from its arrival until its answer is
+being sent. A large message of a server counts from when it is written as JSON until the client has taken it. The number
+of messages is not limited here, since it says little: a hundred calls may hold 2 MiB or a gigabyte.
 """
 
 import threading
@@ -14,8 +14,8 @@ from gateway.exceptions import GatewayError, MessageBudgetFull, TooManyRequests
 from gateway.http.addresses import counted_address
 
 REQUEST_SHARE: Final = 0.875
-"""The part of each limit that requests may use. The rest is for clients' answers to servers' questions: otherwise the
-calls that wait for such an answer could keep it out."""
+"""The part of each limit that requests may use. The rest is reserved for clients' answers to servers' questions.
+Otherwise calls that wait for an answer could use up the memory that the answer needs."""
 
 SMALL_OUTGOING_BYTES: Final = 16 * 1024
 """What a server sends counts only if it is larger. An answer that is not counts no more than its request did."""
@@ -124,10 +124,10 @@ class MessageBudget:
             (of_address, self._address_bytes, ADDRESS_FULL),
             (of_host, self._host_bytes, HOST_FULL),
         ):
-            # A message that nothing else is held beside is always let in: otherwise it could never be sent.
+            # A message is always accepted if nothing else is held: otherwise it could never be sent.
             if held > size and held > limit:
-                # Not from a variable: the error's traceback would lead back to it, and such a circle, with the message
-                # at its end, lives until the next collection.
+                # Raised without a variable: the traceback would refer to the variable, and this cycle would keep the
+                # message in memory until the next garbage collection.
                 raise _refusal(text)
             if held > size and held > limit * REQUEST_SHARE:
                 return _refusal(text)
@@ -139,12 +139,12 @@ class MessageBudget:
             memory.holders += 1
 
     def release(self, memory: "MessageMemory") -> None:
-        """Take a holder of `memory` away. After the last one it counts no more."""
+        """Remove a holder of `memory`. After the last one, the memory is not counted any more."""
         with self._lock:
             memory.holders -= 1
             if memory.holders:
                 return
-            # It was raised, so its traceback leads back to the memory, and to the message.
+            # If it was raised, its traceback refers to the memory, and so to the message.
             memory.refusal = None
             key, address, size = memory.key, memory.address, memory.size_bytes
             self.held_bytes -= size

@@ -1,8 +1,7 @@
 """Servers that are not Python code in this process: commands, remote URLs, and folders in a process of their own.
 
-Each becomes a factory of low-level `Server` objects that relay what they get to the command or remote server: in this
-package that is "the other side". So instances, transports, limits and
-metrics treat them like any other server.
+Each becomes a factory of low-level `Server` objects that pass on what they get to the command or remote server, which
+this package calls "the other side". So instances, transports, limits and metrics treat them like any other server.
 
 * `manifest`, `placeholders`: `server.json` and `mcpServers` entries, checked when they are loaded. `secrecy`: what of
   them is not shown.
@@ -14,5 +13,5 @@ metrics treat them like any other server.
 * `relay`: the `Server` object that passes requests on. `questions`: what the other side asks the client.
 * `isolation`: Python folders in a process of their own.
 
-Imports `access` (for redaction) and the ground. `catalog` imports this package.
+Imports `access` (for redaction), `http`, `tracing` and the ground. Imported by `catalog`, `alerts` and `management`.
 """

@@ -1,9 +1,9 @@
-"""What the other side asks and tells: which client it is meant for, and how that client is asked.
+"""Questions and notifications of the other side: finds the client that each is for, and asks that client.
 
-The handshake era lets the other side ask while a call runs (sampling, elicitation, roots). Which call it means is not
-said on a pipe, so a question goes to the one call in flight, else to the newest session whose client can answer it.
-Clients of 2026-07-28 cannot be asked: their call is parked, its answer says what input is required, and the retry
-with the input resumes it.
+In the handshake era the other side may ask its client something while a call runs (sampling, elicitation, roots). On a
+pipe, a question does not say which call it belongs to. So it goes to the call in flight if there is only one, otherwise
+to the newest session whose client can answer it. Clients of 2026-07-28 cannot be sent requests. Their call is parked:
+it is answered with the input that is required, and a retry with that input resumes it.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ def is_modern(ctx: Context) -> bool:
 
 
 def connection_of(ctx: Context) -> Connection | None:
-    """The connection that a request came on, if it can be told anything later."""
+    """The connection that a request came on, if messages can be sent on it later."""
     # Private in mcp 2.3, whose handlers get a new session object with each request.
     connection: Connection | None = getattr(ctx.session, "_connection", None)
     return connection if connection is not None and connection.has_standalone_channel else None
@@ -135,7 +135,7 @@ class ParkedCall:
         """End the call if its client has not come back since it was told at `parked_at` what input is required."""
         if self.parked_at == parked_at:
             self.result.cancel()
-            # It may be done already, and then nothing else forgets it.
+            # If it is done already, nothing else would forget it.
             self.forget()
 
     async def next_answer(self) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class Questions:
         self.on_left()
 
     def subscribe(self, ctx: Context, uri: str) -> bool:
-        """Note that a session wants to hear of a resource. Returns whether it is the first."""
+        """Note that a session subscribes to a resource. Returns whether it is the first."""
         connection = connection_of(ctx)
         subscribers = self._subscriptions.setdefault(uri, set())
         is_first = not subscribers
@@ -215,7 +215,7 @@ class Questions:
         return is_first
 
     def unsubscribe(self, ctx: Context, uri: str) -> bool:
-        """Note that a session does not want to any more. Returns whether it was the last."""
+        """Note that a session unsubscribes from a resource. Returns whether it was the last."""
         subscribers = self._subscriptions.get(uri, set())
         connection = connection_of(ctx)
         if connection is not None:
@@ -226,7 +226,7 @@ class Questions:
 
     @property
     def subscribed(self) -> list[str]:
-        """The resources that somebody wants to hear of."""
+        """The resources with a subscriber."""
         return list(self._subscriptions)
 
     # -- What the other side asks ------------------------------------------------------------------------------------
