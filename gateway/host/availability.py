@@ -69,12 +69,22 @@ class Availability:
 
     def end_unavailable_sessions(self) -> None:
         """End sessions of servers that may not be used: requests that were admitted just before opened them."""
-        served = set(self._registry.names)
-        for session in self._sessions:
-            if not self._policies.get(session.server_name).is_enabled:
-                session.end(DISABLED)
-            elif session.server_name not in served:
-                session.end(REMOVED)
+        # Sessions are many and servers are few: this is called every second.
+        reasons = {
+            name: reason
+            for name in {session.server_name for session in self._sessions}
+            if (reason := self._reason_to_end(name))
+        }
+        if reasons:
+            for session in self._sessions:
+                if session.server_name in reasons:
+                    session.end(reasons[session.server_name])
+
+    def _reason_to_end(self, server_name: str) -> str:
+        """Why sessions of a server may not go on; empty if they may."""
+        if not self._policies.get(server_name).is_enabled:
+            return DISABLED
+        return "" if self._registry.serves(server_name) else REMOVED
 
     def _end_use(self, server_name: str, reason: str, error: GatewayError) -> None:
         """End the sessions, stateless requests and instances of a server; `error` answers the stateless requests."""

@@ -200,6 +200,10 @@ class SessionRecord(models.Model):
         verbose_name = "client"
         default_permissions = ("view",)
         permissions = [("end_session", "Can end a session")]
+        # Each process looks twice a second for sessions that it is to end. It may have ten thousand that are open.
+        indexes = [
+            models.Index(fields=["process", "state"], name="sessions_to_end", condition=models.Q(is_end_requested=True))
+        ]
         ordering = ["-opened_at"]
 
     def __str__(self) -> str:

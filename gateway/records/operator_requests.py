@@ -76,11 +76,8 @@ class OperatorRequests:
 
     def read(self, process_id: UUID) -> None:
         """Read the rows. Raises `django.db.DatabaseError`."""
-        sessions = list(
-            SessionRecord.objects.filter(
-                process=process_id, state=SessionRecord.State.OPEN, is_end_requested=True
-            ).values_list("id", flat=True)
-        )
+        to_end = SessionRecord.objects.filter(process=process_id, state=SessionRecord.State.OPEN, is_end_requested=True)
+        sessions = list(to_end.order_by().values_list("id", flat=True))
         with self._lock:
             self._sessions_to_end = sessions
         policies = self._policies()

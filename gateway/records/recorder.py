@@ -11,8 +11,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -151,9 +150,14 @@ class Recorder:
         self._written_draining = False
         self._written_revision = -1
         self._written_look: datetime | None = None
-        self._written_instances: dict[UUID, _WrittenInstance] = {}
-        self._written_clients: dict[UUID, tuple[int, float]] = {}
-        """Stateless clients, by instance -> how many requests their row has, and when it was written (monotonic)."""
+        self._instance_rows: dict[UUID, str] = {}
+        """Rows of instances that are not marked as ended -> their users."""
+        self._written_requests: dict[Instance, int] = {}
+        """Instances -> how many stateless requests their rows say."""
+        self._unwritten_clients: set[Instance] = set()
+        """Instances with stateless requests that the rows of their clients do not say yet."""
+        self._client_rows_written_at: dict[UUID, float] = {}
+        """Rows of stateless clients -> when they were last written (monotonic seconds)."""
         self._new_ended_rows: Counter[str] = Counter()
         """Users -> how many rows of theirs have ended since surplus rows of theirs were last deleted."""
         self._last_heartbeat = self._last_upkeep = float("-inf")
@@ -290,10 +294,10 @@ class Recorder:
     def _write_everything_again(self) -> None:
         """Forget what was written: the database may be another one, or another process marked our sessions as lost."""
         self._written_activity.clear()
-        self._written_clients.clear()
         # Which instances have a row stays known, so that those which end meanwhile are marked as ended.
-        for written in self._written_instances.values():
-            written.requests = None
+        self._written_requests.clear()
+        self._unwritten_clients.clear()
+        self._client_rows_written_at.clear()
         self._written_conditions = self._shown_conditions = None
         self._written_revision = -1
         with self._lock:
@@ -492,63 +496,61 @@ class Recorder:
 
     def _write_instances(self, is_last: bool) -> None:
         instances = [] if is_last else list(self._instances)
+        # This looks at all instances each time, so it must be cheap for those that nobody asks.
+        written = self._written_requests
+        changed = [instance for instance in instances if written.get(instance) != instance.activity.requests]
         # Before the rows: a request that comes in between is then written in the next round.
-        alive = {
-            instance.row_id: _WrittenInstance(instance.identity.user_id, instance.activity.requests)
-            for instance in instances
-        }
-        changed = [
-            instance
-            for instance in instances
-            if (written := self._written_instances.get(instance.row_id)) is None
-            or written.requests != instance.activity.requests
-        ]
-        self._write_stateless_clients([instance for instance in instances if self._is_client_row_due(instance)])
+        seen = {instance: instance.activity.requests for instance in changed}
+        self._instance_rows.update((instance.row_id, instance.identity.user_id) for instance in changed)
+        self._unwritten_clients.update(instance for instance, requests in seen.items() if requests)
+        self._write_stateless_clients(
+            [instance for instance in self._unwritten_clients if self._is_client_row_due(instance)]
+        )
         self._writer.upsert(
-            [
-                InstanceRecord(
-                    id=instance.row_id,
-                    process_id=self.process_id,
-                    server_name=instance.server_name,
-                    user_id=instance.identity.user_id,
-                    started_at=instance.started_at,
-                    last_request_at=(
-                        datetime.fromtimestamp(instance.activity.last, UTC) if instance.activity.requests else None
-                    ),
-                    requests=instance.activity.requests,
-                    calls=instance.activity.calls,
-                )
-                for instance in changed
-            ],
+            [self._instance_row(instance) for instance in changed],
             "id",
             ["last_request_at", "requests", "calls", "ended_at"],
         )
-        ended = {row_id: written for row_id, written in self._written_instances.items() if row_id not in alive}
-        row_ids = list(ended)
-        for start in range(0, len(row_ids), BATCH_SIZE):
-            batch, now = row_ids[start : start + BATCH_SIZE], timezone.now()
+        written.update(seen)
+        if len(self._instance_rows) > len(instances):
+            self._write_ended_instances(instances)
+
+    def _instance_row(self, instance: Instance) -> InstanceRecord:
+        activity = instance.activity
+        return InstanceRecord(
+            id=instance.row_id,
+            process_id=self.process_id,
+            server_name=instance.server_name,
+            user_id=instance.identity.user_id,
+            started_at=instance.started_at,
+            last_request_at=datetime.fromtimestamp(activity.last, UTC) if activity.requests else None,
+            requests=activity.requests,
+            calls=activity.calls,
+        )
+
+    def _write_ended_instances(self, instances: Sequence[Instance]) -> None:
+        """Mark the rows of all instances as ended that are not among `instances`."""
+        alive = {instance.row_id for instance in instances}
+        ended = [row_id for row_id in self._instance_rows if row_id not in alive]
+        for start in range(0, len(ended), BATCH_SIZE):
+            batch, now = ended[start : start + BATCH_SIZE], timezone.now()
             InstanceRecord.objects.filter(id__in=batch).update(ended_at=now)
             SessionRecord.objects.filter(id__in=batch).update(
                 state=SessionRecord.State.CLOSED, closed_at=now, end_reason="its instance ended"
             )
-            for row_id in batch:
-                self._written_clients.pop(row_id, None)
-        self._new_ended_rows.update(written.user_id for written in ended.values())
-        self._written_instances = alive
+        for row_id in ended:
+            self._new_ended_rows[self._instance_rows.pop(row_id)] += 1
+            self._client_rows_written_at.pop(row_id, None)
+        self._written_requests = {instance: self._written_requests[instance] for instance in instances}
+        self._unwritten_clients.intersection_update(instances)
 
     def _is_client_row_due(self, instance: Instance) -> bool:
         """Whether the row of a stateless client is to be written: the first time at once, then now and then."""
-        requests = instance.activity.requests
-        if not requests:
-            return False
-        written = self._written_clients.get(instance.row_id)
-        if written is None:
-            return True
-        return written[0] != requests and time.monotonic() - written[1] >= CLIENT_ROW_SECONDS
+        written_at = self._client_rows_written_at.get(instance.row_id)
+        return written_at is None or time.monotonic() - written_at >= CLIENT_ROW_SECONDS
 
     def _write_stateless_clients(self, instances: list[Instance]) -> None:
         """Write who sends stateless requests: one row for each instance, which is one user at one server."""
-        seen = {instance.row_id: (instance.activity.requests, time.monotonic()) for instance in instances}
         self._writer.upsert(
             [
                 SessionRecord(
@@ -574,16 +576,8 @@ class Recorder:
             "id",
             [*_UPDATED_SESSION_FIELDS, "address"],
         )
-        self._written_clients.update(seen)
-
-
-@dataclass(slots=True)
-class _WrittenInstance:
-    """What the row of an instance says."""
-
-    user_id: str
-    requests: int | None
-    """None: not known."""
+        self._unwritten_clients.difference_update(instances)
+        self._client_rows_written_at.update((instance.row_id, time.monotonic()) for instance in instances)
 
 
 def _public_key(identity: Identity) -> str:

@@ -19,6 +19,7 @@ from gateway.host.host import Host
 from gateway.instances.policies import Policy, default_policy
 from gateway.transports.sessions import Session
 from gateway.upstreams.slots import Slots
+from tests.support.function_calls import count_calls
 from tests.support.in_process import InProcessHost, host_in_process
 from tests.support.processes import ROOT
 
@@ -67,6 +68,15 @@ def carry_out(host: Host) -> None:
 def only_session(host: Host) -> Session:
     (session,) = host.sessions
     return session
+
+
+async def test_sessions_of_servers_that_may_be_used_cost_no_function_call_each_second() -> None:
+    async with steered() as (host, _):
+        await host.initialize(LEDGER)
+        of_one = count_calls(lambda: carry_out(host.host))
+        for _number in range(5):
+            await host.initialize(LEDGER)
+        assert count_calls(lambda: carry_out(host.host)) == of_one
 
 
 async def test_server_that_is_switched_off_has_no_sessions_and_no_instances_until_it_is_switched_on() -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, OperationalError
+from django.db import DatabaseError, OperationalError, connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from mcp_types import CLIENT_INFO_META_KEY
 
@@ -15,6 +16,7 @@ from gateway.instances.instance import Instance
 from gateway.instances.listings import Listing
 from gateway.records import models, recorder
 from gateway.records.models import HostProcess
+from tests.support.function_calls import count_calls
 from tests.support.mirror import Mirror, instance_row, row
 
 pytestmark = pytest.mark.django_db
@@ -83,6 +85,48 @@ def test_thousand_sessions_are_written_in_a_few_statements(django_assert_max_num
     assert models.SessionRecord.objects.count() == 1000
     with django_assert_max_num_queries(12):
         mirror.flush()
+
+
+def test_silent_sessions_and_instances_cost_no_function_call_when_rows_are_written() -> None:
+    mirror = Mirror()
+    mirror.flush()
+
+    def cost_of_a_round() -> int:
+        return count_calls(lambda: (mirror.recorder._write_sessions(), mirror.recorder._write_instances(False)))
+
+    def add(count: int) -> None:
+        for number in range(count):
+            mirror.open(f"user-{number}")
+            stateless_request(mirror.add_instance(f"user-{number}"), {"name": "agent", "version": "2"})
+        mirror.flush()
+
+    add(1)
+    of_few = cost_of_a_round()
+    add(100)
+    assert cost_of_a_round() == of_few
+
+
+def test_instance_that_ends_as_others_begin_has_its_end_written() -> None:
+    mirror = Mirror()
+    ended, alive = mirror.add_instance(), mirror.add_instance()
+    mirror.flush()
+    mirror.instances.remove(ended)
+    newcomer = mirror.add_instance()
+    mirror.flush()
+    assert instance_row(ended).ended_at is not None
+    assert [instance_row(instance).ended_at for instance in (alive, newcomer)] == [None, None]
+
+
+def test_sessions_to_end_are_found_without_looking_at_all_that_are_open() -> None:
+    mirror = Mirror()
+    mirror.flush()
+    with CaptureQueriesContext(connection) as queries:
+        mirror.recorder.operator_requests.read(mirror.recorder.process_id)
+    (statement,) = [query["sql"] for query in queries.captured_queries if "is_end_requested" in query["sql"]]
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN QUERY PLAN {statement}")
+        (plan,) = cursor.fetchall()
+    assert "sessions_to_end" in plan[-1]
 
 
 def test_what_could_not_be_written_is_written_later(monkeypatch: pytest.MonkeyPatch) -> None:
