@@ -69,16 +69,12 @@ class Availability:
 
     def end_unavailable_sessions(self) -> None:
         """End sessions of servers that may not be used: requests that were admitted just before opened them."""
-        # Sessions are many and servers are few: this is called every second.
-        reasons = {
-            name: reason
-            for name in {session.server_name for session in self._sessions}
-            if (reason := self._reason_to_end(name))
-        }
-        if reasons:
-            for session in self._sessions:
-                if session.server_name in reasons:
-                    session.end(reasons[session.server_name])
+        # This is called every second, and sessions may be many.
+        for server_name in self._sessions.servers:
+            if reason := self._reason_to_end(server_name):
+                for session in self._sessions:
+                    if session.server_name == server_name:
+                        session.end(reason)
 
     def _reason_to_end(self, server_name: str) -> str:
         """Why sessions of a server may not go on; empty if they may."""

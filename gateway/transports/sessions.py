@@ -5,6 +5,7 @@ its server (`instances`), its row in the database (`records.recorder`).
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +41,9 @@ NOT_RESTORED: Final = "it could not be restored now"
 
 GOES_ON: Final = frozenset({STOPPED, TAKEN_OVER, MOVED, NOT_RESTORED})
 """Reasons for which a session ends in this process only. All others end it for good."""
+
+EXPIRY_LOOKS: Final = 100
+"""How often sessions are looked at in the time that they may be idle. So they may be kept a hundredth longer."""
 
 MAX_FACT_LENGTH: Final = 200
 """The longest client name, version or address that is kept. Clients choose the first two freely."""
@@ -166,15 +170,20 @@ class Sessions:
 
     def __init__(self) -> None:
         self._by_id: dict[str, Session[Any]] = {}
+        self._by_server: Counter[str] = Counter()
+        self._looks_again_at = 0.0
+        """When `expire` next looks at the sessions (monotonic seconds)."""
 
     def add(self, session: Session[Any]) -> None:
         """Make `session` reachable. The caller must also remove it."""
         self._by_id[session.id] = session
+        self._by_server[session.server_name] += 1
         signals.session_opened.send_robust(Sessions, session=session)
 
     def remove(self, session: Session[Any]) -> None:
         """Forget `session`; its id answers 404 from now on. Removing it again changes nothing."""
         if self._by_id.pop(session.id, None) is not None:
+            self._by_server[session.server_name] -= 1
             signals.session_closed.send_robust(Sessions, session=session)
 
     @overload
@@ -208,8 +217,15 @@ class Sessions:
         return "" if session is None else session.protocol_version
 
     def expire(self, idle_seconds: float) -> int:
-        """End the Streamable HTTP sessions that had no request for `idle_seconds`. Returns how many."""
-        oldest = time.monotonic() - idle_seconds
+        """End the Streamable HTTP sessions that had no request for `idle_seconds`. Returns how many.
+
+        Call it regularly. To look at all sessions costs some milliseconds if there are ten thousand.
+        """
+        now = time.monotonic()
+        if now < self._looks_again_at:
+            return 0
+        self._looks_again_at = now + idle_seconds / EXPIRY_LOOKS
+        oldest = now - idle_seconds
         idle = [
             session
             for session in self
@@ -218,6 +234,11 @@ class Sessions:
         for session in idle:
             session.end("idle")
         return len(idle)
+
+    @property
+    def servers(self) -> list[str]:
+        """The names of the servers that have sessions."""
+        return [name for name, count in self._by_server.items() if count]
 
     def has(self, session_id: str) -> bool:
         """Whether there is a session with this id, whoever owns it."""

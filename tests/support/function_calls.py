@@ -8,7 +8,7 @@ from types import FrameType
 
 
 def count_calls(work: Callable[[], object]) -> int:
-    """Do `work`, and return how many Python functions were called meanwhile in this thread. C functions do not count."""
+    """Do `work`, and return how many Python functions this thread called meanwhile. C functions do not count."""
     calls = 0
 
     def note(frame: FrameType, event: str, argument: object) -> None:

@@ -145,6 +145,24 @@ def test_clock_that_is_set_expires_nothing_and_keeps_nothing(
         assert sessions.expire(1800) == 1
 
 
+def test_sessions_are_looked_at_for_expiry_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions, session = Sessions(), new_session(transport="streamable-http")
+    start = time.monotonic()
+    with opened(sessions, session):
+        for seconds, expired in ((1799, 0), (1801, 0), (1799 + 18, 1)):
+            monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: start + seconds)
+            assert sessions.expire(1800) == expired
+
+
+def test_servers_with_sessions_are_known() -> None:
+    sessions, one, other = Sessions(), new_session(), new_session(BOB)
+    with opened(sessions, one):
+        with opened(sessions, other):
+            assert sessions.servers == [one.server_name]
+        assert sessions.servers == [one.server_name]
+    assert sessions.servers == []
+
+
 @pytest.mark.parametrize("value", [None, "", {"a": 1}, ["x"], 5, "x" * 10_000])
 def test_what_a_client_says_of_itself_is_kept_as_text_of_bounded_length(value: object) -> None:
     session = new_session()
