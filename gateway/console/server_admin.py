@@ -24,19 +24,11 @@ from gateway.console.list_filters import StateFilter, is_list
 from gateway.console.log_lines import log_lines, may_see_log
 from gateway.console.row_page import RowPage
 from gateway.console.server_processes import server_processes
+from gateway.instances.policies import LIMIT_FIELDS
 from gateway.printable import LINES, printable
 from gateway.read_only_admin import ReadOnlyAdmin
 from gateway.records.models import ServerRecord, SessionRecord
 from gateway.records.reload_requests import request_reload
-
-POLICY_FIELDS: Final = (
-    "call_timeout_seconds",
-    "max_call_seconds",
-    "max_concurrent_calls",
-    "max_concurrent_calls_per_user",
-    "max_threads",
-    "when_blocked",
-)
 
 SHOWN_REASON: Final = 160
 """How many characters of a reason the list shows."""
@@ -88,7 +80,7 @@ class ServerAdmin(RowPage, ReadOnlyAdmin):
         (
             "How it is run",
             {
-                "fields": ["is_enabled", *POLICY_FIELDS, "isolation"],
+                "fields": ["is_enabled", *LIMIT_FIELDS, "isolation"],
                 "description": "Changes take effect within five seconds, without a restart.",
             },
         ),
@@ -287,7 +279,7 @@ def _tool(name: str, definition: dict[str, Any]) -> Tool:
 def _limits(server: ServerRecord) -> list[Limit]:
     """The values in force: the row's, or the settings'."""
     limits = []
-    for field in POLICY_FIELDS:
+    for field in LIMIT_FIELDS:
         own = getattr(server, field)
         value = getattr(conf, field) if own in (None, "") else own
         label = str(ServerRecord._meta.get_field(field).verbose_name).capitalize()  # type: ignore[union-attr]

@@ -6,9 +6,20 @@ Nothing on the request path reads a row.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.compat.handler_threads import WhenBlocked
 from gateway.conf import conf
+
+LIMIT_FIELDS: Final = (
+    "call_timeout_seconds",
+    "max_call_seconds",
+    "max_concurrent_calls",
+    "max_concurrent_calls_per_user",
+    "max_threads",
+    "when_blocked",
+)
+"""The limits that operators set for one server. Its row, `Policy` and the settings have them by these names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

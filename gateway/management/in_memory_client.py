@@ -55,34 +55,33 @@ async def connected(
 
 
 async def all_tools(client: Client) -> list[types.Tool]:
-    """Return every tool; none if the server has no tools."""
-    if client.server_capabilities.tools is None:
-        return []
-    return await _all_pages(client.list_tools, lambda page: page.tools)
+    """Return every tool."""
+    return await _all_pages(client.server_capabilities.tools, client.list_tools, lambda page: page.tools)
 
 
 async def all_resources(client: Client) -> list[types.Resource]:
     """Return every resource."""
-    if client.server_capabilities.resources is None:
-        return []
-    return await _all_pages(client.list_resources, lambda page: page.resources)
+    return await _all_pages(client.server_capabilities.resources, client.list_resources, lambda page: page.resources)
 
 
 async def all_resource_templates(client: Client) -> list[types.ResourceTemplate]:
     """Return every resource template."""
-    if client.server_capabilities.resources is None:
-        return []
-    return await _all_pages(client.list_resource_templates, lambda page: page.resource_templates)
+    return await _all_pages(
+        client.server_capabilities.resources, client.list_resource_templates, lambda page: page.resource_templates
+    )
 
 
 async def all_prompts(client: Client) -> list[types.Prompt]:
     """Return every prompt."""
-    if client.server_capabilities.prompts is None:
+    return await _all_pages(client.server_capabilities.prompts, client.list_prompts, lambda page: page.prompts)
+
+
+async def _all_pages(
+    capability: object, list_page: Callable[..., Awaitable[Any]], items: Callable[[Any], list[T]]
+) -> list[T]:
+    """The items of all pages; none if the server does not declare the capability."""
+    if capability is None:
         return []
-    return await _all_pages(client.list_prompts, lambda page: page.prompts)
-
-
-async def _all_pages(list_page: Callable[..., Awaitable[Any]], items: Callable[[Any], list[T]]) -> list[T]:
     found: list[T] = []
     cursor = None
     for _ in range(_MAX_PAGES):

@@ -5,28 +5,22 @@ The host takes what was read and carries it out once a second.
 """
 
 import threading
+from dataclasses import replace
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 from gateway.catalog.registry import Registry
-from gateway.instances.policies import Policy, default_policy
+from gateway.instances.policies import LIMIT_FIELDS, Policy, default_policy
 from gateway.records.models import HostProcess, ServerRecord, SessionRecord
 from gateway.storable import storable
-
-_Limit = TypeVar("_Limit", int, float)
 
 _READ_FIELDS: Final = (
     "name",
     "folder",
     "loaded_at",
     "is_enabled",
-    "call_timeout_seconds",
-    "max_call_seconds",
-    "max_concurrent_calls",
-    "max_concurrent_calls_per_user",
-    "max_threads",
-    "when_blocked",
+    *LIMIT_FIELDS,
     "isolation",
 )
 """What is read of servers' rows twice a second. Tracebacks and definitions of tools are long."""
@@ -103,27 +97,13 @@ class OperatorRequests:
         served = {storable(str(found.folder), 1024) for found in self._registry}
         # If several rows have one name, the last one counts: the folder that is served, or the one loaded last.
         rows = sorted(ServerRecord.objects.only(*_READ_FIELDS), key=lambda row: (row.folder in served, row.loaded_at))
-        default = default_policy()
-        return {
-            row.name: Policy(
-                is_enabled=row.is_enabled,
-                call_timeout_seconds=_or_default(
-                    row.call_timeout_seconds,
-                    default_policy(self._registry.own_call_timeout(row.name)).call_timeout_seconds,
-                ),
-                max_call_seconds=_or_default(row.max_call_seconds, default.max_call_seconds),
-                max_concurrent_calls=_or_default(row.max_concurrent_calls, default.max_concurrent_calls),
-                max_concurrent_calls_per_user=_or_default(
-                    row.max_concurrent_calls_per_user, default.max_concurrent_calls_per_user
-                ),
-                max_threads=_or_default(row.max_threads, default.max_threads),
-                max_computing_threads=default.max_computing_threads,
-                isolates=None if not row.isolation else row.isolation == "process",
-                when_blocked="wait" if (row.when_blocked or default.when_blocked) == "wait" else "spill",
-            )
-            for row in rows
-        }
+        return {row.name: _policy(row, self._registry.own_call_timeout(row.name)) for row in rows}
 
 
-def _or_default(value: _Limit | None, default: _Limit) -> _Limit:
-    return default if value is None else value
+def _policy(row: ServerRecord, own_call_timeout: float | None) -> Policy:
+    """What the row says, and the limits of the server's manifest and the settings where it says nothing."""
+    limits: dict[str, Any] = {
+        field: value for field in LIMIT_FIELDS if (value := getattr(row, field)) not in (None, "")
+    }
+    isolates = None if not row.isolation else row.isolation == "process"
+    return replace(default_policy(own_call_timeout), is_enabled=row.is_enabled, isolates=isolates, **limits)

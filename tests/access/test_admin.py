@@ -15,6 +15,7 @@ from gateway.access.keys import KEY_PATTERN, key_digest
 from gateway.access.models import ApiKey, AuditEvent, LimitHit
 from gateway.access.store import issue_key
 from gateway.records.models import ServerRecord
+from tests.support.logged_in import browser, make_operator
 
 pytestmark = pytest.mark.django_db
 
@@ -26,9 +27,7 @@ def operator() -> User:
 
 @pytest.fixture
 def client(operator: User) -> Client:
-    client = Client()
-    client.force_login(operator)
-    return client
+    return browser(operator)
 
 
 @pytest.fixture
@@ -227,10 +226,8 @@ def test_revoked_keys_stay_listed_and_cannot_be_deleted(client: Client, ada: Use
 
 
 def test_staff_without_permission_neither_sees_nor_issues_nor_revokes(ada: User) -> None:
-    staff = User.objects.create_user("staff", is_staff=True)
     row, _ = issue_key(ada)
-    client = Client()
-    client.force_login(staff)
+    client = browser(make_operator("staff"))
     assert client.get("/admin/access/apikey/").status_code == 403
     assert client.post("/admin/access/apikey/add/", form(ada)).status_code == 403
     assert client.post("/admin/access/apikey/", {"action": "revoke", "_selected_action": [row.pk]}).status_code == 403
@@ -323,20 +320,11 @@ def test_pages_have_a_policy_without_inline_scripts(client: Client) -> None:
         assert b"<style" not in answer.content
 
 
-def may(name: str, *codenames: str) -> Client:
-    """Log in as an operator who has these permissions."""
-    user = User.objects.create_user(name, is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
-    client = Client()
-    client.force_login(user)
-    return client
-
-
 USER_FORM = {"is_active": "on", "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
 
 
 def test_operator_who_may_change_users_gives_no_rights(operator: User, ada: User) -> None:
-    clerk = may("clerk", "view_user", "change_user", "delete_user", "change_group", "view_group")
+    clerk = browser(make_operator("clerk", "view_user", "change_user", "delete_user", "change_group", "view_group"))
     group = Group.objects.create(name="all")
     rights = [str(row.pk) for row in Permission.objects.all()]
     for user in (User.objects.get(username="clerk"), ada):
@@ -357,8 +345,8 @@ def test_operator_who_may_change_users_gives_no_rights(operator: User, ada: User
 
 @pytest.mark.parametrize("is_active", [True, False])
 def test_operator_changes_nobody_who_has_more_rights(operator: User, ada: User, is_active: bool) -> None:
-    clerk = may("clerk", "view_user", "change_user", "delete_user")
-    may("keeper", "revoke_apikey")
+    clerk = browser(make_operator("clerk", "view_user", "change_user", "delete_user"))
+    make_operator("keeper", "revoke_apikey")
     User.objects.exclude(username="clerk").update(is_active=is_active)
     passwords = {"password1": "Xk29-dkfjslw", "password2": "Xk29-dkfjslw", "usable_password": "true"}
     for user in (operator, User.objects.get(username="keeper")):

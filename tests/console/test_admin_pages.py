@@ -30,6 +30,7 @@ from gateway.host.server_log import ServerLog
 from gateway.records.models import CallRecord, HostProcess, ServerRecord, SessionRecord
 from gateway.upstreams.link_state import LinkState
 from gateway.upstreams.slots import Slots
+from tests.support.logged_in import browser, make_operator
 from tests.support.mirror import lost_process, open_row
 
 pytestmark = pytest.mark.django_db
@@ -46,18 +47,6 @@ DEFINITIONS = [
 @pytest.fixture
 def client() -> Client:
     return browser(User.objects.create_superuser("root"))
-
-
-def browser(user: User, **options: Any) -> Client:
-    client = Client(**options)
-    client.force_login(user)
-    return client
-
-
-def staff(*permissions: str) -> User:
-    user = User.objects.create_user("staff", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    return user
 
 
 def server(name: str, **facts: Any) -> ServerRecord:
@@ -147,7 +136,7 @@ def test_page_of_a_command_has_its_command_line_without_secrets_and_its_processe
     assert '<th scope="row">&lt;ada&gt;</th><td>running</td><td>4711</td><td>3</td>' in page
     assert "ended (exit status 1)" in page
     # Who uses a server is not for those who may not see clients.
-    assert "4711" not in shown(browser(staff("view_serverrecord")), f"{SERVERS}{row.pk}/change/")
+    assert "4711" not in shown(browser(make_operator("staff", "view_serverrecord")), f"{SERVERS}{row.pk}/change/")
 
 
 # -- Log lines -------------------------------------------------------------------------------------------------------
@@ -176,7 +165,7 @@ def test_log_lines_come_once_each_and_all_again_from_another_process(client: Cli
 
 def test_log_lines_take_a_permission_of_their_own(log: ServerLog) -> None:
     row = server("workshop")
-    viewer = browser(staff("view_serverrecord"))
+    viewer = browser(make_operator("staff", "view_serverrecord"))
     assert "log.js" in shown(viewer, f"{SERVERS}{row.pk}/change/")
     assert "data-url" not in shown(viewer, f"{SERVERS}{row.pk}/change/")
     assert viewer.get(f"{SERVERS}{row.pk}/log/").status_code == 403
@@ -248,7 +237,8 @@ def test_clients_page_leads_to_user_server_and_key_and_shows_its_calls(client: C
     assert "12.5 ms" in page
     assert "93 B" in page
     assert "of-another" not in page
-    assert "Its last calls" not in shown(browser(staff("view_sessionrecord")), f"{CLIENTS}{row.pk}/change/")
+    viewer = browser(make_operator("staff", "view_sessionrecord"))
+    assert "Its last calls" not in shown(viewer, f"{CLIENTS}{row.pk}/change/")
 
 
 def test_page_of_a_client_without_session_shows_the_calls_of_its_user_at_its_server(
@@ -282,7 +272,7 @@ def test_end_button_has_the_session_ended_and_is_in_the_audit_log(client: Client
 
 def test_end_takes_a_permission_and_a_csrf_token(process: HostProcess) -> None:
     row = open_row(process)
-    viewer = staff("view_sessionrecord")
+    viewer = make_operator("staff", "view_sessionrecord")
     assert "End this session" not in shown(browser(viewer), f"{CLIENTS}{row.pk}/change/")
     assert browser(viewer).post(f"{CLIENTS}{row.pk}/end/").status_code == 403
     assert browser(viewer).post(f"{CLIENTS}{uuid4()}/end/").status_code == 403
@@ -315,7 +305,7 @@ def test_users_page_hides_what_the_operator_may_not_see(process: HostProcess) ->
     ada = User.objects.create_user("ada")
     key, _ = issue_key(ada)
     open_row(process, user_id="ada", client_name="her-client")
-    page = shown(browser(staff("view_user")), f"/admin/auth/user/{ada.pk}/change/")
+    page = shown(browser(make_operator("staff", "view_user")), f"/admin/auth/user/{ada.pk}/change/")
     assert key.public not in page
     assert "her-client" not in page
     assert "callrecord" not in page
@@ -390,7 +380,7 @@ def test_list_of_servers_reads_no_long_text(client: Client) -> None:
 
 def test_pages_take_the_permission_of_their_rows_and_give_no_hint(process: HostProcess) -> None:
     row, there = open_row(process), server("time")
-    stranger = browser(staff())
+    stranger = browser(make_operator("staff"))
     for path in (
         SERVERS,
         f"{SERVERS}{there.pk}/change/",

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
@@ -14,6 +14,7 @@ from gateway.access.models import AuditEvent
 from gateway.alerts.models import Alert, AlertDestination, AlertMessage
 from gateway.alerts.outbox import note_result, take_due
 from gateway.alerts.signing import shown_secret
+from tests.support.logged_in import browser, make_operator
 
 pytestmark = pytest.mark.django_db
 
@@ -23,18 +24,12 @@ TOKEN = "token-of-the-receiver"
 
 @pytest.fixture
 def client() -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"))
-    return client
+    return browser(User.objects.create_superuser("root"))
 
 
 @pytest.fixture
 def viewer() -> Client:
-    user = User.objects.create_user("viewer", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=["view_alertdestination", "view_alert"]))
-    client = Client()
-    client.force_login(user)
-    return client
+    return browser(make_operator("viewer", "view_alertdestination", "view_alert"))
 
 
 @pytest.fixture
@@ -100,8 +95,7 @@ def test_buttons_need_a_post_with_a_token_and_the_permission_to_change(
     assert client.get(path).status_code == 405
     assert viewer.post(path).status_code == 403
     assert Client(enforce_csrf_checks=True).post(path).status_code in (302, 403)
-    checked = Client(enforce_csrf_checks=True)
-    checked.force_login(User.objects.get(username="root"))
+    checked = browser(User.objects.get(username="root"), enforce_csrf_checks=True)
     assert checked.post(path).status_code == 403
     assert client.post(f"{PAGES}999/{button}/").status_code == 404
     assert not AlertMessage.objects.exists()

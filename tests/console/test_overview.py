@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
@@ -25,6 +25,7 @@ from gateway.host.host import Host
 from gateway.instances.call_log import Call
 from gateway.records.models import HostProcess, MinuteRecord
 from gateway.transports.sessions import Session
+from tests.support.logged_in import browser, make_operator
 from tests.support.processes import BUNDLED_SERVERS
 
 HOSTILE = "<b onmouseover=x>\u202egnirts\x00" + "x" * 300
@@ -43,11 +44,8 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 @pytest.fixture
-def operator(client: Client, db: None) -> Client:
-    user = User.objects.create_user("olga", is_staff=True)
-    user.user_permissions.add(Permission.objects.get(codename="view_overview"))
-    client.force_login(user)
-    return client
+def operator(db: None) -> Client:
+    return browser(make_operator("olga", "view_overview"))
 
 
 def table(host: Host, name: str) -> list[Any]:

@@ -12,6 +12,7 @@ from gateway.access.store import issue_key
 from gateway.apps import GatewayConfig
 from gateway.catalog.discovery import discover
 from gateway.catalog.registry import Registry
+from tests.support.logged_in import browser
 from tests.support.processes import BUNDLED_SERVERS
 
 pytestmark = pytest.mark.django_db
@@ -32,9 +33,7 @@ def ada() -> User:
 
 @pytest.fixture
 def client(ada: User) -> Client:
-    client = Client()
-    client.force_login(ada)
-    return client
+    return browser(ada)
 
 
 @KEYS

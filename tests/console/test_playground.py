@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.test import Client, override_settings
 from django.utils import timezone
 
@@ -16,6 +16,7 @@ from gateway.apps import GatewayConfig
 from gateway.catalog.discovery import discover
 from gateway.catalog.registry import Registry
 from gateway.records.models import ServerRecord
+from tests.support.logged_in import browser, make_operator
 from tests.support.processes import BUNDLED_SERVERS
 
 pytestmark = pytest.mark.django_db
@@ -30,11 +31,7 @@ def _three_servers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def logged_in(name: str, *permissions: str, is_staff: bool = True) -> Client:
-    user = User.objects.create_user(name, is_staff=is_staff)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
+    return browser(make_operator(name, *permissions, is_staff=is_staff))
 
 
 @pytest.fixture

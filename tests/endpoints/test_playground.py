@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -12,9 +11,9 @@ from typing import Any, Final
 
 import pytest
 from django.conf import settings as django_settings
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.middleware.csrf import _get_new_csrf_string
-from django.test import Client, override_settings
+from django.test import override_settings
 
 from gateway.access.models import ApiKey, AuditEvent
 from gateway.access.store import issue_key
@@ -22,7 +21,8 @@ from gateway.console.playground import PREFIX
 from gateway.endpoints.playground import LOGGED_OUT, PlaygroundEndpoint
 from gateway.endpoints.routing import HttpRouter
 from tests.support.canary import CANARY
-from tests.support.in_process import Exchange, InProcessHost, Reply, host_in_process, no_django
+from tests.support.in_process import InProcessHost, Reply, StreamClient, host_in_process, no_django
+from tests.support.logged_in import browser, make_operator
 from tests.support.processes import PLAIN_SERVERS
 from tests.support.streamable import initialize_message
 from tests.support.wire import request, tool_call
@@ -48,11 +48,8 @@ class Operator:
 
 
 def log_in(name: str, *permissions: str, **fields: Any) -> Operator:
-    user = User.objects.create_user(name, is_staff=True, **fields)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return Operator(user, client.cookies[django_settings.SESSION_COOKIE_NAME].value, _get_new_csrf_string())
+    user = make_operator(name, *permissions, **fields)
+    return Operator(user, browser(user).cookies[django_settings.SESSION_COOKIE_NAME].value, _get_new_csrf_string())
 
 
 @pytest.fixture
@@ -87,14 +84,13 @@ async def host_with_keys(transactional_db: None) -> AsyncIterator[InProcessHost]
                 yield host
 
 
-class Page:
+class Page(StreamClient):
     """A page whose session is open."""
 
     def __init__(self, host: InProcessHost, operator: Operator, place: str = "workshop/ada") -> None:
         self.place, self._host, self._operator = place, host, operator
-        self.stream: Exchange = host.open("POST", f"{PREFIX}{place}/open", b"{}", operator.headers)
+        super().__init__(host.open("POST", f"{PREFIX}{place}/open", b"{}", operator.headers))
         self.id = ""
-        self._ids = itertools.count(1)
 
     async def start(self) -> Page:
         event = await self.stream.event()
@@ -111,18 +107,6 @@ class Page:
     async def send(self, message: Any) -> None:
         reply = await self.post(message)
         assert reply.status == 202, reply
-
-    async def request(self, method: str, params: Any = None) -> Any:
-        request_id = f"r{next(self._ids)}"
-        await self.send(request(method, params, request_id))
-        while (message := await self.stream.message()).get("id") != request_id:
-            pass
-        return message
-
-    async def call(self, tool: str, **arguments: Any) -> str:
-        answer = await self.request("tools/call", {"name": tool, "arguments": arguments})
-        assert "result" in answer, answer
-        return str(answer["result"]["content"][0]["text"])
 
     async def end_reason(self) -> str:
         while (event := await self.stream.event()).name != "end":

@@ -6,7 +6,6 @@ from uuid import uuid4
 import pytest
 from django.contrib.auth.models import User
 from django.db.models.functions import Now
-from django.test import Client
 from django.utils import timezone
 
 from gateway.catalog.definitions import Discovery, NearMiss
@@ -16,6 +15,7 @@ from gateway.records.models import HostProcess, ServerRecord
 from gateway.records.processes import Place, conditions_of_servers
 from gateway.records.recorder import Recorder
 from gateway.transports.sessions import Sessions
+from tests.support.logged_in import browser
 
 pytestmark = pytest.mark.django_db
 
@@ -86,8 +86,7 @@ def test_admin_lists_processes_with_what_they_do() -> None:
     process("a", slot=0, node="10.0.0.1:8000", load=0.5, memory_bytes=100 * 2**20)
     process("b", is_draining=True)
     process("c", last_seen_at="2000-01-01T00:00Z")
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"))
+    client = browser(User.objects.create_superuser("root"))
     page = client.get("/admin/records/hostprocess/").content.decode()
     for text in ("10.0.0.1:8000", "50%", "100 MiB", ">serving<", ">draining<", ">ended<"):
         assert text in page

@@ -5,7 +5,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
@@ -17,6 +17,7 @@ from gateway.records.operator_requests import OperatorRequests
 from gateway.records.recorder import Recorder
 from gateway.records.reload_requests import hosts_that_have_not, request_reload
 from gateway.transports.sessions import Sessions
+from tests.support.logged_in import browser, make_operator
 
 pytestmark = pytest.mark.django_db
 
@@ -85,21 +86,9 @@ LOOK = "/admin/records/serverrecord/look/"
 LIST = "/admin/records/serverrecord/"
 
 
-def browser(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-def staff(*permissions: str) -> User:
-    user = User.objects.create_user("staff", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    return user
-
-
 def test_operator_has_hosts_look_for_new_folders_with_one_button_also_where_there_is_no_server() -> None:
     host = make_host()
-    client = browser(staff("view_serverrecord", "change_serverrecord"))
+    client = browser(make_operator("staff", "view_serverrecord", "change_serverrecord"))
     assert "Look for new folders" in client.get(LIST).content.decode()
     answer = client.post(LOOK, follow=True)
     assert answer.redirect_chain == [(LIST, 302)]
@@ -109,7 +98,7 @@ def test_operator_has_hosts_look_for_new_folders_with_one_button_also_where_ther
 
 def test_staff_who_may_not_change_servers_have_no_button_and_are_refused() -> None:
     host = make_host()
-    client = browser(staff("view_serverrecord"))
+    client = browser(make_operator("staff", "view_serverrecord"))
     assert "Look for new folders" not in client.get(LIST).content.decode()
     assert client.post(LOOK).status_code == 403
     assert HostProcess.objects.get(id=host).look_requested_at is None

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
-from django.test import Client
 
 from gateway.catalog.definitions import Discovery, LoadFailure, NearMiss
 from gateway.catalog.registry import Registry
@@ -12,6 +11,7 @@ from gateway.instances.listings import Listings
 from gateway.records.models import ServerRecord
 from gateway.records.recorder import Recorder
 from gateway.transports.sessions import Sessions
+from tests.support.logged_in import browser
 
 pytestmark = pytest.mark.django_db
 
@@ -40,8 +40,7 @@ def test_near_miss_is_a_row_with_its_hint_until_it_is_gone(registry: Registry, r
 
 def test_near_miss_and_traceback_are_shown_in_the_admin(recorder: Recorder) -> None:
     recorder._flush(is_last=False)
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"))
+    client = browser(User.objects.create_superuser("root"))
     page = client.get("/admin/records/serverrecord/").content.decode()
     assert HINT in page
     assert "Not a server" in page

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -273,14 +274,39 @@ class HandshakeClient:
         return (await self._host.request("DELETE", self.target, headers=self.headers)).status
 
 
-class SseClient:
+class StreamClient(ABC):
+    """A client that gets all messages of its session on one event stream."""
+
+    def __init__(self, stream: Exchange) -> None:
+        self.stream = stream
+        self._ids = itertools.count(1)
+
+    @abstractmethod
+    async def send(self, message: Any) -> None:
+        """Post one message that has to be accepted."""
+
+    async def request(self, method: str, params: Any = None) -> Any:
+        """Send a request and return its answer; what comes before it is passed over."""
+        request_id = f"r{next(self._ids)}"
+        await self.send(request(method, params, request_id))
+        while (message := await self.stream.message()).get("id") != request_id:
+            pass
+        return message
+
+    async def call(self, tool: str, **arguments: Any) -> str:
+        """Call a tool and return the text it answers with."""
+        answer = await self.request("tools/call", {"name": tool, "arguments": arguments})
+        assert "result" in answer, answer
+        return str(answer["result"]["content"][0]["text"])
+
+
+class SseClient(StreamClient):
     """A client with an HTTP+SSE session."""
 
     def __init__(self, host: InProcessHost, stream: Exchange, endpoint: str) -> None:
+        super().__init__(stream)
         self._host = host
-        self.stream = stream
         self.endpoint = endpoint
-        self._ids = itertools.count(1)
 
     def post(self, message: Any, **options: Any) -> Exchange:
         """Post one message."""
@@ -291,24 +317,10 @@ class SseClient:
         reply = await self.post(message).reply()
         assert (reply.status, reply.body) == (202, b"Accepted"), reply
 
-    async def request(self, method: str, params: Any = None) -> Any:
-        """Send a request and return its answer; what comes before it is passed over."""
-        request_id = f"r{next(self._ids)}"
-        await self.send(request(method, params, request_id))
-        while (message := await self.stream.message()).get("id") != request_id:
-            pass
-        return message
-
     async def initialize(self, version: str = NEWEST_HANDSHAKE) -> Any:
         answer = await self.request("initialize", initialize_message(version)["params"])
         await self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         return answer["result"]
-
-    async def call(self, tool: str, **arguments: Any) -> str:
-        """Call a tool and return the text it answers with."""
-        answer = await self.request("tools/call", {"name": tool, "arguments": arguments})
-        assert "result" in answer, answer
-        return str(answer["result"]["content"][0]["text"])
 
     async def __aenter__(self) -> Self:
         return self
