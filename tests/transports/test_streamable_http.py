@@ -211,7 +211,7 @@ async def test_handler_may_close_its_stream_and_the_answer_waits_for_the_client(
     assert list(map(text_of, resumed.client.messages)) == ["later"]
 
 
-@pytest.mark.parametrize("version", ["2025-03-26", "2025-06-18"])
+@pytest.mark.parametrize("version", ["2024-11-05", "2025-03-26", "2025-06-18"])
 async def test_older_client_gets_no_event_without_data(workshop: LaneServer, version: str) -> None:
     session = Session(workshop)
     await session.initialize(version)
