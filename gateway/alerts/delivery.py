@@ -30,10 +30,10 @@ MAX_ERROR_LENGTH: Final = 200
 
 
 class Item(TypedDict):
-    """The beginning or the end of one alert, as a message has it."""
+    """The beginning or the end of one alert, as it stands in a message."""
 
     id: int | None
-    """Of the alert: beginning and end have the same. None for a test."""
+    """The id of the alert, the same at its beginning and its end. None for a test, and while the database is away."""
     event: str
     state: Literal["begun", "ended", "test"]
     subject: str
@@ -44,12 +44,12 @@ class Item(TypedDict):
 
 
 class DeliveryError(Exception):
-    """A message could not be sent. The text says why, without anything that the receiver said."""
+    """A message could not be sent. The text says why, and contains nothing that the receiver said."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message on its way, with what is needed to send it. No database is asked meanwhile."""
+    """A message with all that is needed to send it, so that sending needs no database."""
 
     message_id: UUID
     destination_id: int
@@ -108,7 +108,7 @@ async def _post(message: Outgoing) -> None:
         async with (
             asyncio.timeout(conf.alert_send_seconds),
             httpx2.AsyncClient(transport=transport, trust_env=False, timeout=conf.alert_send_seconds) as client,
-            # Only the status is read: what the receiver says is nobody's business here, and may be long.
+            # Only the status is read. The body is not needed, and may be long.
             client.stream("POST", message.url, content=body, headers=headers) as response,
         ):
             status = response.status_code
@@ -145,7 +145,7 @@ def _until(item: Item) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Why an attempt failed. Only what kind of error it was: texts of servers and libraries may hold anything."""
+    """Why an attempt failed: only the kind of error, because texts of servers and libraries may contain anything."""
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return f"There was no answer within {conf.alert_send_seconds:g} s."
     if isinstance(error, smtplib.SMTPAuthenticationError):

@@ -1,8 +1,8 @@
-"""Begins and ends alerts: rows that follow what is wrong, once for each event and subject.
+"""Begins and ends alerts: one row for each event and subject, while something is wrong.
 
 An alert begins when something has been wrong for a while, and ends when it has been well for a while, so that trouble
-that comes and goes is one alert. Used by the lead process, in one thread. If two processes take themselves for the lead
-for a moment, a constraint of the table keeps the second row out.
+that comes and goes is one alert. Used by the lead process, in one thread. If two processes act as the lead for a
+moment, a constraint of the table refuses the second row.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,13 +18,13 @@ from gateway.conf import conf
 from gateway.storable import storable
 
 MAX_OPEN: Final = 1000
-"""How many alerts may be open at once. What goes beyond it is in no alert."""
+"""How many alerts may be open at once. Beyond it, no alerts begin."""
 
 MAX_ROWS: Final = 10_000
 """How many past alerts are kept, besides `GUMCP_ALERT_RETENTION_DAYS`."""
 
 _LASTING: Final = frozenset({"server_failed", "server_blocked", "host_degraded"})
-"""Events that have to last before an alert begins. The others begin at once."""
+"""Events that must last for `GUMCP_ALERT_AFTER_SECONDS` before an alert begins. For others it begins at once."""
 
 _WELL_AT_ONCE: Final = frozenset({"key_expires"})
 """Events whose alerts end at once."""
@@ -38,7 +38,7 @@ _ENDINGS: Final[Mapping[str, str]] = {
 
 
 class Register:
-    """Remembers since when something is wrong or well. Times are monotonic seconds."""
+    """Remembers since when each subject is wrong or well again. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._wrong_since: dict[tuple[str, str], float] = {}

@@ -1,6 +1,6 @@
-"""What is wrong: of one process as it sees itself, and of the whole host, put together from all processes.
+"""What is wrong in one process, and what follows from it for the whole host.
 
-Texts are the host's own. They name servers and the public parts of keys, never what a client or a server's code said.
+Texts name servers and the public parts of keys. They contain nothing that a client or a server's code said.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ EVENT_LABELS: Final[Mapping[EventName, str]] = {
 
 OF_SERVERS: Final = "servers"
 OF_DATABASE: Final = "database"
-"""What degrades the host. Servers that failed or are blocked have events of their own."""
+"""Subjects of `host_degraded`. Servers that failed or are blocked have events of their own as well."""
 
 WHOLE_HOST: Final = "host"
 
@@ -42,7 +42,7 @@ class Troubles:
     """Refused requests of the last minute, by reason."""
 
     def to_json(self) -> dict[str, Any]:
-        """What is stored in a row."""
+        """Return it as JSON for a row."""
         return {
             **asdict(self),
             "failed_servers": list(self.failed_servers),
@@ -51,7 +51,7 @@ class Troubles:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Troubles":
-        """What a row has; a process of another version may have written it."""
+        """Read it from a row, which a process of another version may have written."""
         return cls(
             tuple(stored.get("failed_servers", ())),
             tuple(stored.get("blocked_servers", ())),
@@ -71,7 +71,7 @@ class Condition:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from others."""
+        """Event and subject: two conditions with the same key are about the same alert."""
         return self.event, self.subject
 
 
@@ -117,7 +117,7 @@ def degraded_by_database(cause: str) -> str:
 
 
 def causes_of_servers(failed: Sequence[str], blocked: Sequence[str]) -> list[str]:
-    """What these servers degrade the host with, as parts of a sentence."""
+    """Why these servers degrade the host, as parts of a sentence."""
     causes = [f"{_names(failed)} cannot be loaded"] if failed else []
     causes += [f"{_names(blocked)} {'is' if len(blocked) == 1 else 'are'} blocked"] if blocked else []
     return causes

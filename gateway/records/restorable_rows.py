@@ -27,7 +27,7 @@ MAX_CANDIDATES: Final = 20
 """How many sessions of a caller are looked at to find one that was lost."""
 
 TAKING_ATTEMPTS: Final = 3
-"""How often a process tries to take a session that others take at the same moment."""
+"""How many times a process tries to take a session that others try to take at the same moment."""
 
 _WRITTEN_FIELDS: Final = [
     "initialize",
@@ -38,7 +38,7 @@ _WRITTEN_FIELDS: Final = [
     "last_used_at",
     "lost_at",
 ]
-"""What the process that has a session may change of its row. The others say whose it is."""
+"""Fields that the process that has a session may change. The other fields say whose session it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class RestorableRows:
         try:
             self._write(rows)
         except (IntegrityError, ValueError):
-            # One row that cannot be written must not keep the others out.
+            # The other rows must be written even if one cannot be.
             for row in rows:
                 try:
                     self._write([row])
@@ -122,7 +122,7 @@ class RestorableRows:
     def take(self, id_digests: Sequence[str], caller_digests: Sequence[str], idle_seconds: float) -> KeptSession | None:
         """Take a Streamable HTTP session over from the process that has it. None if there is no such session.
 
-        Of several processes that do this at once, the last one has it.
+        If several processes do this at once, the last one gets it.
         """
         for _ in range(TAKING_ATTEMPTS):
             row = RestorableSession.objects.filter(
@@ -158,7 +158,7 @@ class RestorableRows:
         for row in rows:
             if row.id not in live and self._is_lost(row) and RestorableSession.objects.filter(id=row.id).delete()[0]:
                 return _kept(row, 1, None)
-        # Its end may not have been noticed yet: a machine that slept, a node that died.
+        # Its end may not have been noticed yet, for example if a machine slept or a node died.
         return _kept(rows[0], 1, None) if rows else None
 
     def _is_lost(self, row: RestorableSession) -> bool:

@@ -17,14 +17,14 @@ SPARE: Final = 512
 connections while they are refused."""
 
 SILENT_SECONDS: Final = 60.0
-"""How long a failure that was logged is not logged again."""
+"""How long after a failure was logged further ones are not."""
 
 
 def fit_connections(limits: ServingLimits) -> ServingLimits:
     """Raise the soft limit of open files as far as the connections need and the hard limit allows.
 
-    Returns limits for which there is room, and logs a warning if they allow fewer connections. A connection beyond a
-    limit can be answered; one for which there is no descriptor cannot.
+    Returns limits for which there are descriptors, and logs a warning if they allow fewer connections. A connection
+    beyond a limit is answered with a refusal, which needs a descriptor too.
     """
     if sys.platform == "win32":
         return limits
@@ -61,7 +61,7 @@ def fit_connections(limits: ServingLimits) -> ServingLimits:
 
 
 class AcceptFailures:
-    """Observes Twisted's log. Only there is it said that connections could not be accepted."""
+    """Observes Twisted's log, the only place where Twisted reports connections that could not be accepted."""
 
     def __init__(self) -> None:
         self._silent_until = 0.0

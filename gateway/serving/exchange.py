@@ -177,7 +177,7 @@ class Exchange:
         if self._ended:
             return
         if self._is_head_written:
-            # The rest is missing. A reset says so; an orderly end could be taken for the end of the body.
+            # The response is incomplete. A reset tells the client so; an orderly end could look like a complete body.
             self._end()
             self._connection.abort()
             return
@@ -205,7 +205,8 @@ class Exchange:
         size = self._bytes_sent if is_bodiless else self._bytes_sent + len(body)
         prefix = b"" if self._is_head_written else self._response_head(self._start)
         if self._bytes_announced is not None and not is_bodiless:
-            # The client would read more as the next response, and would wait for the rest of less.
+            # With more bytes than announced, the client would read the surplus as the next response. With fewer, it
+            # would wait for the rest.
             if size > self._bytes_announced:
                 raise ValueError("HTTP response body is longer than its Content-Length")
             if size < self._bytes_announced and not more_body:
