@@ -45,6 +45,7 @@ __all__ = [
     "parse_message",
     "request_key",
     "require_json",
+    "result_body",
 ]
 
 logger = logging.getLogger(__name__)
@@ -204,31 +205,43 @@ def message_body(message: JSONRPCMessage) -> bytes:
     Raises:
         ValueError: a request or a notification cannot be written. The handler that sends it gets this exception.
     """
+    if isinstance(message, JSONRPCResponse):
+        return result_body(message.id, message.result)
     try:
         # Not `model_dump_json`: it makes a text, which would have to be copied.
         return _ADAPTERS[type(message)].dump_json(message, by_alias=True, exclude_unset=True)
     except ValueError:
         try:
             return json_body(message.model_dump(by_alias=True, exclude_unset=True))
-        except ValueError as error:
-            if isinstance(message, JSONRPCResponse):
-                logger.warning("A result cannot be written as JSON (%s)", type(error).__name__)
-                return error_body(INTERNAL_ERROR, NOT_WRITABLE, message.id)
+        except ValueError:
             if isinstance(message, JSONRPCError):
                 return error_body(message.error.code, message.error.message, message.id)
             raise
 
 
+def result_body(request_id: RequestId, result: dict[str, Any]) -> bytes:
+    """The result of a request as bytes: what a `JSONRPCResponse` would make of it, at a third of the cost.
+
+    A result that cannot be written as JSON becomes an error.
+    """
+    response = {"jsonrpc": "2.0", "id": request_id, "result": result}
+    try:
+        return json_body(response)
+    except ValueError as error:
+        logger.warning("A result cannot be written as JSON (%s)", type(error).__name__)
+        return error_body(INTERNAL_ERROR, NOT_WRITABLE, request_id)
+
+
 def json_body(value: Any) -> bytes:
-    """`value` as JSON in UTF-8. A lone surrogate, which file names may contain, is written as `\\udce9`.
+    """`value` as JSON in UTF-8. A lone surrogate, which file names may contain, is written as `\\udce9`, NaN as null.
 
     Raises:
         ValueError: it contains an object that JSON cannot express.
     """
     try:
-        return pydantic_core.to_json(value)
+        return pydantic_core.to_json(value, inf_nan_mode="null")
     except ValueError:
-        return pydantic_core.to_json(_without_surrogates(value))
+        return pydantic_core.to_json(_without_surrogates(value), inf_nan_mode="null")
 
 
 def _without_surrogates(value: Any) -> Any:

@@ -1,4 +1,5 @@
 import json
+import math
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from mcp_types import (
 )
 
 from gateway.exceptions import InvalidMessage
-from gateway.jsonrpc import error_body, message_body, parse_message, request_key
+from gateway.jsonrpc import error_body, json_body, message_body, parse_message, request_key, result_body
 
 
 def as_bytes(**message: Any) -> bytes:
@@ -94,6 +95,13 @@ def test_answer_with_an_object_that_is_no_json_is_an_error_with_its_id() -> None
         "id": "a",
         "error": {"code": -32000, "message": "failed"},
     }
+
+
+def test_number_that_json_does_not_have_is_written_as_null() -> None:
+    result = {"structuredContent": {"numbers": [math.nan, math.inf, 1.5]}}
+    written = {"structuredContent": {"numbers": [None, None, 1.5]}}
+    assert json.loads(result_body(1, result))["result"] == written
+    assert json.loads(json_body(result)) == written
 
 
 def test_notification_with_an_object_that_is_no_json_is_refused_to_its_sender() -> None:

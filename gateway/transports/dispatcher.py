@@ -33,12 +33,11 @@ from mcp_types import (
     JSONRPCError,
     JSONRPCNotification,
     JSONRPCRequest,
-    JSONRPCResponse,
     ProgressToken,
     RequestId,
 )
 
-from gateway.jsonrpc import INITIALIZE
+from gateway.jsonrpc import INITIALIZE, message_body, result_body
 from gateway.transports.link import Inbound, MessageStream
 
 logger = logging.getLogger(__name__)
@@ -49,10 +48,13 @@ WriteMessage = Callable[[SessionMessage], Coroutine[Any, Any, None]]
 Raises anyio.BrokenResourceError if nobody can be reached any more.
 """
 
-CANCELLED: Final = "notifications/cancelled"
+SendAnswer = Callable[[RequestId, dict[str, Any] | None, bytes], None]
+"""Sends the answer to a request: its id, its result or None for an error, and the answer as bytes. Called in the lane.
 
-LAST_WRITE_SECONDS: Final = 1.0
-"""How long the answer to a request whose session ends may wait for the client to read (the SDK's own figure)."""
+Most messages are answers. They do not wait for a client that is slow to read.
+"""
+
+CANCELLED: Final = "notifications/cancelled"
 
 _TRANSPORT: Final = TransportContext(kind="jsonrpc", can_send_request=True)
 """What the SDK's dispatcher says of a transport that says nothing of itself."""
@@ -89,9 +91,9 @@ class Outbound:
 class SessionDispatcher:
     """The SDK's `Dispatcher` of one session that begins with `initialize`. Used in the lane."""
 
-    def __init__(self, inbound: Inbound, write: WriteMessage) -> None:
+    def __init__(self, inbound: Inbound, write: WriteMessage, answer: SendAnswer) -> None:
         self._inbound = inbound
-        self._write = write
+        self._answer = answer
         self._others: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(
             _OtherMessages(inbound, self._handle_here),
             Outbound(write),
@@ -167,12 +169,12 @@ class SessionDispatcher:
 
     async def _handle(self, request: JSONRPCRequest, context: "_RequestContext", on_request: OnRequest) -> None:
         try:
-            answer = await self._answer_to(request, context, on_request)
-            if answer is None or context.is_cancelled:
+            outcome = await self._outcome(request, context, on_request)
+            if outcome is None or context.is_cancelled:
                 # Spec: the receiver of a cancellation does not answer the request.
                 await _settle_unanswered(context.message_metadata)
             else:
-                await self._send(answer)
+                self._send(request.id, outcome)
         except Exception:
             # The client would wait for ever. The end of the session tells it.
             logger.exception("An answer could not be sent")
@@ -181,40 +183,38 @@ class SessionDispatcher:
             assert context.task is not None
             self._tasks.discard(context.task)
 
-    async def _answer_to(
+    async def _outcome(
         self, request: JSONRPCRequest, context: "_RequestContext", on_request: OnRequest
-    ) -> JSONRPCResponse | JSONRPCError | None:
+    ) -> dict[str, Any] | ErrorData | None:
         """Run the handler. Exceptions become the errors that the SDK's dispatcher makes of them.
 
         Returns None if the client has cancelled the request.
         """
         try:
-            result = await on_request(context, request.method, request.params)
-            return JSONRPCResponse(jsonrpc="2.0", id=request.id, result=result)
+            return await on_request(context, request.method, request.params)
         except asyncio.CancelledError:
             if context.is_cancelled:
                 return None
             # The session ends.
-            error = ErrorData(code=CONNECTION_CLOSED, message="Connection closed")
-            with anyio.move_on_after(LAST_WRITE_SECONDS):
-                await self._send(JSONRPCError(jsonrpc="2.0", id=request.id, error=error))
+            self._send(request.id, ErrorData(code=CONNECTION_CLOSED, message="Connection closed"))
             raise
         except Exception as exception:
             found = handler_exception_to_error_data(exception)
             if found is None:
                 logger.exception("handler for %r raised", request.method)
                 found = ErrorData(code=0, message=str(exception))
-            return JSONRPCError(jsonrpc="2.0", id=request.id, error=found)
+            return found
         finally:
             context.close()
             if self._in_flight.get(context.key) is context:
                 del self._in_flight[context.key]
 
-    async def _send(self, answer: JSONRPCResponse | JSONRPCError) -> None:
-        try:
-            await self._write(SessionMessage(answer))
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            logger.debug("An answer was dropped: nobody can be reached any more")
+    def _send(self, request_id: RequestId, outcome: dict[str, Any] | ErrorData) -> None:
+        if isinstance(outcome, ErrorData):
+            error = JSONRPCError(jsonrpc="2.0", id=request_id, error=outcome)
+            self._answer(request_id, None, message_body(error))
+        else:
+            self._answer(request_id, outcome, result_body(request_id, outcome))
 
 
 async def _settle_unanswered(metadata: ServerMessageMetadata) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import anyio
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
-from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, RequestId
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCNotification, JSONRPCRequest, RequestId
 from starlette.requests import Request
 
 from gateway import metrics, signals
@@ -24,7 +24,7 @@ from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBa
 from gateway.http.asgi import Scope
 from gateway.instances.call_log import MAX_NAME_LENGTH, Conversation, note_answer_size
 from gateway.instances.lanes import Lane
-from gateway.jsonrpc import ANSWERS, INITIALIZE, JSONRPCMessage, error_body, request_key
+from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, error_body, request_key
 from gateway.transports.message_budget import SMALL_OUTGOING_BYTES, WITHHELD, MessageMemory
 from gateway.transports.session_state import INITIALIZED, STATE_METHODS
 from gateway.transports.sessions import MAX_FACT_LENGTH, Session
@@ -285,16 +285,6 @@ class Link:
             self._refuse_own_requests()
         return accepted
 
-    def is_for_host(self, message: JSONRPCMessage) -> bool:
-        """Whether `message` answers a request of the host itself, which then gets its result."""
-        if not self._own_requests or not isinstance(message, ANSWERS) or message.id is None:
-            return False
-        accepted = self._own_requests.pop(request_key(message.id), None)
-        if accepted is None:
-            return False
-        _resolve(accepted, isinstance(message, JSONRPCResponse))
-        return True
-
     async def opens_with_handshake(self) -> bool:
         """Wait for the session's first message. Returns whether it is `initialize`."""
         try:
@@ -319,60 +309,69 @@ class Link:
             self._conversation = found
         return self._conversation
 
-    def weigh(self, message: JSONRPCMessage, data: bytes) -> tuple[bytes, MessageMemory | None]:
-        """Count what is to be sent to the client, if it is large. Call it before `note_sent`.
+    def weigh(self, data: bytes) -> MessageMemory | None:
+        """Count a message that is no answer, if it is large. Call it before it is sent.
 
-        Returns what to send, which is an error in place of an answer that would make the client hold too much, and the
-        memory that it holds: keep it until it has been sent, and release it here.
+        Returns the memory that it holds: keep it until it has been sent, and release it here.
 
         Raises:
-            MCPError: it is no answer, and would make the client hold too much.
+            MCPError: the client would hold too much.
         """
-        return (data, None) if len(data) <= SMALL_OUTGOING_BYTES else self._weigh(message, data)
-
-    def _weigh(self, message: JSONRPCMessage, data: bytes) -> tuple[bytes, MessageMemory | None]:
         session = self.session
-        if isinstance(message, ANSWERS) and message.id is not None:
-            memory = session.in_flight.get(request_key(message.id))
-            if memory is None:
-                return data, None
-            if memory.add_outgoing(len(data)):
-                memory.keep()
-                return data, memory
-            metrics.withheld_messages.labels(session.server_name).inc()
-            return error_body(INTERNAL_ERROR, WITHHELD, message.id), None
-        if session.budget is None:
-            return data, None
+        if len(data) <= SMALL_OUTGOING_BYTES or session.budget is None:
+            return None
         memory = session.budget.hold_outgoing(session.identity, session.address, len(data))
         if memory is None:
             metrics.withheld_messages.labels(session.server_name).inc()
             raise MCPError(code=INTERNAL_ERROR, message=WITHHELD)
-        return data, memory
+        return memory
 
-    def note_sent(self, message: JSONRPCMessage, size_bytes: int = 0) -> None:
-        """Count a message to the client, and settle the request that it answers. Call it before it is sent.
+    def weigh_answer(self, request_id: RequestId, data: bytes) -> tuple[bytes, MessageMemory | None]:
+        """Count an answer, if it is large. Call it before `settle`.
 
-        `size_bytes`: how long it is, for what is noted of a call that it answers.
+        Returns what to send, which is an error if the client would hold too much, and the memory as `weigh` does.
         """
+        if len(data) <= SMALL_OUTGOING_BYTES:
+            return data, None
+        memory = self.session.in_flight.get(request_key(request_id))
+        if memory is None:
+            return data, None
+        if memory.add_outgoing(len(data)):
+            memory.keep()
+            return data, memory
+        metrics.withheld_messages.labels(self.session.server_name).inc()
+        return error_body(INTERNAL_ERROR, WITHHELD, request_id), None
+
+    def note_sent(self) -> None:
+        """Count a message to the client. Call it before the message is sent."""
         self.session.note_outgoing()
         self._count_out.inc()
-        if isinstance(message, ANSWERS) and message.id is not None:
-            note_answer_size(size_bytes)
-            key, state = request_key(message.id), self.session.state
-            self._settle(key)
-            if isinstance(message, JSONRPCResponse):
-                self.session.is_established = True
-            if (
-                state is not None
-                and state.has_unanswered
-                and state.note_answer(key, is_accepted=isinstance(message, JSONRPCResponse))
-            ):
-                self._announce_state()
-            if key == self._initialize_key and isinstance(message, JSONRPCResponse):
+
+    def settle(self, request_id: RequestId, result: dict[str, Any] | None, size_bytes: int) -> bool:
+        """Count an answer to the client, and settle its request. Call it before the answer is sent.
+
+        `result` is None for an error. `size_bytes`: how long the answer is, for what is noted of a call. Returns
+        whether the client asked, and not the host itself: then the answer is to be sent.
+        """
+        self.note_sent()
+        note_answer_size(size_bytes)
+        key, session, is_accepted = request_key(request_id), self.session, result is not None
+        state = session.state
+        self._settle(key)
+        if result is not None:
+            session.is_established = True
+            if key == self._initialize_key:
                 self.is_initialized = True
                 # The version the server chose, which may differ from the one the client proposed.
-                self.session.protocol_version = str(message.result.get("protocolVersion", ""))[:MAX_FACT_LENGTH]
+                session.protocol_version = str(result.get("protocolVersion", ""))[:MAX_FACT_LENGTH]
                 self._announce_state()
+        if state is not None and state.has_unanswered and state.note_answer(key, is_accepted=is_accepted):
+            self._announce_state()
+        accepted = self._own_requests.pop(key, None) if self._own_requests else None
+        if accepted is None:
+            return True
+        _resolve(accepted, is_accepted)
+        return False
 
     def close(self) -> None:
         """Drop what is left: the message loop has ended, so nothing will be answered any more."""

@@ -14,7 +14,7 @@ from mcp.server.runner import serve_connection, serve_dual_era_loop
 from gateway.instances.call_clock import can_ask_client
 from gateway.instances.call_log import current_conversation
 from gateway.instances.running_server import RunningServer
-from gateway.transports.dispatcher import Outbound, SessionDispatcher, WriteMessage
+from gateway.transports.dispatcher import Outbound, SendAnswer, SessionDispatcher, WriteMessage
 from gateway.transports.link import Link
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class MessageLoop:
         running: RunningServer,
         link: Link,
         write: WriteMessage,
+        answer: SendAnswer,
         *,
         on_end: Callable[[], object],
         takes_stateless: bool,
@@ -44,6 +45,7 @@ class MessageLoop:
         self._running = running
         self._link = link
         self._write = write
+        self._answer = answer
         self._on_end = on_end
         self._takes_stateless = takes_stateless
         self._can_ask = can_ask
@@ -104,7 +106,7 @@ class MessageLoop:
         `serve_dual_era_loop` would do as well, but it relays every message of the session through one more task.
         """
         running, link = self._running, self._link
-        dispatcher = SessionDispatcher(link.inbound, self._write)
+        dispatcher = SessionDispatcher(link.inbound, self._write, self._answer)
         await serve_connection(
             running.server,
             dispatcher,

@@ -16,7 +16,7 @@ from typing import Any
 
 import anyio
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCRequest
+from mcp_types import JSONRPCRequest, JSONRPCResponse, RequestId
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from gateway.exceptions import GatewayError, StreamClosed
@@ -35,7 +35,7 @@ from gateway.transports.sessions import Session
 class SseTransport:
     """The wire of one HTTP+SSE session.
 
-    Threads: `_write` and `_announce_in_lane` run in the lane, everything else on the host's loop.
+    Threads: `_write`, `_answer` and `_announce_in_lane` run in the lane, everything else on the host's loop.
     """
 
     def __init__(self, running: RunningServer, session: Session[Any], stream: EventStream, *, max_backlog: int) -> None:
@@ -43,7 +43,9 @@ class SseTransport:
         self._session = session
         self._stream = stream
         self._link = Link(session, running.lane, max_backlog, stream.wait_for_room, lambda: stream.must_wait)
-        self._loop = MessageLoop(running, self._link, self._write, on_end=stream.close, takes_stateless=True)
+        self._loop = MessageLoop(
+            running, self._link, self._write, self._answer, on_end=stream.close, takes_stateless=True
+        )
 
     def start(self) -> None:
         """Start the message loop."""
@@ -86,24 +88,36 @@ class SseTransport:
 
     def _announce_in_lane(self) -> None:
         for message in list_changed_messages():
-            self._link.note_sent(message)
+            self._link.note_sent()
             self._stream.write(frame(b"message", message.model_dump_json(exclude_unset=True).encode()))
 
     async def _write(self, item: SessionMessage) -> None:
         message = item.message
-        data, memory = self._link.weigh(message, message_body(message))
-        self._link.note_sent(message, len(data))
-        try:
-            if self._link.is_for_host(message):
-                return
-            self._stream.write(frame(b"message", data), memory=memory)
-        finally:
-            if memory is not None:
-                memory.release()
-        # An answer does not wait here, where it would be held twice: nothing follows it, and the session takes no more
-        # messages until there is room.
-        if self._stream.must_wait and not isinstance(message, ANSWERS):
+        data = message_body(message)
+        if isinstance(message, ANSWERS) and message.id is not None:
+            self._answer(message.id, message.result if isinstance(message, JSONRPCResponse) else None, data)
+            return
+        memory = self._link.weigh(data)
+        self._link.note_sent()
+        self._send(data, memory)
+        if self._stream.must_wait:
             try:
                 await self._stream.wait_for_room()
             except StreamClosed:
                 raise anyio.BrokenResourceError from None
+
+    def _answer(self, request_id: RequestId, result: dict[str, Any] | None, data: bytes) -> None:
+        # It does not wait for room, where it would be held twice: nothing follows it, and the session takes no more
+        # messages until there is room.
+        data, memory = self._link.weigh_answer(request_id, data)
+        if self._link.settle(request_id, result, len(data)):
+            self._send(data, memory)
+        elif memory is not None:
+            memory.release()
+
+    def _send(self, data: bytes, memory: MessageMemory | None) -> None:
+        try:
+            self._stream.write(frame(b"message", data), memory=memory)
+        finally:
+            if memory is not None:
+                memory.release()

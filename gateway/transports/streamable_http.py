@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, Final
 
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
-from mcp_types import JSONRPCRequest, RequestId
+from mcp_types import JSONRPCRequest, JSONRPCResponse, RequestId
 from mcp_types.version import is_version_at_least
 
 from gateway.exceptions import GatewayError, StreamClosed
@@ -269,6 +269,7 @@ class StreamableHttpTransport:
             running,
             self._link,
             self._write,
+            self._answer,
             on_end=self._end_in_lane,
             takes_stateless=False,
             can_ask=self._has_standalone_stream,
@@ -462,7 +463,7 @@ class StreamableHttpTransport:
 
     def _announce_in_lane(self) -> None:
         for message in list_changed_messages():
-            self._link.note_sent(message)
+            self._link.note_sent()
             self._standalone.send(message.model_dump_json(exclude_unset=True).encode())
 
     async def _attach_standalone(self, stream: EventStream) -> bool:
@@ -521,17 +522,16 @@ class StreamableHttpTransport:
 
     async def _write(self, item: SessionMessage) -> None:
         message = item.message
-        data, memory = self._link.weigh(message, message_body(message))
-        self._link.note_sent(message, len(data))
+        data = message_body(message)
+        if isinstance(message, ANSWERS) and message.id is not None:
+            self._answer(message.id, message.result if isinstance(message, JSONRPCResponse) else None, data)
+            return
+        memory = self._link.weigh(data)
+        self._link.note_sent()
+        target: _ResumableStream = self._standalone
+        if isinstance(item.metadata, ServerMessageMetadata) and item.metadata.related_request_id is not None:
+            target = self._posts.get(request_key(item.metadata.related_request_id), self._standalone)
         try:
-            if self._link.is_for_host(message):
-                return
-            if isinstance(message, ANSWERS) and message.id is not None:
-                self._finish(request_key(message.id), data, memory)
-                return
-            target: _ResumableStream = self._standalone
-            if isinstance(item.metadata, ServerMessageMetadata) and item.metadata.related_request_id is not None:
-                target = self._posts.get(request_key(item.metadata.related_request_id), self._standalone)
             target.send(data, memory)
         finally:
             if memory is not None:
@@ -541,3 +541,12 @@ class StreamableHttpTransport:
         except StreamClosed:
             # The client may come back: what it has missed is kept.
             return
+
+    def _answer(self, request_id: RequestId, result: dict[str, Any] | None, data: bytes) -> None:
+        data, memory = self._link.weigh_answer(request_id, data)
+        try:
+            if self._link.settle(request_id, result, len(data)):
+                self._finish(request_key(request_id), data, memory)
+        finally:
+            if memory is not None:
+                memory.release()

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 from mcp.shared.message import ServerMessageMetadata
-from mcp_types import JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
+from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull, StreamClosed, TooManyRequests
 from gateway.instances.lanes import Lane
@@ -56,7 +56,7 @@ async def test_id_in_flight_is_refused_until_it_is_answered(lane: Lane, first: A
     with pytest.raises(DuplicateRequestId) as refusal:
         link.admit(call(second), SCOPE, new_memory())
     assert refusal.value.request_id == second
-    await in_lane(lane, lambda: link.note_sent(JSONRPCResponse(jsonrpc="2.0", id=first, result={})))
+    await in_lane(lane, lambda: link.settle(first, {}, 0))
     link.admit(call(second), SCOPE, new_memory())
 
 
@@ -66,8 +66,7 @@ async def test_initialize_is_taken_once(lane: Lane) -> None:
     with pytest.raises(RepeatedInitialize):
         link.admit(INITIALIZE.model_copy(update={"id": "again"}), SCOPE, new_memory())
     assert (link.is_initialized, link.session.client_name) == (False, "c")
-    answer = JSONRPCResponse(jsonrpc="2.0", id="init", result={"protocolVersion": "2025-06-18"})
-    await in_lane(lane, lambda: link.note_sent(answer))
+    await in_lane(lane, lambda: link.settle("init", {"protocolVersion": "2025-06-18"}, 0))
     assert (link.is_initialized, link.session.protocol_version) == (True, "2025-06-18")
     with pytest.raises(RepeatedInitialize):
         link.admit(INITIALIZE.model_copy(update={"id": "later"}), SCOPE, new_memory())
@@ -106,7 +105,7 @@ async def test_request_holds_its_memory_until_the_answer_and_a_notification_unti
     for _ in range(2):
         await lane.run(link.inbound.receive())
     assert budget.held_bytes == 10
-    await in_lane(lane, lambda: link.note_sent(JSONRPCResponse(jsonrpc="2.0", id=1, result={})))
+    await in_lane(lane, lambda: link.settle(1, {}, 0))
     assert budget.held_bytes == 0
 
 

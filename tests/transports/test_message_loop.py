@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from mcp_types import JSONRPCNotification, JSONRPCRequest
+from mcp_types import JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
+from gateway.jsonrpc import ANSWERS, parse_message
 from gateway.transports.link import Link
 from gateway.transports.message_loop import MessageLoop
 from tests.support.lane_server import SCOPE, LaneServer, new_budget, new_memory, new_session
@@ -30,13 +31,20 @@ class Session:
             workshop,  # type: ignore[arg-type]
             self.link,
             self._write,
+            self._answer,
             on_end=self._note_end,
             takes_stateless=takes_stateless,
         )
 
     async def _write(self, item: Any) -> None:
-        self.link.note_sent(item.message)
         self.written.append(item.message)
+        if isinstance(item.message, ANSWERS):
+            result = item.message.result if isinstance(item.message, JSONRPCResponse) else None
+            self.link.settle(item.message.id, result, 0)
+
+    def _answer(self, request_id: Any, result: dict[str, Any] | None, data: bytes) -> None:
+        self.written.append(parse_message(data))
+        self.link.settle(request_id, result, 0)
 
     def _note_end(self) -> None:
         self.ends += 1
@@ -147,12 +155,10 @@ async def test_answer_that_cannot_be_sent_ends_its_session(
 ) -> None:
     session = Session(workshop)
 
-    async def write(item: Any) -> None:
-        if getattr(item.message, "id", None) == 1:
-            raise ValueError("not writable")
-        await session._write(item)
+    async def answer(request_id: Any, result: dict[str, Any] | None, data: bytes) -> None:
+        raise ValueError("not writable")
 
-    session.loop._write = write
+    session.loop._answer = answer
     session.loop.start()
     session.initialize()
     await session.answer("init")
