@@ -7,13 +7,11 @@ Spec: 2025-11-25 basic/transports#sending-messages-to-the-server, rule 5: either
 """
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.http.asgi import Headers, Receive, Send
 from gateway.http.requests import until_disconnect
@@ -24,8 +22,7 @@ WATCH_AFTER_SECONDS: Final = 1.0
 """Only for answers that take longer does a task watch whether the client leaves. Most are faster."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole response."""
 
     body: bytes
@@ -115,8 +112,10 @@ class Reply:
 
     def _notify(self) -> None:
         if not self._is_decided:
-            with contextlib.suppress(RuntimeError):  # the host's loop is closed: nobody is waiting
+            try:
                 self._loop.call_soon_threadsafe(self._decide)
+            except RuntimeError:  # the host's loop is closed: nobody is waiting
+                return
 
     def _decide(self) -> None:
         self._is_decided = True
@@ -146,6 +145,8 @@ class Reply:
         An answer that takes longer than `silence_seconds` is streamed, so that comments keep its connection open.
         While the answer is a stream, `counted` is entered.
         """
+        # It leads back to this reply. Such a circle would wait for the garbage collector.
+        on_silence, self.on_silence = self.on_silence, None
         started = time.monotonic()
         await self._wait(min(WATCH_AFTER_SECONDS, silence_seconds))
         if not self._is_decided:
@@ -154,8 +155,8 @@ class Reply:
                 return False
             if not self._is_decided:
                 self.open_stream()  # unless it is answered by now
-                if self.is_stream and self.on_silence is not None:
-                    self.on_silence()
+                if self.is_stream and on_silence is not None:
+                    on_silence()
         if self._answer is not None:
             answer = self._answer
             return await respond_in_steps(

@@ -196,6 +196,9 @@ class StatelessCall:
             try:
                 result = await runner.on_request(channel, request.method, request.params)
             finally:
+                # The runner keeps this bound method of its own (`functools.cached_property`). Such a circle would wait
+                # for the garbage collector, and the connection with it.
+                del runner.on_request
                 if _has_to_close(connection):
                     await aclose_shielded(connection)
         except Exception as error:
