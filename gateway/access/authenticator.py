@@ -204,11 +204,11 @@ class Authenticator:
         return TooManyRequests("Too many requests with keys that are not valid.", seconds, note)
 
     async def _spend_request(self, grant: Grant, address: str) -> None:
-        subject = counted_address(address)
+        subject, key = counted_address(address), grant.public
         if not self.limits.spend_at_once("requests of an address", subject):
             await self._spend("requests of an address", subject, grant)
-        if not self.limits.spend_at_once("requests of a key", grant.public):
-            await self._spend("requests of a key", grant.public, grant)
+        if not self.limits.spend_at_once("requests of a key", key):
+            await self._spend("requests of a key", key, grant)
 
     async def _spend(
         self, rule: Literal["requests of a key", "requests of an address"], subject: str, grant: Grant

@@ -22,6 +22,8 @@ MAX_SESSION_KEY_BYTES: Final = 4096
 MAX_USER_ID_LENGTH: Final = 255
 """Longest user id, in characters: what the session rows can hold."""
 
+_NOTHING: Final = nullcontext[None]()
+
 _HEX_DIGITS: Final = frozenset("0123456789abcdefABCDEF")
 
 
@@ -50,11 +52,11 @@ class Identity:
 
     def answering(self) -> AbstractContextManager[None]:
         """Keep its grant up to date inside the block, however long the request takes."""
-        return nullcontext() if self.grant is None else self.grant.answering()
+        return _NOTHING if self.grant is None else self.grant.answering()
 
     def closing(self, close: Callable[[], object]) -> AbstractContextManager[None]:
         """Call `close`, on the host's loop, if the key is revoked inside the block."""
-        return nullcontext() if self.grant is None else self.grant.closing(close)
+        return _NOTHING if self.grant is None else self.grant.closing(close)
 
 
 current_identity: Final[ContextVar[Identity | None]] = ContextVar("current_identity", default=None)

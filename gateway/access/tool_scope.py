@@ -42,8 +42,11 @@ class ToolScope:
             if not _is_within(tools, name):
                 self._note_refusal(identity, name, f"out_of_scope: {ToolOutOfScope.note_for_operators}")
                 raise MCPError(code=INVALID_PARAMS, message=NOT_THIS_TOOL)
-            seconds = await grant.limits.spend("calls of a key", grant.public)
-            if seconds is not None:
+            limits, key = grant.limits, grant.public
+            if (
+                not limits.spend_at_once("calls of a key", key)
+                and (seconds := await limits.spend("calls of a key", key)) is not None
+            ):
                 self._note_refusal(identity, name, "rate_limit: the limit of calls of a key is used up")
                 return error_result(ctx, f"Too many calls with this key. Try again in {seconds} seconds.")
         result = await call_next(ctx)
