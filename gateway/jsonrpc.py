@@ -3,7 +3,6 @@
 Spec: 2025-11-25 basic#messages, JSON-RPC 2.0 sections 4 and 5.
 """
 
-import contextlib
 import json
 import logging
 import re
@@ -87,15 +86,18 @@ def message_from(raw: Any) -> JSONRPCMessage:
     if isinstance(raw, list):
         # Spec 2025-06-18 changelog: batching was removed.
         raise InvalidMessage(f"Only {BATCH_VERSION} has batches. Send one message in each request.", INVALID_REQUEST)
-    if isinstance(raw, dict) and "method" in raw and "id" in raw and not is_request_id(raw["id"]):
+    is_request = isinstance(raw, dict) and "method" in raw and "id" in raw
+    if is_request and not is_request_id(raw["id"]):
         # Spec 2025-11-25 basic#requests: the id MUST be a string or integer, and not null. Without this check the
         # SDK's models would take the request for a notification, and it would never be answered.
         raise InvalidMessage("A request's id must be a string of valid Unicode or an integer.", INVALID_REQUEST)
+    if is_request:
+        # Most messages are requests. The adapter tries all four kinds, which takes three times as long.
+        try:
+            return JSONRPCRequest.model_validate(raw, by_name=False)
+        except ValidationError:
+            pass  # it may be a message of another kind, with a member too many
     try:
-        if isinstance(raw, dict) and "method" in raw and "id" in raw:
-            # Most messages are requests. The adapter tries all four kinds, which takes three times as long.
-            with contextlib.suppress(ValidationError):
-                return JSONRPCRequest.model_validate(raw, by_name=False)
         return jsonrpc_message_adapter.validate_python(raw, by_name=False)
     except ValidationError:
         raise InvalidMessage("The body is not a JSON-RPC 2.0 message.", INVALID_REQUEST) from None

@@ -1,14 +1,12 @@
 """Which MCP request is being answered: what a refusal is recorded with."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.http.asgi import Scope
 
 
-@dataclass(frozen=True, slots=True)
-class CurrentRequest:
+class CurrentRequest(NamedTuple):
     """An MCP request, from its arrival on."""
 
     server_name: str

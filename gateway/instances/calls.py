@@ -7,11 +7,9 @@ a handler raises from ending more than its own call. Not here: the threads of ve
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -52,8 +50,7 @@ class HandlerAborted(Exception):
     """A handler raised something that would have ended more than its own call."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunningCall:
+class RunningCall(NamedTuple):
     """One request that is being handled."""
 
     label: str
@@ -78,7 +75,8 @@ class ServerCalls:
         """Where calls are noted when they have ended."""
         self.traffic = self.log.traffic(server_name)
         self.metrics = metrics.ToolCallMetrics(server_name)
-        self.by_user: Counter[str] = Counter()
+        self.by_user: dict[str, int] = {}
+        """How many calls of each user run."""
         self.running: dict[asyncio.Task[Any], RunningCall] = {}
         self.given_up: set[asyncio.Task[Any]] = set()
         """Handlers that were cancelled and still run in the lane."""
@@ -141,7 +139,8 @@ class CallMiddleware:
         label = ctx.method if ctx.method in SPEC_CLIENT_METHODS else OTHER_METHOD
         shown = _shown(ctx.method)
         try:
-            result = await self._limited(ctx, call_next, RunningCall(label, shown, time.monotonic()))
+            call = RunningCall(label, shown, time.monotonic())
+            result = await self._limited(ctx, call_next, call, self._calls.policy)
         except CallTimedOut as error:
             raise MCPError(code=INTERNAL_ERROR, message=f"{shown} {error}") from None
         if ctx.method == "tools/list" and isinstance(result, dict) and isinstance(result.get("tools"), list):
@@ -162,9 +161,9 @@ class CallMiddleware:
         current_call.set(call)
         started = time.perf_counter()
         outcome = "cancelled"
-        calls.by_user[self._user_id] += 1
+        calls.by_user[self._user_id] = calls.by_user.get(self._user_id, 0) + 1
         try:
-            result = await self._limited(ctx, call_next, RunningCall(label, shown, time.monotonic()))
+            result = await self._limited(ctx, call_next, RunningCall(label, shown, time.monotonic()), policy)
             outcome = "error" if isinstance(result, dict) and result.get("isError") else "ok"
             return result
         except CallTimedOut as error:
@@ -178,7 +177,8 @@ class CallMiddleware:
             calls.by_user[self._user_id] -= 1
             if not calls.by_user[self._user_id]:
                 del calls.by_user[self._user_id]
-            label = calls.tool_label(name)  # the listing may not have been known yet when the call began
+            if label == metrics.OTHER_TOOL:  # the listing may not have been known yet when the call began
+                label = calls.tool_label(name)
             seconds = time.perf_counter() - started
             calls.metrics.count(label, outcome)
             calls.metrics.observe(label, outcome, seconds)
@@ -187,17 +187,17 @@ class CallMiddleware:
 
     def _refusal(self, policy: Policy) -> str | None:
         limit = policy.max_concurrent_calls
-        if limit and self._calls.by_user.total() >= limit:
+        if limit and sum(self._calls.by_user.values()) >= limit:
             return f"This server is running {limit} calls already, which is its limit. Try again later."
         limit = policy.max_concurrent_calls_per_user
-        if limit and self._calls.by_user[self._user_id] >= limit:
+        if limit and self._calls.by_user.get(self._user_id, 0) >= limit:
             return f"You have {limit} calls of this server running already, which is your limit. Wait for one to end."
         if len(self._calls.given_up) >= policy.max_threads:
             return f"{len(self._calls.given_up)} calls of this server are stuck, which is the limit. Tell its operator."
         return None
 
     async def _limited(
-        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext, call: RunningCall
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext, call: RunningCall, policy: Policy
     ) -> HandlerResult:
         """The handler's result. Raises `CallTimedOut`, or what the handler raises.
 
@@ -205,7 +205,7 @@ class CallMiddleware:
         ignores its cancellation must not hold up the session and the answer for ever.
         """
         running = self._calls.running
-        clock = CallClock(self._calls.policy)
+        clock = CallClock(policy)
         # The context was made for this request. Setting it costs a hundredth of what `dataclasses.replace` does.
         ctx.session = ClockedSession(ctx.session, clock)
         task = asyncio.get_running_loop().create_task(_contained(ctx, call_next))

@@ -13,6 +13,7 @@ from typing import Any, Final, Self, cast
 
 from mcp.server import Server
 from mcp.server._otel import OpenTelemetryMiddleware  # no public name in mcp 2.3, whose servers all have one
+from mcp.server.caching import CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.models import InitializationOptions
 from mcp.server.request_state import RequestStateBoundary
@@ -240,6 +241,16 @@ class ServerProxy:
     def middleware(self) -> list[ServerMiddleware[Any]]:
         """What the SDK runs around each request."""
         return self._running.middleware
+
+    @property
+    def cache_hints(self) -> Mapping[str, CacheHint]:
+        """What the server says of how long its results may be kept."""
+        return self._running.generation.server.cache_hints
+
+    @property
+    def server_info_stamp(self) -> Any:
+        """What results of 2026-07-28 say of the server."""
+        return self._running.generation.server_info()
 
     def get_tool_input_schema(self, name: str) -> Mapping[str, Any] | None:
         """The schema that `Mcp-Param-*` headers are checked against: from the author's look-up or the last listing."""

@@ -155,7 +155,7 @@ async def test_answer_that_cannot_be_sent_ends_its_session(
 ) -> None:
     session = Session(workshop)
 
-    async def answer(request_id: Any, result: dict[str, Any] | None, data: bytes) -> None:
+    def answer(request_id: Any, result: dict[str, Any] | None, data: bytes) -> None:
         raise ValueError("not writable")
 
     session.loop._answer = answer
