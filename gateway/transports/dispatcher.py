@@ -56,6 +56,9 @@ Most messages are answers. They do not wait for a client that is slow to read.
 
 CANCELLED: Final = "notifications/cancelled"
 
+_HANDLED: Final = JSONRPCNotification(jsonrpc="2.0", method="")
+"""Takes the place of a message that was handled."""
+
 _TRANSPORT: Final = TransportContext(kind="jsonrpc", can_send_request=True)
 """What the SDK's dispatcher says of a transport that says nothing of itself."""
 
@@ -231,13 +234,20 @@ class _OtherMessages(MessageStream):
     def __init__(self, inbound: Inbound, handle_here: Callable[[SessionMessage], bool]) -> None:
         self._inbound = inbound
         self._handle_here = handle_here
+        self._last: SessionMessage | None = None
 
     async def receive(self) -> SessionMessage:
         """The next message. Raises what `Inbound.receive` raises."""
+        # The SDK's loop (mcp 2.3) keeps what it got last until it gets the next message. A large one would stay as long
+        # as the session, and so would its answer.
+        if self._last is not None:
+            self._last.message, self._last.metadata = _HANDLED, None
         while True:
             item = await self._inbound.receive()
             if not self._handle_here(item):
+                self._last = item
                 return item
+            del item
 
     def close(self) -> None:
         """Close the client's stream."""

@@ -89,6 +89,8 @@ class Reply:
 
     def abandon(self) -> None:
         """Drop what was not sent: `run` has ended."""
+        # It leads to the call, and the call back here: the answer would stay until garbage is collected.
+        self.on_silence = None
         with self._lock:
             self._is_stream_closed = True
             stream = self._stream

@@ -12,24 +12,28 @@ Spec: 2024-11-05 basic/transports#http-with-sse. Differences from the SDK's `Sse
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCRequest, JSONRPCResponse, RequestId
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
-from gateway.exceptions import GatewayError, StreamClosed
+from gateway.exceptions import GatewayError, MessageTooLarge, StreamClosed
 from gateway.http.asgi import Scope
 from gateway.http.refusals import count_refusal
 from gateway.instances.running_server import RunningServer
-from gateway.jsonrpc import ANSWERS, Batch, JSONRPCMessage, message_body
+from gateway.jsonrpc import ANSWERS, INITIALIZE, Batch, JSONRPCMessage, message_body
 from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.link import Link
 from gateway.transports.message_budget import MessageMemory
 from gateway.transports.message_loop import MessageLoop
 from gateway.transports.sessions import Session
+
+MAX_OPENING_BYTES: Final = 256 * 1024
+"""What a message may hold while the server has not answered one. The SDK (mcp 2.3, `serve_dual_era_loop`) keeps the
+first request of a stream that does not begin with `initialize`, and what came before it, as long as the stream."""
 
 
 class SseTransport:
@@ -62,7 +66,12 @@ class SseTransport:
         return self._stream.is_flushed
 
     def deliver(self, message: JSONRPCMessage, scope: Scope, memory: MessageMemory) -> None:
-        """Hand a message to the server; an answer goes to the stream. Raises what `Link.admit` raises."""
+        """Hand a message to the server; an answer goes to the stream.
+
+        Raises `MessageTooLarge`, and what `Link.admit` raises.
+        """
+        if not self._session.is_established and memory.size_bytes > MAX_OPENING_BYTES and not _is_initialize(message):
+            raise MessageTooLarge("The first message of a stream must be short, unless it is initialize.")
         self._link.admit(message, scope, memory)
 
     def deliver_batch(self, batch: Batch, scope: Scope, memory: MessageMemory) -> None:
@@ -121,3 +130,7 @@ class SseTransport:
         finally:
             if memory is not None:
                 memory.release()
+
+
+def _is_initialize(message: JSONRPCMessage) -> bool:
+    return isinstance(message, JSONRPCRequest) and message.method == INITIALIZE

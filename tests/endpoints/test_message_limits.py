@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.test import override_settings
+from mcp_types import JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
 from gateway.access.authenticator import Authenticator
 from gateway.access.limits import RateLimits
@@ -19,10 +20,11 @@ from gateway.transports.message_reader import SMALL_MESSAGE_BYTES
 from tests.support.in_process import Exchange, InProcessHost, host_in_process
 from tests.support.key_rows import Rows
 from tests.support.processes import ROOT
-from tests.support.streamable import initialize_message
+from tests.support.streamable import META, STATELESS, initialize_message
 from tests.support.wire import request, tool_call
 
 LEDGER = "/ledger/ada:key"
+KEPT = (JSONRPCRequest, JSONRPCNotification, JSONRPCResponse)
 ERAS = ROOT / "tests" / "servers" / "eras"
 
 
@@ -305,6 +307,47 @@ async def test_body_that_arrives_in_parts_counts_from_its_first_part(small: InPr
     await until(lambda: held(small) == 200_000)
     slow.leave()
     await until(lambda: held(small) == 0)
+
+
+@pytest.mark.parametrize("kind", ["call", "notification", "answer"])
+@pytest.mark.parametrize("wire", ["streamable-http", "sse"])
+async def test_session_that_waits_keeps_none_of_its_messages(small: InProcessHost, kind: str, wire: str) -> None:
+    sse = await small.open_sse(LEDGER)
+    await sse.initialize()
+    client: Any = sse if wire == "sse" else await small.initialize(LEDGER)
+    padding = f"canary of {wire}, {kind} {'x' * 100_000}"
+    message: Any = tool_call("large", "echo", text="x", padding=padding)
+    if kind == "notification":
+        message = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"message": padding}}
+    elif kind == "answer":
+        message = {"jsonrpc": "2.0", "id": "unasked", "result": {"text": padding}}
+    gc.collect()
+    gc.disable()
+    try:
+        assert (await client.post(message).reply()).status in (200, 202)
+        del message
+        await until(lambda: not any(isinstance(found, KEPT) and "canary" in str(found) for found in gc.get_objects()))
+    finally:
+        gc.enable()
+        sse.stream.leave()
+
+
+@pytest.mark.parametrize("is_request", [True, False])
+async def test_stream_that_does_not_begin_with_initialize_begins_with_a_short_message(
+    small: InProcessHost, is_request: bool
+) -> None:
+    """The SDK keeps it as long as the stream."""
+    meta = {f"{META}protocolVersion": STATELESS, f"{META}clientCapabilities": {}}
+    large = tool_call(1, "echo", text="x" * 1_000_000)
+    large["params"]["_meta"] = meta
+    if not is_request:
+        large = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"message": "x" * 1_000_000}}
+    async with await small.open_sse(LEDGER) as sse:
+        assert (await sse.post(large).reply()).status == 413
+        assert "tools" in (await sse.request("tools/list", {"_meta": meta}))["result"]
+        # The stream has begun.
+        answer = await sse.request("tools/call", {"name": "echo", "arguments": {"text": "x" * 300_000}, "_meta": meta})
+        assert len(answer["result"]["content"][0]["text"]) == 300_000
 
 
 async def test_small_messages_count_too(small: InProcessHost) -> None:
