@@ -13,17 +13,26 @@ from gateway.fleet.ring import Ring
 from tests.support.host_process import HostProcess, StartHost
 from tests.support.issued_keys import IssuedKey, change_row, issue, revoke
 from tests.support.processes import PLAIN_SERVERS, manage, until
-from tests.support.server_folders import SOUND_SERVER, WriteServer
+from tests.support.server_folders import SOUND_SERVER, write_main
 from tests.support.streamable import StatelessClient
 
 REACHED_SECONDS: Final = 2.0
 
 
 @pytest.fixture(scope="module")
-def fleet(start_host: StartHost) -> Iterator[HostProcess]:
+def loads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server `notes` writes a letter each time that it is loaded, into a file for each process."""
+    return tmp_path_factory.mktemp("loads")
+
+
+@pytest.fixture(scope="module")
+def fleet(start_host: StartHost, loads: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
+    folder = tmp_path_factory.mktemp("servers")
+    source = f"import os\nopen(f'{loads}/{{os.getpid()}}', 'a').write('x')\n{dedent(SOUND_SERVER)}"
+    write_main(folder, "notes", source)
     with start_host(
         asgi_server="workers",
-        server_dirs=PLAIN_SERVERS,
+        server_dirs=f"{PLAIN_SERVERS}:{folder}",
         GUMCP_AUTH="keys",
         GUMCP_LIMIT_REQUESTS_PER_KEY="200/hour",
     ) as host:
@@ -98,11 +107,7 @@ def test_key_has_its_limit_once_and_not_once_for_each_worker(fleet: HostProcess)
     until(lambda: len(processes_of(fleet, "instancerecord", "limited")) == 2)
 
 
-def test_reload_reaches_both_workers(start_host: StartHost, write_server: WriteServer, tmp_path: Path) -> None:
-    source = f"import os\nopen(f'{tmp_path}/loads-of-{{os.getpid()}}', 'a').write('x')\n{dedent(SOUND_SERVER)}"
-    folder = write_server("notes", source)
-    with start_host(asgi_server="workers", server_dirs=folder) as host:
-        until(lambda: "serves with 2 workers" in host.log())
-        done = manage("reload", "notes", data_dir=host.data_dir, GUMCP_SERVER_DIRS=str(folder))
-        assert done.returncode == 0, done.stderr
-        assert [path.read_text() for path in tmp_path.glob("loads-of-*")] == ["xx", "xx"]
+def test_reload_reaches_both_workers(fleet: HostProcess, loads: Path) -> None:
+    done = manage("reload", "notes", data_dir=fleet.data_dir)
+    assert done.returncode == 0, done.stderr
+    assert [path.read_text() for path in loads.iterdir()] == ["xx", "xx"]
