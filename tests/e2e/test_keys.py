@@ -226,7 +226,9 @@ def test_instances_belong_to_a_key(host: HostProcess, data_dir: Path) -> None:
         assert other.call("kept_value", key="colour") == "nothing"
 
 
-def test_call_that_is_streamed_ends_with_its_key(start_host: StartHost, data_dir: Path) -> None:
+def test_call_that_is_streamed_ends_with_its_key_whose_last_use_is_written(
+    start_host: StartHost, data_dir: Path
+) -> None:
     key = issue(data_dir, "ada")
     with start_host(data_dir=data_dir, GUMCP_AUTH="keys", GUMCP_PING_SECONDS="0.3") as host:
         with stateless(host, key, "tools/call", {"name": "wait", "arguments": {"seconds": 30, "name": "s"}}) as call:
@@ -239,6 +241,9 @@ def test_call_that_is_streamed_ends_with_its_key(start_host: StartHost, data_dir
             until(lambda: stream.call("was_cancelled", name="s") == "True")
             # Its instance has gone with it: one lifespan is open, the asking one.
             until(lambda: stream.call("open_lifespans") == "1")
+    # Its last use is written when the host ends, at the latest.
+    [row] = host.rows("SELECT last_used_at FROM access_apikey WHERE id = ?", key.id)
+    assert row["last_used_at"].endswith(":00")
 
 
 def test_requests_of_a_known_key_read_no_rows_and_without_rows_nobody_comes_in(
@@ -328,14 +333,6 @@ def test_log_says_of_keys_only_what_is_so(start_host: StartHost, tmp_path: Path,
         assert "checked again" not in host.log()
 
 
-def test_last_use_is_written(host: HostProcess, data_dir: Path, start_host: StartHost) -> None:
-    key = issue(data_dir, "used")
-    with start_host(data_dir=data_dir, GUMCP_AUTH="keys") as own, own.session("workshop", key.session_key) as stream:
-        stream.call("echo", text="x")
-    [row] = own.rows("SELECT last_used_at FROM access_apikey WHERE id = ?", key.id)
-    assert row["last_used_at"].endswith(":00")
-
-
 def test_hidden_keys_reach_no_module(start_host: StartHost, data_dir: Path) -> None:
     key = issue(data_dir, "ada")
     with (
@@ -411,38 +408,45 @@ INITIALIZE = request(
 )
 
 
-@pytest.mark.parametrize("asgi_server", ["daphne", "uvicorn"])
-def test_sessions_that_end_make_room(start_host: StartHost, data_dir: Path, asgi_server: str) -> None:
-    key = issue(data_dir, "ada")
-    options = {"GUMCP_AUTH": "keys", "GUMCP_MAX_SESSIONS_PER_KEY": "1"}
-    with start_host(data_dir=data_dir, asgi_server=asgi_server, **options) as host:
-        for _ in range(3):
-            with host.session("workshop", key.session_key) as stream:
-                assert stream.call("echo", text="x") == "x"
-            until(lambda: _delete_status(host, key) == 200)
-
-
-def test_listeners_count_like_sessions_of_their_key_until_they_leave(start_host: StartHost, data_dir: Path) -> None:
-    key, other = issue(data_dir, "listening"), issue(data_dir, "other")
+@pytest.fixture(scope="module", params=["daphne", "uvicorn"])
+def narrow_host(start_host: StartHost, data_dir: Path, request: pytest.FixtureRequest) -> Iterator[HostProcess]:
+    """A host where a key may have two sessions."""
     options = {"server_dirs": f"{PLAIN_SERVERS}:{BUNDLED_SERVERS}", "GUMCP_MAX_SESSIONS_PER_KEY": "2"}
-    with start_host(data_dir=data_dir, GUMCP_AUTH="keys", **options) as host:
-        listeners = [_listen(host, key) for _ in range(2)]
-        for listener in listeners:
-            assert listener.message()["method"] == "notifications/subscriptions/acknowledged"
-        refused = _listen(host, key).answer()
-        assert (refused.status, refused.headers["retry-after"]) == (429, "10")
-        assert "sessions" in refused.json["error"]["message"]
-        assert _delete_status(host, key) == 429
-        assert _delete_status(host, other) == 200
-        listeners.pop().leave()
-        until(lambda: _delete_status(host, key) == 200)
-        listeners.pop().leave()
-        rows = until(
-            lambda: host.rows(
-                "SELECT server_name FROM records_sessionrecord WHERE user_id = 'listening' AND transport <> 'stateless'"
-            )
+    with start_host(data_dir=data_dir, asgi_server=request.param, GUMCP_AUTH="keys", **options) as host:
+        yield host
+
+
+def test_sessions_that_end_make_room(narrow_host: HostProcess, data_dir: Path) -> None:
+    key = issue(data_dir, "ada")
+    for _ in range(3):
+        with (
+            narrow_host.session("workshop", key.session_key) as one,
+            narrow_host.session("workshop", key.session_key) as other,
+        ):
+            assert [stream.call("echo", text="x") for stream in (one, other)] == ["x", "x"]
+            assert _delete_status(narrow_host, key) == 429
+        until(lambda: _delete_status(narrow_host, key) == 200)
+
+
+def test_listeners_count_like_sessions_of_their_key_until_they_leave(narrow_host: HostProcess, data_dir: Path) -> None:
+    key, other = issue(data_dir, "listening"), issue(data_dir, "other")
+    listeners = [_listen(narrow_host, key) for _ in range(2)]
+    for listener in listeners:
+        assert listener.message()["method"] == "notifications/subscriptions/acknowledged"
+    refused = _listen(narrow_host, key).answer()
+    assert (refused.status, refused.headers["retry-after"]) == (429, "10")
+    assert "sessions" in refused.json["error"]["message"]
+    assert _delete_status(narrow_host, key) == 429
+    assert _delete_status(narrow_host, other) == 200
+    listeners.pop().leave()
+    until(lambda: _delete_status(narrow_host, key) == 200)
+    listeners.pop().leave()
+    rows = until(
+        lambda: narrow_host.rows(
+            "SELECT server_name FROM records_sessionrecord WHERE user_id = 'listening' AND transport <> 'stateless'"
         )
-        assert {row["server_name"] for row in rows} == {"workshop"}
+    )
+    assert {row["server_name"] for row in rows} == {"workshop"}
 
 
 def _listen(host: HostProcess, key: IssuedKey) -> Request:

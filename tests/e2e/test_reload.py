@@ -351,65 +351,64 @@ def test_keys_in_the_urls_of_a_new_server_are_in_no_log(host: HostProcess, serve
 # -- Operators -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("style", ["version_1"])
-def test_operator_reloads_a_server_of_a_host_that_does_not_watch(
-    start_host: StartHost, tmp_path: Path, style: str
-) -> None:
-    server = ChangingServer(tmp_path / "src" / "servers", "changing", style)
-    beside = ChangingServer(tmp_path / "src" / "servers", "beside", style)
-    server.write("one")
-    beside.write("steady")
-    with start_host(server_dirs=server.folder.parent) as host:
+@pytest.fixture(scope="module")
+def unwatched(start_host: StartHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HostProcess, Path]]:
+    """A host that does not watch its folders, and the directory that they are in."""
+    directory = tmp_path_factory.mktemp("unwatched") / "src" / "servers"
+    for name, word in (("edited", "one"), ("beside", "steady")):
+        ChangingServer(directory, name, "version_1").write(word)
+    with start_host(server_dirs=directory) as host:
         made = manage("shell", "--no-imports", "-c", MAKE_USERS, data_dir=host.data_dir)
         assert made.returncode == 0, made.stderr
-        admin = Admin(host, "root")
-        with host.session("changing", "ada:key") as stream, host.session("beside", "ada:key") as neighbour:
-            assert [stream.call("word"), neighbour.call("word")] == ["one", "steady"]
-            server.write("two")
-            beside.write("changed too")
-            fields = {"action": "reload_servers", "_selected_action": str(row(host, server)["id"])}
-            assert "1 servers are being reloaded" in admin.post("/admin/records/serverrecord/", fields)
-            until(lambda: stream.call("word") == "two", 5)
-            assert neighbour.call("word") == "steady"
-            server.write_text("raise RuntimeError('no more')\n")
-            admin.post("/admin/records/serverrecord/", fields)
-            until(lambda: "no more" in str(row(host, server)["traceback"]), 5)
-            assert stream.call("word") == "two"
+        yield host, directory
 
 
-@pytest.mark.parametrize("style", ["version_2"])
+def test_operator_reloads_a_server_of_a_host_that_does_not_watch(unwatched: tuple[HostProcess, Path]) -> None:
+    host, directory = unwatched
+    server, beside = (ChangingServer(directory, name, "version_1") for name in ("edited", "beside"))
+    admin = Admin(host, "root")
+    with host.session("edited", "ada:key") as stream, host.session("beside", "ada:key") as neighbour:
+        assert [stream.call("word"), neighbour.call("word")] == ["one", "steady"]
+        server.write("two")
+        beside.write("changed too")
+        fields = {"action": "reload_servers", "_selected_action": str(row(host, server)["id"])}
+        assert "1 servers are being reloaded" in admin.post("/admin/records/serverrecord/", fields)
+        until(lambda: stream.call("word") == "two", 5)
+        assert neighbour.call("word") == "steady"
+        server.write_text("raise RuntimeError('no more')\n")
+        admin.post("/admin/records/serverrecord/", fields)
+        until(lambda: "no more" in str(row(host, server)["traceback"]), 5)
+        assert stream.call("word") == "two"
+
+
 def test_dropped_folder_is_served_without_a_restart_when_an_operator_asks_for_it(
-    start_host: StartHost, tmp_path: Path, style: str
+    unwatched: tuple[HostProcess, Path],
 ) -> None:
-    server_dir = tmp_path / "src" / "servers"
-    server_dir.mkdir(parents=True)
-    with start_host(server_dirs=server_dir) as host:
-        made = manage("shell", "--no-imports", "-c", MAKE_USERS, data_dir=host.data_dir)
-        assert made.returncode == 0, made.stderr
-        first, second = (ChangingServer(server_dir, name, style) for name in ("first", "second"))
-        first.write("one")
-        done = manage("reload", data_dir=host.data_dir, GUMCP_SERVER_DIRS=str(server_dir))
-        assert (done.returncode, done.stdout) == (0, "first: served\n"), done.stderr
-        assert StatelessClient(host, "first", "ada:key").call("word") == "one"
-        second.write("two")
-        Admin(host, "root").post("/admin/records/serverrecord/look/", {})
-        # The command compares rows, which are written a moment later.
-        until(lambda: is_served(host, second) and row(host, second))
-        first.write("three")
-        done = manage("reload", "first", data_dir=host.data_dir, GUMCP_SERVER_DIRS=str(server_dir))
-        assert (done.returncode, done.stdout) == (0, "first: reloaded\n"), done.stderr
-        assert StatelessClient(host, "first", "ada:key").call("word") == "three"
-        first.write_text("import store")
-        first.write_text("\n1 / 0", name="store.py")
-        shutil.rmtree(second.folder)
-        done = manage("reload", "first", data_dir=host.data_dir, GUMCP_SERVER_DIRS=str(server_dir))
-        assert done.returncode == 1
-        reason = "In store.py, line 2: ZeroDivisionError: division by zero"
-        assert done.stdout.splitlines() == [
-            f"first: its new code does not load, the old one is still served. {reason}",
-            "second: there is no folder of this name with a main.py or server.json",
-        ]
-        assert StatelessClient(host, "first", "ada:key").call("word") == "three"
+    host, directory = unwatched
+    first, second = (ChangingServer(directory, name, "version_2") for name in ("first", "second"))
+    first.write("one")
+    done = manage("reload", data_dir=host.data_dir, GUMCP_SERVER_DIRS=str(directory))
+    assert (done.returncode, done.stdout) == (0, "first: served\n"), done.stderr
+    assert StatelessClient(host, "first", "ada:key").call("word") == "one"
+    second.write("two")
+    Admin(host, "root").post("/admin/records/serverrecord/look/", {})
+    # The command compares rows, which are written a moment later.
+    until(lambda: is_served(host, second) and row(host, second))
+    first.write("three")
+    done = manage("reload", "first", data_dir=host.data_dir, GUMCP_SERVER_DIRS=str(directory))
+    assert (done.returncode, done.stdout) == (0, "first: reloaded\n"), done.stderr
+    assert StatelessClient(host, "first", "ada:key").call("word") == "three"
+    first.write_text("import store")
+    first.write_text("\n1 / 0", name="store.py")
+    shutil.rmtree(second.folder)
+    done = manage("reload", "first", data_dir=host.data_dir, GUMCP_SERVER_DIRS=str(directory))
+    assert done.returncode == 1
+    reason = "In store.py, line 2: ZeroDivisionError: division by zero"
+    assert done.stdout.splitlines() == [
+        f"first: its new code does not load, the old one is still served. {reason}",
+        "second: there is no folder of this name with a main.py or server.json",
+    ]
+    assert StatelessClient(host, "first", "ada:key").call("word") == "three"
 
 
 # -- Under load ------------------------------------------------------------------------------------------------------
