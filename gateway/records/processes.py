@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from gateway.records.models import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, HostProcess
 from gateway.storable import storable
 
-MEMBER_HEARTBEAT_SECONDS: Final = 1.0
+MEMBER_BEAT_SECONDS: Final = 1.0
 """How often a process of several machines writes that it is alive: the others give its users to somebody else soon
 after it has died."""
 
@@ -32,9 +32,9 @@ class Place:
     """Where other nodes reach this one."""
 
     @property
-    def heartbeat_seconds(self) -> float:
-        """How often the process writes its row."""
-        return MEMBER_HEARTBEAT_SECONDS if self.node else HEARTBEAT_SECONDS
+    def beat_seconds(self) -> float:
+        """How often the process writes that it is alive."""
+        return MEMBER_BEAT_SECONDS if self.node else HEARTBEAT_SECONDS
 
 
 class LoadMeter:

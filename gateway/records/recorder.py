@@ -34,6 +34,7 @@ from gateway.records.history import History
 from gateway.records.migrations_check import UnappliedMigrations, is_migrated
 from gateway.records.models import (
     FLUSH_SECONDS,
+    HEARTBEAT_SECONDS,
     STATELESS,
     HostProcess,
     InstanceRecord,
@@ -160,7 +161,7 @@ class Recorder:
         """Rows of stateless clients -> when they were last written (monotonic seconds)."""
         self._new_ended_rows: Counter[str] = Counter()
         """Users -> how many rows of theirs have ended since surplus rows of theirs were last deleted."""
-        self._last_heartbeat = self._last_upkeep = float("-inf")
+        self._last_heartbeat = self._last_beat = self._last_upkeep = float("-inf")
         self._is_migrated = False
         self._outage = DatabaseOutage(
             logger,
@@ -228,9 +229,7 @@ class Recorder:
     def _flush(self, is_last: bool) -> None:
         now = time.monotonic()
         is_heartbeat_due = (
-            now - self._last_heartbeat >= self._place.heartbeat_seconds
-            or self._is_draining != self._written_draining
-            or is_last
+            now - self._last_heartbeat >= HEARTBEAT_SECONDS or self._is_draining != self._written_draining or is_last
         )
         if is_heartbeat_due and connection.vendor == "sqlite":
             # A database file that was deleted or replaced accepts writes without an error as long as it stays open.
@@ -244,7 +243,10 @@ class Recorder:
             self._write_process()
             close_rows_of_dead_processes(self.process_id)
             self.processes = processes_alive()
-            self._last_heartbeat = now
+            self._last_heartbeat = self._last_beat = now
+        elif now - self._last_beat >= self._place.beat_seconds:
+            self._write_beat()
+            self._last_beat = now
         with self._lock:
             # Read before the servers are written, so that their new rows are there when the request counts as done.
             look = self._carried_out_look
@@ -329,6 +331,11 @@ class Recorder:
         self._written_draining = is_draining
         if is_new:
             self._write_everything_again()
+
+    def _write_beat(self) -> None:
+        """Tell the other machines that this process is alive, and nothing else."""
+        if not HostProcess.objects.filter(id=self.process_id).update(last_seen_at=Now()):
+            self._write_process()
 
     def _figures(self) -> dict[str, Any]:
         """What this process does, for the overview of the others."""

@@ -51,6 +51,20 @@ def test_process_that_drains_says_so_at_once() -> None:
     assert HostProcess.objects.get().is_draining
 
 
+def test_process_of_several_machines_says_between_heartbeats_only_that_it_is_alive() -> None:
+    member = recorder(place=Place(0, "10.0.0.1:8000", "10.0.0.1:8100"))
+    member._flush(is_last=False)
+    for remove in (False, True):
+        HostProcess.objects.update(last_seen_at="2000-01-01T00:00Z", memory_bytes=7)
+        if remove:
+            HostProcess.objects.all().delete()
+        member._last_beat = float("-inf")
+        member._flush(is_last=False)
+        row = HostProcess.objects.get()
+        assert row.last_seen_at.year > 2000
+        assert (row.memory_bytes == 7) is not remove
+
+
 def test_condition_that_one_process_knows_stays_until_it_or_its_process_ends() -> None:
     first, second = recorder("/s/notes"), recorder("/s/notes")
     for writer in (first, second):
