@@ -7,7 +7,8 @@ minute at most, and during it. None of their calls may be lost.
 Not here, because no traffic does it: files that others may read, what modules do to their process, and code in C that
 keeps Python's lock. Open mode has tests of its own.
 
-The table is printed, and written to ``build/hostile.md``.
+A summary is printed, and written to ``build/hostile.md`` after each server. The exit status is 1 if a call of a
+well-behaved client was lost, or if the attackers ended early.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ import multiprocessing
 import queue
 import random
 import re
+import socket
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from tests.benchmarks.eras import ERAS
-from tests.faults.figures import MIB, Watched, milliseconds, percentile
+from tests.faults.figures import MIB, Watched, milliseconds
 from tests.support.host_process import HostProcess, running_host
 from tests.support.issued_keys import IssuedKey, issue
 from tests.support.processes import PLAIN_SERVERS, ROOT, migrate
@@ -46,6 +48,15 @@ BODY_LIMIT: Final = 4 * MIB - 1024
 
 SERVERS: Final = f"{PLAIN_SERVERS}:{ROOT / 'tests' / 'servers' / 'calls'}"
 
+KEYS: Final = 14
+"""Of the attackers."""
+
+META: Final = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "hostile", "version": "1"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
 ATTACKER_PAUSE_SECONDS: Final = 0.02
 """Between two acts of one attacker: the attack must not be limited by the ports of this machine."""
 
@@ -53,7 +64,7 @@ BEFORE_SECONDS: Final = 60.0
 SETTLE_SECONDS: Final = 90.0
 """After the attack: rows are written, idle threads end, memory goes back to the system."""
 
-TABLE: Final = ROOT / "build" / "hostile.md"
+SUMMARY: Final = ROOT / "build" / "hostile.md"
 
 
 class Client:
@@ -308,6 +319,54 @@ class Attackers:
         await asyncio.sleep(2)
         writer.close()
 
+    async def large_answers_nobody_reads(self, address: str) -> None:
+        params = {"name": "fill", "arguments": {"characters": 20 * MIB}, "_meta": META}
+        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        headers = "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: fill\r\n"
+        request = self.post(json.dumps(call).encode(), self._keys[12].session_key, headers)
+        await asyncio.gather(*(self._send_and_never_read(address, request) for _ in range(8)), return_exceptions=True)
+
+    async def pipelined_requests(self, address: str) -> None:
+        line = f"GET /health_check HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n\r\n"
+        await self._send_and_never_read(address, line.encode() * 2000)
+
+    async def _send_and_never_read(self, address: str, request: bytes) -> None:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setblocking(False)
+        with connection:
+            connection.bind((address, 0))
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(connection, ("127.0.0.1", self._port))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(3):
+                    await loop.sock_sendall(connection, request)
+                    await asyncio.sleep(3)
+
+    async def messages_that_sessions_might_keep(self, address: str) -> None:
+        session = ERAS["2025"](self._port, "workshop", self._keys[13].session_key)
+        with contextlib.suppress(Exception):
+            await session.open()
+            head = f"Mcp-Session-Id: {session._session_headers['Mcp-Session-Id']}\r\n"
+            message = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"message": "x" * 3 * MIB}}
+            await self.send(address, self.post(json.dumps(message).encode(), self._keys[13].session_key, head))
+        session.close()
+
+    async def tiny_parts(self, address: str) -> None:
+        host = f"127.0.0.1:{self._port}"
+        head = (
+            f"POST /workshop/{self._keys[13].session_key} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n"
+            "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\r\n"
+        )
+        await self.send(address, head.encode(), *([b"1\r\n \r\n"] * 200), pause=0.005, wait=2)
+
+    async def pages_without_an_origin(self, address: str) -> None:
+        head = (
+            f"GET /workshop/{self._keys[6].session_key} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
+            "Accept: */*\r\nUser-Agent: Mozilla/5.0\r\nReferer: https://evil.example/\r\nConnection: close\r\n\r\n"
+        )
+        await self.send(address, head.encode(), wait=2)
+
     @property
     def acts(self) -> list[Callable[[str], Awaitable[None]]]:
         return [
@@ -340,6 +399,11 @@ class Attackers:
             self.relayed_headers,
             self.guessed_logins,
             self.calls_nobody_reads,
+            self.large_answers_nobody_reads,
+            self.pipelined_requests,
+            self.messages_that_sessions_might_keep,
+            self.tiny_parts,
+            self.pages_without_an_origin,
         ]
 
 
@@ -382,16 +446,46 @@ async def call_for(host: HostProcess, keys: list[IssuedKey], seconds: float) -> 
     return clients
 
 
-async def peak_mib(watched: Watched, peak: list[float]) -> None:
-    while True:
-        peak[0] = max(peak[0], watched.mib)
-        await asyncio.sleep(1)
+@dataclass
+class Peak:
+    """The most that the host held at any moment that was looked at."""
+
+    mib: float = 0.0
+    descriptors: int = 0
+    threads: int = 0
+
+    async def watch(self, watched: Watched) -> None:
+        while True:
+            self.mib = max(self.mib, watched.mib)
+            self.descriptors = max(self.descriptors, watched.descriptors)
+            self.threads = max(self.threads, watched.threads)
+            await asyncio.sleep(1)
 
 
-async def run(host: HostProcess, server: str, seconds: float, data_dir: Path) -> tuple[str, bool]:
-    """Run all of it. Returns a row of the table, and whether no call of the well-behaved clients was lost."""
+COUNTED: Final = {
+    "gumcp_refused_requests_total": "refused requests",
+    "gumcp_connection_faults_total": "refused or cut connections",
+    "gumcp_withheld_messages_total": "withheld answers",
+    "gumcp_slow_readers_total": "streams that nobody read",
+    "gumcp_request_failures_total": "errors of the host",
+}
+"""Counters that say what became of the attacks."""
+
+
+def counters(host: HostProcess) -> dict[str, Counter[str]]:
+    """What the host has counted: metric -> label -> count."""
+    found: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
+    for line in host.metrics_text().splitlines():
+        sample = re.fullmatch(r'(\w+)\{(?:reason|server|when)="([^"]*)"\} (\S+)', line)
+        if sample and sample[1] in found:
+            found[sample[1]][sample[2]] += int(float(sample[3]))
+    return found
+
+
+async def run(host: HostProcess, server: str, seconds: float, data_dir: Path) -> tuple[list[str], bool]:
+    """Run all of it. Returns the lines of a summary, and whether no call of the well-behaved clients was lost."""
     good = [issue(data_dir, f"good-{number}") for number in range(CLIENTS)]
-    bad = [issue(data_dir, f"bad-{number}") for number in range(12)]
+    bad = [issue(data_dir, f"bad-{number}") for number in range(KEYS)]
     watched = Watched(host.pid)
     before = await call_for(host, good, min(BEFORE_SECONDS, seconds / 4))
     first = look(host, watched)
@@ -399,8 +493,8 @@ async def run(host: HostProcess, server: str, seconds: float, data_dir: Path) ->
     counts: Any = spawn.Queue()
     attacker = spawn.Process(target=attack, args=(host.port, host.metrics_port, bad, seconds, counts))
     attacker.start()
-    peak = [first.mib]
-    watching = asyncio.create_task(peak_mib(watched, peak))
+    peak = Peak(first.mib, first.descriptors, first.threads)
+    watching = asyncio.create_task(peak.watch(watched))
     during = await call_for(host, good, seconds)
     watching.cancel()
     acts: Counter[str] = Counter()
@@ -413,30 +507,41 @@ async def run(host: HostProcess, server: str, seconds: float, data_dir: Path) ->
     last = look(host, watched)
     usual = [value for client in before for value in client.latencies]
     latencies = [value for client in during for value in client.latencies]
-    failures = [failure for client in (*before, *during) for failure in client.failures]
-    print(f"before: {milliseconds(usual)}\nduring: {milliseconds(latencies)}; lost {len(failures)}")
-    for failure, count in Counter(failures).most_common(10):
-        print(f"  {count} x {failure[:150]}")
-    for name, count in sorted(acts.items()):
-        print(f"  {name}: {count}")
-    cells = (
-        server,
-        str(len(latencies)),
-        str(len(failures)),
-        *(f"{percentile(values, 99) * 1000:.0f} ms" for values in (usual, latencies)),
-        f"{max(latencies, default=0) * 1000:.0f} ms",
-        f"{first.mib:.0f}, {peak[0]:.0f}, {last.mib:.0f} MiB",
-        f"{first.descriptors}, {last.descriptors}",
-        f"{first.threads}, {last.threads}",
-        f"{first.series}, {last.series}",
-    )
-    return f"| {' | '.join(cells)} |", bool(latencies) and bool(acts) and not failures
+    failures = Counter(failure[:150] for client in (*before, *during) for failure in client.failures)
+    lost = failures.total()
+    attacks = {name: count for name, count in acts.items() if not name.startswith(" ")}
+    answers = {name.split()[1]: count for name, count in sorted(acts.items()) if name.startswith("  answered")}
+    broken = {name.strip(): count for name, count in acts.items() if " failed: " in name}
+    lines = [
+        f"{server}, {seconds / 60:g} minutes: {len(attacks)} kinds of attackers, {sum(attacks.values())} attacks, "
+        f"beside {CLIENTS} well-behaved clients",
+        f"  calls of the clients: {len(latencies)}, lost {lost}",
+        f"  before the attack: {milliseconds(usual)}, slowest {max(usual, default=0) * 1000:.0f} ms",
+        f"  during the attack: {milliseconds(latencies)}, slowest {max(latencies, default=0) * 1000:.0f} ms",
+        f"  memory: {first.mib:.0f} MiB before, {peak.mib:.0f} at the peak, {last.mib:.0f} at the end",
+        f"  descriptors: {first.descriptors} before, {peak.descriptors} at the peak, {last.descriptors} at the end",
+        f"  threads: {first.threads} before, {peak.threads} at the peak, {last.threads} at the end",
+        f"  time series: {first.series} before, {last.series} at the end",
+        f"  attackers were answered: {_listed(answers)}",
+        *(f"  {COUNTED[name]}: {_listed(found)}" for name, found in counters(host).items() if found.total()),
+        f"  errors in the host's log: {len(re.findall('ERROR', host.log()))}",
+        *(f"  {count} x lost: {failure}" for failure, count in failures.most_common(10)),
+    ]
+    if broken:
+        lines.append(f"  errors of the attackers themselves: {_listed(broken)}")
+    if not acts:
+        lines.append("  THE ATTACKERS ENDED EARLY")
+    return lines, bool(latencies) and bool(acts) and not lost
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "none"
 
 
 async def run_each(host: HostProcess, seconds: float, data_dir: Path, acts: list[str]) -> None:
     """Run one attack after the other, all of them unless `acts` names some. Print what each does to the clients."""
     good = [issue(data_dir, f"good-{number}") for number in range(CLIENTS)]
-    bad = [issue(data_dir, f"bad-{number}") for number in range(12)]
+    bad = [issue(data_dir, f"bad-{number}") for number in range(KEYS)]
     watched = Watched(host.pid)
     spawn = multiprocessing.get_context("spawn")
     for name in ["nobody", *(acts or dict.fromkeys(act.__name__ for act in Attackers(0, 0, [], 0).acts))]:
@@ -453,11 +558,6 @@ async def run_each(host: HostProcess, seconds: float, data_dir: Path, acts: list
         print(f"{name:28} {times}; lost {lost}; CPU {cpu_seconds / seconds:.0%}; {watched.mib:.0f} MiB", flush=True)
 
 
-HEADING: Final = """\
-| server | calls | lost | p99 before | during | slowest | memory before, peak, after | descriptors | threads | series |
-|---|---|---|---|---|---|---|---|---|---|"""
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.hostile", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10, help="of attack on each server; default: %(default)s")
@@ -465,25 +565,25 @@ def main() -> int:
     parser.add_argument("--each", type=float, metavar="SECONDS", help="run one attack after the other, each so long")
     parser.add_argument("--acts", nargs="*", default=[], metavar="NAME", help="with --each: only these")
     arguments = parser.parse_args()
-    rows, all_kept = [], True
+    lines: list[str] = []
+    all_kept = True
     for server in ("daphne", "uvicorn") if arguments.server == "both" else (arguments.server,):
-        print(f"\n== {server}", flush=True)
+        print(f"== {server}", flush=True)
         with tempfile.TemporaryDirectory(prefix="gumcp-hostile-") as folder:
             migrate(Path(folder))
             settings = {"GUMCP_AUTH": "keys", "GUMCP_LOG_LEVEL": "ERROR"}
             with running_host(Path(folder), None, asgi_server=server, server_dirs=SERVERS, **settings) as host:
                 if arguments.each:
                     asyncio.run(run_each(host, arguments.each, Path(folder), arguments.acts))
-                    continue  # nothing for the table
-                row, is_kept = asyncio.run(run(host, server, arguments.minutes * 60, Path(folder)))
-        rows.append(row)
+                    continue
+                found, is_kept = asyncio.run(run(host, server, arguments.minutes * 60, Path(folder)))
         all_kept &= is_kept
-        table = "\n".join([HEADING, *rows])
-        TABLE.parent.mkdir(exist_ok=True)
-        TABLE.write_text(f"{arguments.minutes:g} minutes on each server, {CLIENTS} well-behaved clients.\n\n{table}\n")
-    if not rows:
+        lines += [*found, "  kept every call" if is_kept else "  LOST CALLS", ""]
+        SUMMARY.parent.mkdir(exist_ok=True)
+        SUMMARY.write_text("```\n" + "\n".join(lines) + "```\n")
+    if not lines:
         return 0
-    print(f"\n{table}\n\nwritten to {TABLE.relative_to(ROOT)}")
+    print("\n" + "\n".join(lines) + f"written to {SUMMARY.relative_to(ROOT)}")
     return 0 if all_kept else 1
 
 
