@@ -4,7 +4,7 @@ Three bytes of text, such as `{},`, can become 72 bytes of objects. What is coun
 full of commas is one value.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 SLICE_BYTES: Final = 64 * 1024
 """How much text is looked at in one step: strings are cut out with lists, which take more memory than the text."""
@@ -79,3 +79,19 @@ def _measure_exactly(text: bytes, max_values: int) -> JsonSize:
         if values > max_values or quotation_marks > 4 * max_values + 4:
             return JsonSize(max(values, max_values + 1), containers)
     return JsonSize(commas + containers - empty + 1, containers)
+
+
+def least_bytes(result: dict[str, Any]) -> int:
+    """At least how long a result of MCP is as JSON: the texts of its content together. Costs next to nothing."""
+    size = 0
+    for member in ("content", "contents"):
+        items = result.get(member)
+        if isinstance(items, list):
+            for item in items:
+                if isinstance(item, dict):
+                    # Texts, images and sounds, and the two kinds of resources.
+                    for name in ("text", "data", "blob"):
+                        value = item.get(name)
+                        if isinstance(value, str):
+                            size += len(value)
+    return size

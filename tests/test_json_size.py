@@ -7,7 +7,7 @@ import pydantic_core
 import pytest
 
 from gateway import json_size
-from gateway.json_size import JsonSize, _measure_exactly, measure
+from gateway.json_size import JsonSize, _measure_exactly, least_bytes, measure
 
 TEXTS = ["", ",", "[{", 'a"b', "\\", '\\\\"', "x\\", '"', "é,[", "\n", "{}", "[]", " ", "\u2028"]
 
@@ -87,3 +87,21 @@ def test_estimate_is_at_least_what_decoding_takes(unit: bytes) -> None:
         tracemalloc.stop()
     assert decoded
     assert taken <= measure(text, 10**6).decoded_bytes(len(text))
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"content": [{"type": "text", "text": "x" * 100}, {"type": "image", "data": "y" * 50}]},
+        {"contents": [{"uri": "a:b", "text": "\u00e9" * 150}]},
+        {"contents": [{"uri": "a:b", "blob": "z" * 150}]},
+    ],
+)
+def test_texts_of_a_result_are_the_least_that_it_takes(result: dict[str, Any]) -> None:
+    assert least_bytes(result) == 150
+    assert len(json.dumps(result)) > 150
+
+
+@pytest.mark.parametrize("result", [{}, {"content": 7}, {"content": [7, {"text": 7}]}, {"tools": [{"text": "x" * 99}]}])
+def test_other_results_take_nothing_at_least(result: dict[str, Any]) -> None:
+    assert least_bytes(result) == 0

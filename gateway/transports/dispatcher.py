@@ -94,9 +94,17 @@ class Outbound:
 class SessionDispatcher:
     """The SDK's `Dispatcher` of one session that begins with `initialize`. Used in the lane."""
 
-    def __init__(self, inbound: Inbound, write: WriteMessage, answer: SendAnswer) -> None:
+    def __init__(
+        self,
+        inbound: Inbound,
+        write: WriteMessage,
+        answer: SendAnswer,
+        withhold: Callable[[RequestId, dict[str, Any]], bytes | None],
+    ) -> None:
+        """`withhold` returns the error to send in place of a result that must not be sent."""
         self._inbound = inbound
         self._answer = answer
+        self._withhold = withhold
         self._others: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(
             _OtherMessages(inbound, self._handle_here),
             Outbound(write),
@@ -217,7 +225,7 @@ class SessionDispatcher:
             error = JSONRPCError(jsonrpc="2.0", id=request_id, error=outcome)
             self._answer(request_id, None, message_body(error))
         else:
-            self._answer(request_id, outcome, result_body(request_id, outcome))
+            self._answer(request_id, outcome, self._withhold(request_id, outcome) or result_body(request_id, outcome))
 
 
 async def _settle_unanswered(metadata: ServerMessageMetadata) -> None:

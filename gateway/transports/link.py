@@ -326,6 +326,14 @@ class Link:
             raise MCPError(code=INTERNAL_ERROR, message=WITHHELD)
         return memory
 
+    def withhold(self, request_id: RequestId, result: dict[str, Any]) -> bytes | None:
+        """The error to send in place of a result that `weigh_answer` would withhold, if that shows already."""
+        memory = self.session.in_flight.get(request_key(request_id))
+        if memory is None or memory.has_room_for(result):
+            return None
+        metrics.withheld_messages.labels(self.session.server_name).inc()
+        return error_body(INTERNAL_ERROR, WITHHELD, request_id)
+
     def weigh_answer(self, request_id: RequestId, data: bytes) -> tuple[bytes, MessageMemory | None]:
         """Count an answer, if it is large. Call it before `settle`.
 

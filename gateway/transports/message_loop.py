@@ -106,7 +106,7 @@ class MessageLoop:
         `serve_dual_era_loop` would do as well, but it relays every message of the session through one more task.
         """
         running, link = self._running, self._link
-        dispatcher = SessionDispatcher(link.inbound, self._write, self._answer)
+        dispatcher = SessionDispatcher(link.inbound, self._write, self._answer, link.withhold)
         await serve_connection(
             running.server,
             dispatcher,

@@ -205,6 +205,9 @@ class StatelessCall:
             # The SDK has a table of errors for this era. It logs others, and gives them a general message.
             self._refuse(modern_error_data(error))
             return
+        if self._memory is not None and not self._memory.has_room_for(result):
+            self._withhold()
+            return
         try:
             data = json_body({"jsonrpc": "2.0", "id": request.id, "result": result})
         except ValueError as error:
@@ -264,10 +267,13 @@ class StatelessCall:
             data = error_body(error.code, error.message, self._request_id)
         self._answer(data, status or ERROR_CODE_HTTP_STATUS.get(error.code, 200))
 
+    def _withhold(self) -> None:
+        metrics.withheld_messages.labels(self.server_name).inc()
+        self._refuse(ErrorData(code=INTERNAL_ERROR, message=WITHHELD))
+
     def _answer(self, data: bytes, status: int) -> None:
         if len(data) > SMALL_OUTGOING_BYTES and self._memory is not None and not self._memory.add_outgoing(len(data)):
-            metrics.withheld_messages.labels(self.server_name).inc()
-            self._refuse(ErrorData(code=INTERNAL_ERROR, message=WITHHELD))
+            self._withhold()
             return
         self._count_out.inc()
         note_answer_size(len(data))

@@ -11,6 +11,9 @@ import pytest
 from django.test import override_settings
 from prometheus_client import REGISTRY
 
+from gateway import jsonrpc
+from gateway.jsonrpc import json_body
+from gateway.transports import stateless
 from gateway.transports.message_budget import WITHHELD, MessageBudget
 from gateway.transports.reply import Reply
 from tests.endpoints.test_message_limits import held, until
@@ -86,6 +89,31 @@ async def test_answers_that_are_not_read_hold_no_more_than_their_address_may(hos
     assert {len(reply["result"]["content"][0]["text"]) for reply in whole} == {LARGE}
     assert {reply["error"]["message"] for reply in replies if "error" in reply} == {WITHHELD}
     await until(lambda: held(host) == 0)
+
+
+async def test_answer_that_is_withheld_is_not_written_as_json_first(
+    host: InProcessHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold up everything else in the process."""
+    written: list[int] = []
+
+    def note(value: Any) -> bytes:
+        data = json_body(value)
+        written.append(len(data))
+        return data
+
+    for module in (jsonrpc, stateless):
+        monkeypatch.setattr(module, "json_body", note)
+    client = await host.initialize(WORKSHOP)
+    params = {"name": "fill", "arguments": {"characters": LARGE}}
+    before = withheld("workshop")
+    for number in range(CALLS):
+        client.post(fill(number)).may_read.clear()
+        host.post_stateless(WORKSHOP, "tools/call", params).may_read.clear()
+    await until(lambda: withheld("workshop") - before == 2 * CALLS - ROOM)
+    assert len([size for size in written if size > LARGE]) == ROOM
+    for exchange in host.exchanges:
+        exchange.may_read.set()
 
 
 async def test_answers_on_a_stream_that_is_not_read_hold_no_more_than_their_address_may(host: InProcessHost) -> None:
