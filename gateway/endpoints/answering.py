@@ -11,19 +11,24 @@ from gateway.transports.event_stream import EventStream
 from gateway.transports.reply import Reply
 
 
-def new_stream(send: Send, loop: asyncio.AbstractEventLoop | None = None) -> EventStream:
+def new_stream(host: Host, send: Send, loop: asyncio.AbstractEventLoop | None = None) -> EventStream:
     """An event stream to the client of `send`. `loop` is the host's, if this is called elsewhere."""
     return EventStream(
-        send, buffer_bytes=conf.stream_buffer_bytes, slow_reader_seconds=conf.slow_reader_seconds, loop=loop
+        send,
+        buffer_bytes=conf.stream_buffer_bytes,
+        slow_reader_seconds=conf.slow_reader_seconds,
+        loop=loop,
+        wakeups=host.loop.wakeups,
     )
 
 
-def new_reply(send: Send, headers: Headers = ()) -> Reply:
+def new_reply(host: Host, send: Send, headers: Headers = ()) -> Reply:
     """A reply to the client of `send`, undecided at first. `headers` are added to the response."""
     return Reply(
-        partial(new_stream, send, asyncio.get_running_loop()),
+        partial(new_stream, host, send, asyncio.get_running_loop()),
         send,
         headers,
+        wakeups=host.loop.wakeups,
         step_bytes=conf.stream_buffer_bytes,
         step_seconds=conf.slow_reader_seconds,
     )

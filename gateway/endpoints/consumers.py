@@ -41,7 +41,7 @@ class SseConsumer(AsyncConsumer):  # type: ignore[misc]
         request = self._request
         name, user_id = request.definition.name, request.identity.user_id
         logger.info("New SSE connection requested for %s with session: %s", name, user_id)
-        stream = new_stream(send)
+        stream = new_stream(self._host, send)
         session: Session[SseTransport] = await open_session(
             self._host,
             request,

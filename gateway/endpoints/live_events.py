@@ -72,7 +72,7 @@ class LiveEvents:
             retry = [(b"retry-after", str(RETRY_SECONDS).encode())]
             await respond(send, 503, body, b"application/json", retry)
             return
-        stream = new_stream(send)
+        stream = new_stream(self._host, send)
         with self._feed.shown_on(stream):
             checking = asyncio.create_task(self._check_again(scope, stream))
             try:

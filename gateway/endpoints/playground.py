@@ -139,7 +139,7 @@ class PlaygroundEndpoint:
 
     async def _run(self, place: _Place, page: HttpRequest, request: McpRequest) -> None:
         host = self._host
-        stream = new_stream(request.send)
+        stream = new_stream(self._host, request.send)
         session: Session[ConsoleTransport] = await open_session(
             host,
             request,

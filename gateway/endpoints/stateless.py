@@ -54,7 +54,7 @@ class StatelessRequests:
         try:
             # Check again: the factory may have taken long.
             require_still_open(host, request)
-            reply = new_reply(request.send)
+            reply = new_reply(self._host, request.send)
             call = StatelessCall(
                 instance.running,
                 name,

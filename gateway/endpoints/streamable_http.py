@@ -65,7 +65,7 @@ class StreamableHttpRequests:
         message = message_from(incoming.json)
         require_tool(request.identity, request.definition.name, message)
         if isinstance(message, JSONRPCRequest):
-            reply = new_reply(request.send, _session_headers(session))
+            reply = new_reply(self._host, request.send, _session_headers(session))
             session.wire.call(message, request.scope_for_server, incoming.memory, reply)
             await run_reply(self._host, request, reply)
         else:
@@ -74,7 +74,7 @@ class StreamableHttpRequests:
 
     async def _take_batch(self, incoming: Incoming, session: Session[StreamableHttpWire], request: McpRequest) -> None:
         batch = await admit_batch(self._host, request, incoming.json)
-        reply = new_reply(request.send, _session_headers(session))
+        reply = new_reply(self._host, request.send, _session_headers(session))
         if session.wire.call_batch(batch, request.scope_for_server, incoming.memory, reply):
             await run_reply(self._host, request, reply)
         else:
@@ -94,7 +94,7 @@ class StreamableHttpRequests:
         try:
             session.wire.start(on_end=lambda: self._host.loop.call_soon(session.end, LOOP_ENDED))
             with _RequestOf(session):
-                reply = new_reply(request.send, _session_headers(session))
+                reply = new_reply(self._host, request.send, _session_headers(session))
                 session.wire.call(message, request.scope_for_server, memory, reply)
                 is_answered = await run_reply(self._host, request, reply)
         finally:
@@ -106,7 +106,7 @@ class StreamableHttpRequests:
         session = await self._find_or_refuse(request)
         if session is None:
             return
-        stream = new_stream(request.send)
+        stream = new_stream(self._host, request.send)
         last_event_id = request.header(LAST_EVENT_ID)
         with _RequestOf(session):
             try:

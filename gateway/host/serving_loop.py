@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVarTuple
 
+from gateway.wakeups import Wakeups
+
 logger = logging.getLogger(__name__)
 
 _Ts = TypeVarTuple("_Ts")
@@ -19,11 +21,19 @@ class ServingLoop:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._wakeups: Wakeups | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def bind(self) -> None:
         """Take the running loop as the host's loop. Until then `call_soon` does nothing."""
         self._loop = asyncio.get_running_loop()
+        self._wakeups = Wakeups(self._loop)
+
+    @property
+    def wakeups(self) -> Wakeups:
+        """The loop's, for what is called once for each message. Only after `bind`."""
+        assert self._wakeups is not None
+        return self._wakeups
 
     def call_soon(self, callback: Callable[[*_Ts], object], *args: *_Ts) -> None:
         """Call `callback(*args)` on the loop soon. Does nothing once the loop is closed."""

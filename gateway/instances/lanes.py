@@ -16,6 +16,8 @@ try:
 except ImportError:  # it does not exist for Windows
     uvloop = None  # type: ignore[assignment]
 
+from gateway.wakeups import Wakeups
+
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_SECONDS: Final = 2.0
@@ -35,6 +37,8 @@ class Lane:
         self.name = name
         # Every message goes from the host's loop to a lane and back. uvloop halves the cost of that.
         self.loop = uvloop.new_event_loop() if uvloop is not None else asyncio.new_event_loop()
+        self.wakeups = Wakeups(self.loop)
+        """For what is called once for each message."""
         self._is_stopping = False
         self._probe_sent: float | None = None
         self._last_lag_seconds = 0.0

@@ -20,6 +20,7 @@ from gateway.http.requests import until_disconnect
 from gateway.http.responses import COMMON_HEADERS
 from gateway.http.slow_readers import SlowReaderRule
 from gateway.transports.message_budget import MessageMemory
+from gateway.wakeups import Wakeups
 
 COMMENT: Final = b": ping\r\n\r\n"
 """Sent on silent streams, so that clients and proxies with an idle timeout keep them open."""
@@ -82,6 +83,7 @@ class EventStream:
         "_sender",
         "_sender_wakeup",
         "_slow_reader",
+        "_wakeups",
         "_write_lock",
         "is_closed",
         "last_sent",
@@ -96,12 +98,14 @@ class EventStream:
         buffer_bytes: int,
         slow_reader_seconds: float,
         loop: asyncio.AbstractEventLoop | None = None,
+        wakeups: Wakeups | None = None,
     ) -> None:
-        """`loop` is the host's, which is the running one if none is given."""
+        """`loop` is the host's, which is the running one if none is given. `wakeups`: its own, which all share."""
         self._send = send
         self._buffer_bytes = buffer_bytes
         self._slow_reader = SlowReaderRule(slow_reader_seconds, buffer_bytes)
         self._loop = loop or asyncio.get_running_loop()
+        self._wakeups = wakeups or Wakeups(self._loop)
         self._chunks: deque[bytes] = deque()
         # Two counters instead of one size: only the sender writes the second one, so it needs no lock.
         self._bytes_written = 0
@@ -218,7 +222,7 @@ class EventStream:
         """End the stream within a second, even if the client has not read the rest by then."""
         self._is_cut = True
         self.close()
-        self._call_in_loop(self._limit_sender)
+        self._wakeups.send(self._limit_sender)
 
     def abandon(self) -> None:
         """Drop what was not sent: nothing will be sent any more, or ever was. A second call changes nothing."""
@@ -324,11 +328,7 @@ class EventStream:
     def _wake_sender(self) -> None:
         if self._is_sender_idle:
             self._is_sender_idle = False
-            self._call_in_loop(self._resolve_wakeup)
-
-    def _call_in_loop(self, callback: Callable[[], object]) -> None:
-        with contextlib.suppress(RuntimeError):  # the host's loop is closed
-            self._loop.call_soon_threadsafe(callback)
+            self._wakeups.send(self._resolve_wakeup)
 
     def _resolve_wakeup(self) -> None:
         if self._sender_wakeup is not None and not self._sender_wakeup.done():

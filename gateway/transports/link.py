@@ -92,7 +92,7 @@ class Inbound(MessageStream):
         # Looked at after the message was added, and taken back before the lane looks for messages.
         if not self._is_wake_coming:
             self._is_wake_coming = True
-            self._lane.post(self._look)
+            self._lane.wakeups.send(self._look)
         # Look after the message was added: `close`, on the other thread, looks after it has closed the stream.
         if self._is_closed:
             self._clear()

@@ -17,6 +17,7 @@ from gateway.http.asgi import Headers, Receive, Send
 from gateway.http.requests import until_disconnect
 from gateway.http.responses import respond_in_steps
 from gateway.transports.event_stream import EventStream
+from gateway.wakeups import Wakeups
 
 WATCH_AFTER_SECONDS: Final = 1.0
 """Only for answers that take longer does a task watch whether the client leaves. Most are faster."""
@@ -45,10 +46,12 @@ class Reply:
         *,
         step_bytes: int = 1024 * 1024,
         step_seconds: float = 30.0,
+        wakeups: Wakeups | None = None,
     ) -> None:
         """`make_stream` is called when the stream is first needed, on any thread.
 
-        Of a whole response that is large, the client must take `step_bytes` in each `step_seconds`.
+        Of a whole response that is large, the client must take `step_bytes` in each `step_seconds`. `wakeups`: those of
+        the host's loop, which all replies share.
         """
         self._make_stream = make_stream
         self._stream: EventStream | None = None
@@ -58,6 +61,7 @@ class Reply:
         self._step_bytes = step_bytes
         self._step_seconds = step_seconds
         self._loop = asyncio.get_running_loop()
+        self._wakeups = wakeups or Wakeups(self._loop)
         self._is_decided = False
         """Whether the host's loop knows of the decision."""
         self._wakeup: asyncio.Future[None] | None = None
@@ -114,10 +118,7 @@ class Reply:
 
     def _notify(self) -> None:
         if not self._is_decided:
-            try:
-                self._loop.call_soon_threadsafe(self._decide)
-            except RuntimeError:  # the host's loop is closed: nobody is waiting
-                return
+            self._wakeups.send(self._decide)
 
     def _decide(self) -> None:
         self._is_decided = True

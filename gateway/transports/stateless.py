@@ -103,7 +103,7 @@ class StatelessCall:
 
     def start(self) -> None:
         """Start to handle the request."""
-        self._running.lane.post(self._start_in_lane)
+        self._running.lane.wakeups.send(self._start_in_lane)
 
     def cancel(self) -> None:
         """Cancel the handler. The client has closed the response, which cancels the request in this protocol.

@@ -303,13 +303,15 @@ async def test_end_does_not_wait_for_a_lane_that_is_blocked(workshop: LaneServer
 async def test_batch_is_answered_when_all_of_it_is_even_if_its_first_answer_comes_early(workshop: LaneServer) -> None:
     session = Session(workshop)
     await session.initialize("2025-03-26")
-    admit = session.transport._link.admit
+    link = session.transport._link
+    admit = link.admit
 
     def admit_slowly(*arguments: Any) -> None:
         admit(*arguments)
+        workshop.lane.post(link.inbound._look)  # as if an earlier wake-up came only now
         until(lambda: not session.facts.in_flight)
 
-    session.transport._link.admit = admit_slowly  # type: ignore[method-assign]
+    link.admit = admit_slowly  # type: ignore[method-assign]
     client = AsgiClient()
     stream = EventStream(client.send, buffer_bytes=1000, slow_reader_seconds=5)
     reply = Reply(lambda: stream, client.send)
