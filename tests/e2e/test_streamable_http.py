@@ -417,7 +417,7 @@ def test_initialize_that_fails_leaves_no_session(host: HostProcess) -> None:
     before = open_sessions(host)
     answer = post(host, LEDGER, request("initialize", {"protocolVersion": 5}, 1)).answer()
     assert "error" in answer.json
-    assert open_sessions(host) == before
+    until(lambda: open_sessions(host) == before)
 
 
 # -- Requests and their answers --------------------------------------------------------------------------------------
