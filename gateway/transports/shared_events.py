@@ -63,6 +63,8 @@ _NONCE_BYTES: Final = 12
 EVENT: Final = b"e"
 OPENED: Final = b"o"
 ENDED: Final = b"x"
+TOO_LARGE: Final = b"l"
+"""An event that is larger than all may be together. It is never in Redis."""
 
 
 class EventsUnavailable(Exception):
@@ -158,6 +160,9 @@ class SharedEvents:
 
     def add(self, log: str, stream: int, kind: bytes, sequence: int, data: bytes) -> None:
         """Keep an event: its data, the ids of the requests of a stream that opens, or nothing for its end."""
+        if len(data) > self._max_bytes:
+            # It would be dropped at once, and every other event with it. It need not travel for that.
+            kind, data = TOO_LARGE, b""
         with self._lock:
             if self._waiting_bytes > MAX_WAITING_BYTES:
                 self._lost.add((log, stream if kind == ENDED else None))
@@ -256,8 +261,15 @@ class SharedEvents:
             if len(self._logs) > MAX_LOGS:
                 self._logs.popitem(last=False)
         self._logs.move_to_end(name)
-        is_event = entry.kind == EVENT
+        is_event = entry.kind in (EVENT, TOO_LARGE)
         log.last = (entry.sequence, 0) if is_event else (max(log.last[0], entry.sequence), log.last[1] + 1)
+        if entry.stream:
+            (self._open.discard if entry.kind == ENDED else self._open.add)((name, entry.stream))
+        if entry.kind == TOO_LARGE:
+            log.sizes.clear()
+            log.size = 0
+            pipeline.delete(name)
+            return
         entry_id = b"%d-%d" % log.last
         fields = {
             b"s": entry.stream,
@@ -266,8 +278,6 @@ class SharedEvents:
             b"d": self._closed(name, entry.data),
         }
         pipeline.xadd(name, fields, id=entry_id)
-        if entry.stream:
-            (self._open.discard if entry.kind == ENDED else self._open.add)((name, entry.stream))
         log.sizes.append((entry_id, len(entry.data)))
         log.size += len(entry.data)
         if len(log.sizes) > self._max_events or log.size > self._max_bytes:

@@ -104,6 +104,22 @@ async def test_log_is_bounded_and_nothing_is_resumed_over_what_was_dropped(
     assert [sequence for sequence, _ in found.events] == [8, 9]
 
 
+async def test_event_that_is_too_large_to_be_kept_does_not_travel_and_leaves_no_gap(redis: Redis) -> None:
+    writer, reader = redis.connect(max_bytes=1000), redis.connect()
+    log = say(writer, 1, 2)
+    await reached(lambda: writer._client.xlen(log) == 2)
+    before = writer._client.info("stats")["total_net_input_bytes"]
+    say(writer, 3, 3, text="x" * 100_000)
+    await reached(lambda: not writer._client.exists(log))
+    assert writer._client.info("stats")["total_net_input_bytes"] - before < 50_000
+    assert await reader.read(log, 1, 2) is None
+    say(writer, 4, 5)
+    await reached(lambda: writer._client.xlen(log) == 2)
+    found = await reader.read(log, 1, 4)
+    assert found is not None
+    assert [sequence for sequence, _ in found.events] == [5]
+
+
 async def test_event_that_was_lost_leaves_no_gap(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.transports.shared_events.AWAY_SECONDS", 0.0)
     writer = redis.connect()
