@@ -2,8 +2,11 @@
 
 In the handshake era the other side may ask its client something while a call runs (sampling, elicitation, roots). On a
 pipe, a question does not say which call it belongs to. So it goes to the call in flight if there is only one, otherwise
-to the newest session whose client can answer it. Clients of 2026-07-28 cannot be sent requests. Their call is parked:
-it is answered with the input that is required, and a retry with that input resumes it.
+to the newest session of the same user whose client can answer it. If calls of several users are in flight, which
+happens where all share one process, nobody is asked: it may be about somebody else's call.
+
+Clients of 2026-07-28 cannot be sent requests. Their call is parked: it is answered with the input that is required, and
+a retry with that input resumes it.
 """
 
 import asyncio
@@ -28,6 +31,8 @@ from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gateway.upstreams.placeholders import Caller
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +81,7 @@ class Call:
     """A client's request that is in flight on the other side."""
 
     ctx: Context
+    caller: Caller
     parked: "ParkedCall | None" = None
 
     @property
@@ -85,8 +91,7 @@ class Call:
 
     def can_answer(self, capability: str) -> bool:
         """Whether its client has declared a capability."""
-        declared = self.ctx.session.client_capabilities
-        return declared is not None and getattr(declared, capability, None) is not None
+        return _can_answer(self.ctx, capability)
 
 
 @dataclass(eq=False)
@@ -166,8 +171,8 @@ class Questions:
     def __init__(self) -> None:
         self.calls: dict[Call, None] = {}
         """In flight, the oldest first."""
-        self._connections: dict[Connection, Context] = {}
-        """Sessions with their newest request, in the order in which they came."""
+        self._connections: dict[Connection, tuple[Context, Caller]] = {}
+        """Sessions with their newest request and their user, in the order in which they came."""
         self._subscriptions: dict[str, set[Connection]] = {}
         self._parked: dict[str, ParkedCall] = {}
         self.bus = InMemorySubscriptionBus()
@@ -184,14 +189,14 @@ class Questions:
 
     # -- Who is there ------------------------------------------------------------------------------------------------
 
-    def see(self, ctx: Context) -> None:
-        """Note the session that a request came on."""
+    def see(self, ctx: Context, caller: Caller) -> None:
+        """Note the session that a request came on, and whose it is."""
         connection = connection_of(ctx)
         if connection is None or is_modern(ctx):
             return
         if connection not in self._connections:
             connection.exit_stack.callback(self._forget, connection)
-        self._connections[connection] = ctx
+        self._connections[connection] = ctx, caller
 
     def _forget(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
@@ -238,16 +243,25 @@ class Questions:
         if method not in _QUESTIONS:
             raise MCPError(code=types.METHOD_NOT_FOUND, message="Method not found", data=method)
         capability, kind = _QUESTIONS[method]
+        if not self._is_of_one_user:
+            message = "Calls of several users are in flight, and the question does not say whose it belongs to"
+            raise MCPError(code=types.METHOD_NOT_FOUND, message=message, data=method)
         # A call whose client is being asked already waits for that; another question is rarely its own.
         calls = [call for call in self.calls if not call.is_waiting] or list(self.calls)
         if len(calls) != 1:
-            for ctx in reversed(list(self._connections.values())):
-                if Call(ctx).can_answer(capability):
+            for ctx, caller in reversed(list(self._connections.values())):
+                if (not calls or caller == calls[0].caller) and _can_answer(ctx, capability):
                     return await _ask(ctx, kind, method, params, None)
         # Not an older call whose client could answer: it would be asked what somebody else's call needs.
         if calls and calls[-1].can_answer(capability):
             return await self._ask_call(calls[-1], kind, method, params)
         raise MCPError(code=types.METHOD_NOT_FOUND, message=f"The client does not support {capability}", data=method)
+
+    @property
+    def _is_of_one_user(self) -> bool:
+        """Whether what the other side says outside of an answer can concern one user only."""
+        calls = self.calls or [Call(ctx, caller) for ctx, caller in self._connections.values()]
+        return len({call.caller for call in calls}) <= 1
 
     async def _ask_call(
         self, call: Call, kind: type[types.Request[Any, Any]], method: str, params: Mapping[str, Any] | None
@@ -279,14 +293,14 @@ class Questions:
         result.add_done_callback(lambda _: parked.note_result())
         return parked
 
-    def find_parked(self, token: object, ctx: Context) -> ParkedCall:
+    def find_parked(self, token: object, ctx: Context, caller: Caller) -> ParkedCall:
         """The call that a retry resumes.
 
         Raises:
             MCPError: it is not waiting any more.
         """
         parked = self._parked.get(token) if isinstance(token, str) else None
-        if parked is None:
+        if parked is None or parked.call.caller != caller:
             raise MCPError(
                 code=types.INVALID_PARAMS,
                 message="This call does not wait for input any more. Call again without requestState.",
@@ -339,8 +353,14 @@ class Questions:
                 return
             await ctx.session.send_notification(notification, related_request_id=ctx.request_id)
             return
-        for connection in list(self._connections):
-            await connection.notify("notifications/message", params)
+        if self._is_of_one_user:
+            for connection in list(self._connections):
+                await connection.notify("notifications/message", params)
+
+
+def _can_answer(ctx: Context, capability: str) -> bool:
+    declared = ctx.session.client_capabilities
+    return declared is not None and getattr(declared, capability, None) is not None
 
 
 async def _ask(

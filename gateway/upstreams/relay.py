@@ -151,8 +151,8 @@ class RelayServer(Server[Any]):
         """
         holder = self._holder_of(ctx)
         link = await _linked(holder)
-        holder.questions.see(ctx)
-        call = Call(ctx)
+        holder.questions.see(ctx, self._caller)
+        call = Call(ctx, self._caller)
         holder.questions.calls[call] = None
         try:
             if is_modern(ctx) and ctx.method in INPUT_REQUIRED_METHODS and not link.is_modern:
@@ -171,7 +171,7 @@ class RelayServer(Server[Any]):
         ctx, questions = call.ctx, holder.questions
         params = ctx.params or {}
         if params.get("requestState") is not None:
-            parked = questions.find_parked(params["requestState"], ctx)
+            parked = questions.find_parked(params["requestState"], ctx, self._caller)
             # The request that brings the input stands for the call from now on.
             del questions.calls[call]
             parked.resume(params.get("inputResponses") or {})
@@ -206,7 +206,7 @@ class RelayServer(Server[Any]):
     async def _subscribe(self, ctx: Context, params: types.SubscribeRequestParams) -> dict[str, Any]:
         holder = self._holder_of(ctx)
         link = await _linked(holder)
-        holder.questions.see(ctx)
+        holder.questions.see(ctx, self._caller)
         if holder.questions.subscribe(ctx, str(params.uri)):
             return await _request(holder, link, ctx.method, _passed_on(ctx.params), None)
         return {}
@@ -233,7 +233,7 @@ class RelayServer(Server[Any]):
         return await self._listen(ctx, params)
 
     async def _note_session(self, ctx: Context, _: Any) -> None:
-        self._holder_of(ctx).questions.see(ctx)
+        self._holder_of(ctx).questions.see(ctx, self._caller)
 
     async def _notify(self, ctx: Context, _: Any) -> None:
         holder = self._holder_of(ctx)

@@ -229,6 +229,54 @@ async def test_shared_child_serves_everybody() -> None:
         assert await text(ada, "pid") == await text(bob, "pid")
 
 
+@pytest.mark.parametrize("question", ["elicit", "sample", "roots"])
+@both_eras
+async def test_question_of_a_shared_child_never_goes_to_another_user(mode: Mode, question: str) -> None:
+    asked: list[str] = []
+
+    def noting(answer: Any) -> Any:
+        async def note(*_: Any) -> Any:
+            asked.append(question)
+            return await answer()
+
+        return note
+
+    supply = make_supply(per="shared")
+    callbacks = {"elicitation_callback": _elicit, "sampling_callback": _sample, "list_roots_callback": _roots}
+    listening = {name: noting(answer) for name, answer in callbacks.items()}
+    async with client(supply, mode, "ada", **callbacks) as ada, client(supply, "legacy", "eve", **listening) as eve:
+        assert await text(eve, "echo", text="here") == "here"
+        assert "error" not in await text(ada, question)
+        held = asyncio.create_task(text(eve, "hang"))
+        while calls_in_flight(supply) < 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert "several users" in await text(ada, question)
+        held.cancel()
+    assert asked == []
+
+
+async def test_log_messages_of_a_shared_child_never_go_to_another_user() -> None:
+    said: list[Any] = []
+
+    async def on_log(params: types.LoggingMessageNotificationParams) -> None:
+        said.append(params.data)
+
+    supply = make_supply(per="shared")
+    async with client(supply, "legacy", "ada") as ada, client(supply, "legacy", "eve", logging_callback=on_log) as eve:
+        held = asyncio.create_task(text(eve, "hang"))
+        while calls_in_flight(supply) < 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert await text(ada, "log") == "logged"
+        assert await text(eve, "echo", text="last") == "last"
+        held.cancel()
+    assert said == []
+
+
+def calls_in_flight(supply: Supply) -> int:
+    """How many calls are in flight on a shared link."""
+    return len(next(iter(supply._holders.values())).questions.calls)
+
+
 async def test_session_of_its_own_has_a_child_of_its_own() -> None:
     supply = make_supply(per="session")
     server = await make_relay(supply)
