@@ -107,7 +107,6 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "channels",
-    "django_prometheus",
 ]
 
 MIDDLEWARE = [
@@ -195,11 +194,13 @@ WHITENOISE_AUTOREFRESH = False
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
+    # Only the one in use: Django imports each, in every command.
     "formatters": {
-        "text": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
-        "json": {"()": "gateway.host.json_log.JsonLines"},
+        "lines": {"()": "gateway.host.json_log.JsonLines"}
+        if _env.log_format == "json"
+        else {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": _env.log_format}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
     "root": {"handlers": ["stderr"], "level": _env.log_level},
     "loggers": {
         # Its level is fixed: at DEBUG the SDK prints message bodies, at INFO whole session ids.

@@ -5,6 +5,8 @@ from django.templatetags.static import static
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+# Here and not when Django starts: commands and MCP need no page, and the pages take a tenth of a second.
+admin.autodiscover()
 admin.site.site_header = "guMCP"
 admin.site.site_title = "guMCP"
 admin.site.index_title = "Overview"

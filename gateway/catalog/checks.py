@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from django.core.checks import CheckMessage, Warning, register
+from django.core.checks import CheckMessage, Tags, Warning, register
 
 from gateway.conf import conf
 
 
-@register()
+@register(Tags.files)
 def server_dirs_exist(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """gateway.W001: a server directory is missing."""
     return [

@@ -11,6 +11,7 @@ from functools import partial
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from django.core.checks import Tags
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
@@ -38,6 +39,8 @@ class Command(BaseCommand):
     """Checks the ports, prepares the database if asked to, serves, and says what to open next."""
 
     help = "Serve with Daphne."
+    # What an operator may have set wrong. The other checks are of the code, and import the admin's pages.
+    requires_system_checks = (Tags.security, Tags.files)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
