@@ -4,10 +4,12 @@ import os
 
 from django.core.asgi import get_asgi_application
 
+from gateway.collector import start_without_looking_for_garbage
 from gateway.conf import ending_with_settings_errors
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "gumcp_site.settings")
 with ending_with_settings_errors():
+    start_without_looking_for_garbage()
     django_application = get_asgi_application()
 
 # Only after Django is set up: these import models.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from gateway import __version__
-from gateway.collector import look_seldom_for_garbage
+from gateway.collector import start_without_looking_for_garbage
 from gateway.conf import ending_with_settings_errors
 from gateway.conf.environment import REFERENCE
 
@@ -20,7 +20,7 @@ def run(argv: list[str]) -> None:
     if argv[1:] in (["--version"], ["version"]):
         print(f"gumcp {__version__}")
         return
-    look_seldom_for_garbage()
+    start_without_looking_for_garbage()
     with ending_with_settings_errors(), ending_without_reader():
         from django.conf import settings
         from django.core.management import execute_from_command_line

@@ -17,6 +17,7 @@ from gateway.access.redaction import redact
 from gateway.catalog.definitions import LoadFailure, ServerDefinition
 from gateway.catalog.discovery import load_server
 from gateway.catalog.standard_streams import stdout_on_stderr
+from gateway.collector import look_seldom_for_garbage
 from gateway.conf import conf
 from gateway.exceptions import GatewayError, InstanceUnavailable
 from gateway.management.error_display import AuthorHandler, describe_error, fold_traceback, leaves
@@ -60,6 +61,7 @@ class OneServer:
             CommandError: the server's code raised anything but KeyboardInterrupt, or answered with a protocol error.
         """
         token = current_identity.set(self._identity)
+        look_seldom_for_garbage()
         try:
             log = AuthorHandler(self.clean, is_whole=self._shows_whole_tracebacks, on_failure=self.note)
             with stdout_on_stderr(), log.in_use():

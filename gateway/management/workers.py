@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from gateway import metrics
 from gateway.access.limits import IN_MEMORY
 from gateway.apps import GatewayConfig
+from gateway.collector import look_seldom_for_garbage
 from gateway.conf import conf
 from gateway.conf.kinds import url_host
 from gateway.fleet.members import Members
@@ -81,6 +82,7 @@ def supervise(
         words = [sys.executable, sys.argv[0], "serve", "--worker", str(descriptor)]
         return [*words, "--reload"] if watches_files else words
 
+    look_seldom_for_garbage()
     # One port serves the metrics of all workers: the supervisor's.
     environment = {**os.environ, "GUMCP_METRICS_PORT": "0"}
     with ExitStack() as stack:

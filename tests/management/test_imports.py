@@ -1,4 +1,4 @@
-"""What a command must not import: a start is for the most part imports, and these are heavy."""
+"""What a start does without: it is for the most part imports, some of which are heavy."""
 
 from __future__ import annotations
 
@@ -78,6 +78,15 @@ def test_checks_of_the_admin_see_all_pages(tmp_path: Path) -> None:
         "run_checks(tags=['admin']); print(*sys.modules)"
     )
     assert set(run_code(code, tmp_path).split()) >= PAGES - {"gumcp_site.urls"}
+
+
+def test_command_that_loads_servers_does_not_look_for_garbage_meanwhile(tmp_path: Path) -> None:
+    code = (
+        "import gc; from gateway.management.command_line import run;"
+        "looks = []; gc.callbacks.append(lambda phase, facts: looks.append(phase));"
+        "run(['manage.py', 'list_servers']); print(len(looks))"
+    )
+    assert run_code(code, tmp_path).splitlines()[-1] == "0"
 
 
 def test_serve_checks_what_an_operator_has_set_and_not_the_code() -> None:
