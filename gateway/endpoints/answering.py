@@ -29,6 +29,7 @@ def new_reply(host: Host, send: Send, headers: Headers = ()) -> Reply:
         send,
         headers,
         wakeups=host.loop.wakeups,
+        alarms=host.loop.alarms,
         step_bytes=conf.stream_buffer_bytes,
         step_seconds=conf.slow_reader_seconds,
     )

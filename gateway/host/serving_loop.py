@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVarTuple
 
+from gateway.waiting import Alarms
 from gateway.wakeups import Wakeups
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ class ServingLoop:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakeups: Wakeups | None = None
+        self.alarms = Alarms()
+        """For time limits that are hardly ever reached."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def bind(self) -> None:

@@ -25,7 +25,7 @@ from gateway.instances.listings import Listings
 from gateway.instances.policies import Policies, Policy
 from gateway.instances.tool_schemas import ToolSchemas
 from gateway.tool_results import error_result
-from gateway.waiting import wait_for
+from gateway.waiting import Alarms, wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,8 @@ class ServerCalls:
         self.running: dict[asyncio.Task[Any], RunningCall] = {}
         self.given_up: set[asyncio.Task[Any]] = set()
         """Handlers that were cancelled and still run in the lane."""
+        self.alarms = Alarms()
+        """The time limits of the calls. Used in the lane."""
         self.threads = ServerThreads(server_name, lambda: self.policy)
         """Where the handlers of a version 1 server run."""
 
@@ -204,20 +206,20 @@ class CallMiddleware:
         The handler has a task of its own. It may raise a `CancelledError` that is not its caller's, and a handler that
         ignores its cancellation must not hold up the session and the answer for ever.
         """
-        running = self._calls.running
+        running, alarms = self._calls.running, self._calls.alarms
         clock = CallClock(policy)
         # The context was made for this request. Setting it costs a hundredth of what `dataclasses.replace` does.
         ctx.session = ClockedSession(ctx.session, clock)
         task = asyncio.get_running_loop().create_task(_contained(ctx, call_next))
         running[task] = call
         try:
-            await wait_for(task, clock.first_look_seconds)
+            await wait_for(task, clock.first_look_seconds, alarms)
             while not task.done():
                 if clock.is_over:
                     timed_out = CallTimedOut(clock.reason)  # a handler that does not end may still report progress
                     await self._give_up(task)
                     raise timed_out
-                await wait_for(task, clock.next_look_seconds)
+                await wait_for(task, clock.next_look_seconds, alarms)
         except asyncio.CancelledError:
             await self._give_up(task)
             raise
@@ -233,7 +235,7 @@ class CallMiddleware:
         try:
             # Shielded: the SDK and the transports cancel with scopes, which would interrupt every wait in here.
             with anyio.CancelScope(shield=True):
-                await wait_for(task, GIVE_UP_SECONDS)
+                await wait_for(task, GIVE_UP_SECONDS, self._calls.alarms)
         finally:  # a shield does not stop `Task.cancel`
             if not task.done():
                 self._calls.given_up.add(task)

@@ -17,6 +17,7 @@ from gateway.http.asgi import Headers, Receive, Send
 from gateway.http.requests import until_disconnect
 from gateway.http.responses import respond_in_steps
 from gateway.transports.event_stream import EventStream
+from gateway.waiting import Alarms
 from gateway.wakeups import Wakeups
 
 WATCH_AFTER_SECONDS: Final = 1.0
@@ -47,11 +48,12 @@ class Reply:
         step_bytes: int = 1024 * 1024,
         step_seconds: float = 30.0,
         wakeups: Wakeups | None = None,
+        alarms: Alarms | None = None,
     ) -> None:
         """`make_stream` is called when the stream is first needed, on any thread.
 
-        Of a whole response that is large, the client must take `step_bytes` in each `step_seconds`. `wakeups`: those of
-        the host's loop, which all replies share.
+        Of a whole response that is large, the client must take `step_bytes` in each `step_seconds`. `wakeups` and
+        `alarms` are those of the host's loop, which all replies share.
         """
         self._make_stream = make_stream
         self._stream: EventStream | None = None
@@ -62,10 +64,11 @@ class Reply:
         self._step_seconds = step_seconds
         self._loop = asyncio.get_running_loop()
         self._wakeups = wakeups or Wakeups(self._loop)
+        self._alarms = alarms or Alarms()
         self._is_decided = False
         """Whether the host's loop knows of the decision."""
         self._wakeup: asyncio.Future[None] | None = None
-        """What the response waits for. One future that a timer resolves too: a second one would cost a turn."""
+        """What the response waits for. One future that an alarm resolves too: a second one would cost a turn."""
         self._lock = threading.Lock()
         self._answer: Answer | None = None
         self.is_stream = False
@@ -133,11 +136,11 @@ class Reply:
         if self._is_decided:
             return
         self._wakeup = self._loop.create_future()
-        timer = self._loop.call_later(max(0.0, seconds), self._wake)
+        alarm = self._alarms.set(seconds, self._wake)
         try:
             await self._wakeup
         finally:
-            timer.cancel()
+            self._alarms.cancel(alarm)
             self._wakeup = None
 
     async def run(
