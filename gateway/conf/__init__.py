@@ -301,7 +301,10 @@ class GatewaySettings:
         example="/etc/gumcp/mcp.json",
     )
     max_children = Setting(
-        Count(at_least=1), "200", "Child processes and remote connections of servers at once; beyond it 503."
+        Count(at_least=1),
+        "200",
+        "Child processes and remote connections of servers at once; beyond it 503. The last quarter is for users who "
+        "have less than a quarter.",
     )
     instance_idle_seconds = Setting(Duration(), "30m", "How long an instance without a session is kept.")
     max_instances = Setting(

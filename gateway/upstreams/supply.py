@@ -219,7 +219,7 @@ class Holder:
         back_off = supply.back_off(self.key)
         back_off.require_ready()
         await self._end_link()
-        supply.slots.take()
+        supply.slots.take(self._caller.user_id)
         link = Link(self.questions)
         self._fault = LastFault()
         self._exit_status = None
@@ -229,7 +229,7 @@ class Holder:
                 await link.open(self._open_streams)
         except BaseException as error:
             await link.close()
-            supply.slots.give_back()
+            supply.slots.give_back(self._caller.user_id)
             if isinstance(error, asyncio.CancelledError):
                 raise
             reason = self._reason(link, error)
@@ -299,14 +299,14 @@ class Holder:
             self._link = None
             self.questions.drop_parked()
             await link.close()
-            self._supply.slots.give_back()
+            self._supply.slots.give_back(self._caller.user_id)
 
     async def _end_link(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             self.questions.drop_parked()
             await link.close()
-            self._supply.slots.give_back()
+            self._supply.slots.give_back(self._caller.user_id)
 
     def _reason(self, link: Link, error: BaseException) -> str:
         """Why a start failed, for callers and operators."""

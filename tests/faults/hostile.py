@@ -482,6 +482,12 @@ def counters(host: HostProcess) -> dict[str, Counter[str]]:
     return found
 
 
+def errors(host: HostProcess) -> Counter[str]:
+    """The errors in the host's log, without what differs from one to the next."""
+    lines = re.findall(r"\bERROR:? +(.*)", host.log())
+    return Counter(re.sub(r"\d+", "N", line)[:150] for line in lines)
+
+
 async def run(host: HostProcess, server: str, seconds: float, data_dir: Path) -> tuple[list[str], bool]:
     """Run all of it. Returns the lines of a summary, and whether no call of the well-behaved clients was lost."""
     good = [issue(data_dir, f"good-{number}") for number in range(CLIENTS)]
@@ -524,7 +530,7 @@ async def run(host: HostProcess, server: str, seconds: float, data_dir: Path) ->
         f"  time series: {first.series} before, {last.series} at the end",
         f"  attackers were answered: {_listed(answers)}",
         *(f"  {COUNTED[name]}: {_listed(found)}" for name, found in counters(host).items() if found.total()),
-        f"  errors in the host's log: {len(re.findall('ERROR', host.log()))}",
+        *(f"  {count} x in the host's log: {line}" for line, count in errors(host).most_common(10)),
         *(f"  {count} x lost: {failure}" for failure, count in failures.most_common(10)),
     ]
     if broken:
