@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import mcp_types as types
+import pydantic_core
 from mcp.server.connection import Connection, allowed_log_levels
 from mcp.server.context import ServerRequestContext
 from mcp.server.subscriptions import (
@@ -41,6 +42,12 @@ PARKED_SECONDS: Final = 300.0
 
 MAX_PARKED: Final = 100
 """How many calls of one link may be parked at once."""
+
+MAX_PARKED_BYTES: Final = 8 * 1024 * 1024
+"""How long the parameters of those may be together that wait for their clients. A request counts for its client until
+it is answered, and these were answered: with what input is required."""
+
+TOO_MANY_PARKED: Final = "Too many calls are waiting for input. Try again later."
 
 _QUESTIONS: Final[dict[str, tuple[str, type[types.Request[Any, Any]]]]] = {
     "sampling/createMessage": ("sampling", types.CreateMessageRequest),
@@ -103,6 +110,8 @@ class ParkedCall:
     call: Call
     forget: Callable[[], object]
     """Called when no retry can resume the call any more."""
+    may_wait: Callable[["ParkedCall"], bool]
+    """Whether there is room for it among those that wait for their clients."""
     open: dict[str, "asyncio.Future[dict[str, Any]]"] = field(default_factory=dict)
     """Questions that are not answered yet."""
     told: set[str] = field(default_factory=set)
@@ -111,6 +120,8 @@ class ParkedCall:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     parked_at: float = 0.0
     """When the client was told what input is required (monotonic seconds); 0 while a request of it waits."""
+    size_bytes: int = 0
+    """How long its parameters are, once it has waited for its client."""
 
     async def ask(self, method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
         """Ask the client with its next answer, and wait for the retry that brings the input."""
@@ -148,6 +159,9 @@ class ParkedCall:
         while True:
             asked = [key for key, future in self.open.items() if not future.done()]
             if asked and not self.result.done():
+                if not self.may_wait(self):
+                    self.result.cancel()
+                    raise MCPError(code=types.INTERNAL_ERROR, message=TOO_MANY_PARKED)
                 self.parked_at = time.monotonic()
                 asyncio.get_running_loop().call_later(PARKED_SECONDS, self._give_up, self.parked_at)
                 return {
@@ -280,18 +294,23 @@ class Questions:
             MCPError: too many are parked.
         """
         if len(self._parked) >= MAX_PARKED:
-            raise MCPError(code=types.INTERNAL_ERROR, message="Too many calls are waiting for input. Try again later.")
+            raise MCPError(code=types.INTERNAL_ERROR, message=TOO_MANY_PARKED)
         token = secrets.token_urlsafe(16)
 
         def forget() -> None:
             if self._parked.pop(token, None) is not None:
                 self.on_left()
 
-        parked = ParkedCall(token, result, call, forget)
+        parked = ParkedCall(token, result, call, forget, self._may_wait)
         call.parked = parked
         self._parked[token] = parked
         result.add_done_callback(lambda _: parked.note_result())
         return parked
+
+    def _may_wait(self, parked: ParkedCall) -> bool:
+        parked.size_bytes = parked.size_bytes or len(pydantic_core.to_json(parked.call.ctx.params))
+        waiting = [other.size_bytes for other in self._parked.values() if other is not parked and other.parked_at]
+        return not waiting or sum(waiting) + parked.size_bytes <= MAX_PARKED_BYTES
 
     def find_parked(self, token: object, ctx: Context, caller: Caller) -> ParkedCall:
         """The call that a retry resumes.

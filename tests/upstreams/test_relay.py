@@ -164,6 +164,27 @@ async def test_parked_call_ends_when_its_input_does_not_come(monkeypatch: pytest
             await late
 
 
+async def test_calls_that_wait_for_input_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.upstreams.questions.MAX_PARKED_BYTES", 300_000)
+    asked = asyncio.Semaphore(0)
+    leave = asyncio.Event()
+
+    async def answer_late(*_: Any) -> types.ElicitResult:
+        asked.release()
+        await leave.wait()
+        return await _elicit()
+
+    async with client(make_supply(), "auto", elicitation_callback=answer_late) as connected:
+        calls = [asyncio.create_task(text(connected, "elicit", filling="x" * 100_000)) for _ in range(2)]
+        for _ in calls:
+            await asked.acquire()
+        with pytest.raises(MCPError, match="waiting for input"):
+            await text(connected, "elicit", filling="x" * 200_000)
+        leave.set()
+        assert ["Ada" in await call for call in calls] == [True, True]
+        assert "Ada" in await text(connected, "elicit", filling="x" * 200_000)
+
+
 async def test_log_messages_reach_the_client() -> None:
     said: list[Any] = []
 
