@@ -4,8 +4,9 @@ An address that fails too often is refused for a while, whatever names it tries.
 from many addresses have a limit of their own, which refuses strangers only: who has logged in under this name from this
 address before is never refused because of failures elsewhere.
 
-To check a password takes a second of a processor on purpose, so strangers may have two attempts under way at once; the
-next is refused for a second. Otherwise many addresses could keep all threads and processors busy.
+To check a password takes a second of a processor on purpose, so strangers may have two attempts under way at once, or
+one where there are no more than two processors; the next is refused for a second. Otherwise many addresses could keep
+all threads and processors busy.
 
 An attempt is counted before it is answered, and given back if it did not fail. So attempts under way count too, and no
 more than the limit can be tried at once. An attempt whose client leaves before the answer counts as failed.
@@ -15,6 +16,7 @@ because people type passwords into the wrong field.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -53,8 +55,9 @@ KNOWN_DAYS: Final = 90
 MAX_KNOWN_ADDRESSES: Final = 1000
 """How many addresses of one name are compared."""
 
-MAX_STRANGERS: Final = 2
-"""Attempts from addresses that are new for their names that may be under way at once."""
+MAX_STRANGERS: Final = 2 if (os.cpu_count() or 1) > 2 else 1
+"""Attempts from addresses that are new for their names that may be under way at once. Each keeps a processor busy, and
+calls need one, too."""
 
 FORGOTTEN_SECONDS: Final = 10.0
 """An attempt whose client has left is not seen to end. So long it counts as under way."""
