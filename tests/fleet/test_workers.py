@@ -7,7 +7,9 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from gateway.console.playground import PREFIX
 from tests.support.admin_site import MAKE_USERS, Admin
 from tests.support.host_process import HostProcess, StartHost, has_ended, workers_of
 from tests.support.processes import BUNDLED_SERVERS, PLAIN_SERVERS, manage, until
+from tests.support.serving_process import statuses
 from tests.support.streamable import ACCEPT_BOTH, StatelessClient, initialize_message
 from tests.support.upstreams import TALKING_CHILD
 from tests.support.wire import JSON, request
@@ -94,6 +97,35 @@ def test_connection_that_callers_of_both_workers_share_is_given_to_and_fro(fleet
             statuses.append((response.status, b'"serverInfo"' in response.read()))
     assert set(statuses) == {(200, True)}
     assert fleet.metric("gumcp_given_connections_total") > before
+
+
+@pytest.mark.parametrize("piece_bytes", [1000, 30_000, 1_000_000])
+def test_pipelined_requests_of_both_workers_are_answered_in_order(fleet: HostProcess, piece_bytes: int) -> None:
+    """Whatever a worker has read of them when it gives the connection to the other one."""
+    count = 40
+    requests = bytearray()
+    for number in range(count):
+        message = initialize_message(request_id=number, padding="x" * (number % 3 * 5000))
+        body = json.dumps(message).encode()
+        requests += b"POST /workshop/pipe-%d HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % (
+            number % 7
+        )
+        requests += b"Accept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+    def send(connection: socket.socket) -> None:
+        for start in range(0, len(requests), piece_bytes):
+            connection.sendall(requests[start : start + piece_bytes])
+
+    answers = b""
+    with socket.create_connection(("127.0.0.1", fleet.port), timeout=20) as connection, ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(send, connection)
+        while len(ids := re.findall(rb'"id":\s*(\d+)', answers)) < count:
+            received = connection.recv(65536)
+            assert received, answers
+            answers += received
+        sent.result()
+    assert statuses(answers) == [200] * count
+    assert [int(found) for found in ids] == list(range(count))
 
 
 def test_messages_of_a_playground_page_find_its_session_whichever_worker_they_reach(fleet: HostProcess) -> None:
