@@ -343,17 +343,24 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         """Whether nothing has come of a request, and the last one is answered."""
         return self._reading is _Reading.HEAD and not self._buffer
 
-    def give_to_successor(self, handover: Handover) -> None:
-        """Give an idle connection to the process that serves instead of this one, if that is possible.
+    @property
+    def waits_for_successor(self) -> bool:
+        """Whether this is an idle connection that another process could go on with."""
+        return self.is_idle and isinstance(self.transport, LoopTransport) and not self.transport.is_closing
+
+    def give_to_successor(self, handover: Handover) -> bool:
+        """Give an idle connection to the process that serves instead of this one. Returns False if there is none.
 
         Raises:
             BlockingIOError: the other process must take others first.
         """
         transport = self.transport
-        if not isinstance(transport, LoopTransport) or not transport.can_be_given:
-            return
-        if handover.give_to_successor(transport.socket):
-            self._let_go(transport)
+        if not transport.can_be_given:  # the loop has yet to take it
+            return True
+        if not handover.give_to_successor(transport.socket):
+            return False
+        self._let_go(transport)
+        return True
 
     def refuse(self, status: int, event: ServingEvent, message: str) -> None:
         """Answer `status` in the server's own name, count it and read nothing any more."""

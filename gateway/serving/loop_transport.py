@@ -30,7 +30,7 @@ _RESET: Final = struct.pack("ii", 1, 0)
 class LoopTransport(asyncio.Protocol):
     """The transport of one connection. Used on the event loop."""
 
-    __slots__ = ("_connection", "_is_closing", "_is_write_closed", "_received", "_taking", "_transport", "socket")
+    __slots__ = ("_connection", "_is_write_closed", "_received", "_taking", "_transport", "is_closing", "socket")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, accepted: socket.socket, connection: Any) -> None:
         """Take over a socket that was accepted for `connection`. The connection begins to read in a later turn."""
@@ -38,7 +38,8 @@ class LoopTransport(asyncio.Protocol):
         self.socket: Any = accepted
         self._transport: asyncio.Transport | None = None
         """None until the loop has taken the socket."""
-        self._is_closing = False
+        self.is_closing = False
+        """Whether nothing more may be written."""
         self._is_write_closed = False
         self._received = b""
         self._taking: asyncio.Task[None] | None = loop.create_task(self._take(loop, accepted))
@@ -83,11 +84,11 @@ class LoopTransport(asyncio.Protocol):
     @property
     def can_be_given(self) -> bool:
         """Whether another process could go on with the socket. What is held for the client only this one can send."""
-        return not self._is_closing and self._transport is not None and not self.held_bytes
+        return not self.is_closing and self._transport is not None and not self.held_bytes
 
     def write(self, data: bytes) -> None:
         """Send `data`. After the end it is dropped."""
-        if self._transport is not None and not self._is_closing and not self._is_write_closed:
+        if self._transport is not None and not self.is_closing and not self._is_write_closed:
             self._transport.write(data)
             if self._transport.is_closing():
                 # The client has left, and the loop will say so in its next turn. An application that writes on and on
@@ -106,7 +107,7 @@ class LoopTransport(asyncio.Protocol):
 
     def loseConnection(self) -> None:
         """Close when everything has been sent."""
-        self._is_closing = True
+        self.is_closing = True
         if self._transport is None or self._transport.is_closing():
             return
         if self.held_bytes:
@@ -118,13 +119,13 @@ class LoopTransport(asyncio.Protocol):
 
     def loseWriteConnection(self) -> None:
         """Close this side when everything has been sent."""
-        if self._transport is not None and not self._is_closing and not self._is_write_closed:
+        if self._transport is not None and not self.is_closing and not self._is_write_closed:
             self._is_write_closed = True
             self._transport.write_eof()
 
     def let_go(self) -> None:
         """Close this process's copy of the socket. The connection goes on where another process has a copy."""
-        self._is_closing = True
+        self.is_closing = True
         if self._transport is not None:
             # Before it is closed, which happens in a later turn: another process reads from here on.
             self._transport.pause_reading()
@@ -132,7 +133,7 @@ class LoopTransport(asyncio.Protocol):
 
     def abortConnection(self) -> None:
         """Reset the connection."""
-        self._is_closing = True
+        self.is_closing = True
         with contextlib.suppress(OSError):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         if self._transport is not None:
@@ -144,7 +145,7 @@ class LoopTransport(asyncio.Protocol):
         """Begin."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=PAUSE_BYTES, low=0)
-        if self._is_closing:
+        if self.is_closing:
             self._transport.abort()
         elif self._received:
             received, self._received = self._received, b""
@@ -156,7 +157,7 @@ class LoopTransport(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """End: a client that has closed its side has left, as Twisted has it. What was not sent is dropped."""
-        self._is_closing = True
+        self.is_closing = True
         assert self._transport is not None
         self._transport.abort()
 
@@ -167,12 +168,12 @@ class LoopTransport(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on, or close: everything has been sent."""
         self._connection.resumeProducing()
-        if self._is_closing and self._transport is not None:
+        if self.is_closing and self._transport is not None:
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass on the end."""
-        self._is_closing = True
+        self.is_closing = True
         self._connection.connectionLost(exc)
 
 

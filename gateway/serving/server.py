@@ -76,6 +76,7 @@ from gateway.serving.handover import Handover
 from gateway.serving.limits import Hook, ServingHooks, ServingLimits
 from gateway.serving.loop_transport import LoopTransport, serve_on_loop
 from gateway.serving.shutdown import ShutdownWatch, drop_unwritable_streams
+from gateway.serving.sockets import accept_all_before_closing
 from gateway.serving.timetable import (
     CANCELLATION_SECONDS,
     DRAIN_ALLOWANCE_SECONDS,
@@ -93,7 +94,7 @@ except ImportError:  # it does not exist for Windows
 logger = logging.getLogger(__name__)
 
 GIVING_PAUSE_SECONDS: Final = 0.002
-"""How long a process that ends waits before it gives more connections, when its successor has yet to take the last."""
+"""How long a process that ends waits before it gives more connections to its successor."""
 
 
 class HttpServer(daphne.server.Server):  # type: ignore[misc]
@@ -183,6 +184,7 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
     def listen_success(self, port: Any) -> None:
         """Remember the port, which is closed when the server drains."""
         super().listen_success(port)
+        accept_all_before_closing(port)
         if uvloop is not None:
             serve_on_loop(port, self._loop, _is_served)
         self._ports.append(port)
@@ -330,15 +332,17 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
     async def _give_idle_connections(self, handover: Handover) -> None:
         """Give idle connections to the process that serves instead of this one, until their time is up."""
         until = time.monotonic() + DRAIN_ALLOWANCE_SECONDS
-        for connection in list(self.http_factory.open):
-            while connection.is_idle:
-                try:
-                    connection.give_to_successor(handover)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= until:
+        while time.monotonic() < until:
+            waiting = [connection for connection in self.http_factory.open if connection.waits_for_successor]
+            if not waiting:
+                return
+            try:
+                for connection in waiting:
+                    if not connection.give_to_successor(handover):
                         return
-                    await asyncio.sleep(GIVING_PAUSE_SECONDS)
+            except BlockingIOError:  # it must take the last ones first
+                pass
+            await asyncio.sleep(GIVING_PAUSE_SECONDS)
 
     async def _wait_until_idle(self, until: float) -> None:
         self._something_ended = asyncio.Event()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import socket
-from typing import Any
+from typing import Any, Final
 
+from twisted.internet import tcp
 from twisted.protocols.policies import ProtocolWrapper
 
 logger = logging.getLogger(__name__)
+
+LONGEST_QUEUE: Final = 65_535
+"""More connections than the kernel keeps for a listening socket."""
 
 
 def innermost(transport: Any) -> Any:
@@ -37,3 +41,19 @@ def watch_for_lost_peer(handle: socket.socket, lost_seconds: int) -> None:
                 handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     except OSError:
         logger.debug("The TCP options of a connection could not be set", exc_info=True)
+
+
+def accept_all_before_closing(port: tcp.Port) -> None:
+    """Have a port, when it is closed, accept who still waits in its queue.
+
+    Twisted stops to accept a turn of the loop before it closes the socket. The kernel resets who has connected
+    meanwhile, and a load balancer that has sent a request by then does not send it again.
+    """
+    close = port.connectionLost
+
+    def accept_all_and_close(reason: Any) -> None:
+        port.numberAccepts = LONGEST_QUEUE
+        port.doRead()
+        close(reason)
+
+    port.connectionLost = accept_all_and_close
