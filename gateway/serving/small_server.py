@@ -139,16 +139,22 @@ class SmallServer:
                     writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
-        """Read a request and return the whole response."""
+        """Read a request and return the whole response.
+
+        Raises:
+            asyncio.IncompleteReadError, OSError: the client has left.
+        """
         try:
-            head = parse_head((await reader.readuntil(b"\r\n\r\n"))[:-4], HEAD_FIELDS)
+            received = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            return _response(431, [], _error(f"The request has more than {HEAD_BYTES} bytes of headers."))
+        try:
+            head = parse_head(received[:-4], HEAD_FIELDS)
             if head.method not in ("GET", "HEAD"):
                 return _response(405, [(b"allow", b"GET, HEAD")], _error("This port answers GET and HEAD."))
             return await self._run_application(head)
         except RequestRefusedError as refusal:
             return _response(refusal.status, [], _error(refusal.message))
-        except asyncio.LimitOverrunError:
-            return _response(431, [], _error(f"The request has more than {HEAD_BYTES} bytes of headers."))
         # The application's own failure. The next request may go well.
         except Exception:
             logger.exception("A request to a small server failed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -137,3 +138,21 @@ def test_stopped_server_lets_the_port_go(page: Page) -> None:
 def test_port_in_use_is_an_error(page: Page, port: int) -> None:
     with pytest.raises(OSError, match="in use"):
         SmallServer(page, "127.0.0.1", port).start()
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /metr", b"GET /metrics HTTP/1.1\r\nHost: h\r\n"])
+@pytest.mark.parametrize("resets", [True, False])
+def test_client_that_leaves_before_its_request_is_whole_is_no_error(
+    port: int, page: Page, caplog: pytest.LogCaptureFixture, said: bytes, resets: bool
+) -> None:
+    connection = connect(port)
+    connection.sendall(said)
+    if resets:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+    else:
+        connection.shutdown(socket.SHUT_WR)
+        assert read_to_end(connection) == b""
+        connection.close()
+    assert answer(port, b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n").startswith(b"HTTP/1.1 200")
+    assert not caplog.records
