@@ -87,6 +87,7 @@ class MessageBudget:
             if not self._has_room(memory, more_bytes):
                 return False
             self._count(memory, more_bytes)
+            memory.outgoing_bytes += more_bytes
             return True
 
     def has_room(self, memory: "MessageMemory", more_bytes: int) -> bool:
@@ -96,10 +97,12 @@ class MessageBudget:
 
     def _has_room(self, memory: "MessageMemory", more_bytes: int) -> bool:
         size, of_key, of_address, of_host = self._sums_with(memory, more_bytes)
+        # A batch has one memory for all its answers: the others of them are held beside this one.
+        alone = size - memory.outgoing_bytes
         return not (
-            (of_key > size and of_key > self._key_request_bytes)
-            or (of_address > size and of_address > self._address_request_bytes)
-            or (of_host > size and of_host > self._host_request_bytes)
+            (of_key > alone and of_key > self._key_request_bytes)
+            or (of_address > alone and of_address > self._address_request_bytes)
+            or (of_host > alone and of_host > self._host_request_bytes)
         )
 
     def hold_outgoing(self, identity: Identity, address: str, size_bytes: int) -> "MessageMemory | None":
@@ -183,13 +186,15 @@ class MessageMemory:
     Whoever made it holds it inside a `with` block; whoever needs it longer calls `keep`.
     """
 
-    __slots__ = ("_budget", "address", "holders", "key", "refusal", "size_bytes")
+    __slots__ = ("_budget", "address", "holders", "key", "outgoing_bytes", "refusal", "size_bytes")
 
     def __init__(self, budget: MessageBudget, key: str | None, address: str) -> None:
         self._budget = budget
         self.key = key
         self.address = address
         self.size_bytes = 0
+        self.outgoing_bytes = 0
+        """How much of that a server sends."""
         self.holders = 1
         self.refusal: GatewayError | None = None
         """The error to raise if this message is a request. The memory that is left is reserved for answers."""

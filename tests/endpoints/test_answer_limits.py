@@ -12,7 +12,7 @@ from django.test import override_settings
 from prometheus_client import REGISTRY
 
 from gateway import jsonrpc
-from gateway.jsonrpc import json_body
+from gateway.jsonrpc import BATCH_VERSION, json_body
 from gateway.transports import stateless
 from gateway.transports.message_budget import WITHHELD, MessageBudget
 from gateway.transports.reply import Reply
@@ -88,6 +88,14 @@ async def test_answers_that_are_not_read_hold_no_more_than_their_address_may(hos
     assert len(whole) == ROOM
     assert {len(reply["result"]["content"][0]["text"]) for reply in whole} == {LARGE}
     assert {reply["error"]["message"] for reply in replies if "error" in reply} == {WITHHELD}
+    await until(lambda: held(host) == 0)
+
+
+async def test_answers_to_a_batch_hold_no_more_than_their_address_may(host: InProcessHost) -> None:
+    client = await host.initialize(WORKSHOP, BATCH_VERSION)
+    answers = (await client.post([fill(number) for number in range(CALLS)]).reply()).json
+    assert [answer["error"]["message"] for answer in answers if "error" in answer] == [WITHHELD] * (CALLS - ROOM)
+    assert len(answers) == CALLS
     await until(lambda: held(host) == 0)
 
 

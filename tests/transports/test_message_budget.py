@@ -140,6 +140,17 @@ def test_what_a_server_sends_is_limited_for_key_and_address_and_host(others: Ide
     assert budget.held_bytes == 0
 
 
+def test_second_answer_of_a_batch_is_not_alone() -> None:
+    budget = new_budget()
+    with budget.hold(ADA, "192.0.2.1", 100) as batch:
+        assert batch.add_outgoing(50_000)
+        assert not batch.add_outgoing(1000)
+    with budget.hold(ADA, "192.0.2.1", 100) as batch:
+        assert batch.add_outgoing(1000)
+        assert not batch.has_room_for({"content": [{"text": "x" * 50_000}]})
+    assert budget.held_bytes == 0
+
+
 def test_large_answer_passes_if_nothing_else_is_held() -> None:
     budget = new_budget()
     with budget.hold(ADA, "192.0.2.1", 100) as memory:
