@@ -20,12 +20,12 @@ from mcp_types import INTERNAL_ERROR, INVALID_REQUEST, JSONRPCNotification, JSON
 from starlette.requests import Request
 
 from gateway import metrics, signals
-from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull, StreamClosed
+from gateway.exceptions import DuplicateRequestId, RepeatedInitialize, SessionBacklogFull, StreamClosed, TooManyRequests
 from gateway.http.asgi import Scope
 from gateway.instances.call_log import MAX_NAME_LENGTH, Conversation, note_answer_size
 from gateway.instances.lanes import Lane
 from gateway.jsonrpc import INITIALIZE, JSONRPCMessage, error_body, request_key
-from gateway.transports.message_budget import SMALL_OUTGOING_BYTES, WITHHELD, MessageMemory
+from gateway.transports.message_budget import RETRY_SECONDS, SMALL_OUTGOING_BYTES, WITHHELD, MessageMemory
 from gateway.transports.session_state import INITIALIZED, STATE_METHODS
 from gateway.transports.sessions import MAX_FACT_LENGTH, Session
 
@@ -333,6 +333,20 @@ class Link:
             return None
         metrics.withheld_messages.labels(self.session.server_name).inc()
         return error_body(INTERNAL_ERROR, WITHHELD, request_id)
+
+    def weigh_again(self, size_bytes: int) -> MessageMemory | None:
+        """Count events that are sent once more, if they are large. Returns what `weigh` returns.
+
+        Raises:
+            TooManyRequests: the client would hold too much.
+        """
+        session = self.session
+        if size_bytes <= SMALL_OUTGOING_BYTES or session.budget is None:
+            return None
+        memory = session.budget.hold_outgoing(session.identity, session.address, size_bytes)
+        if memory is None:
+            raise TooManyRequests(WITHHELD, RETRY_SECONDS)
+        return memory
 
     def weigh_answer(self, request_id: RequestId, data: bytes) -> tuple[bytes, MessageMemory | None]:
         """Count an answer, if it is large. Call it before `settle`.

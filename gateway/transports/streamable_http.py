@@ -87,11 +87,15 @@ class _ResumableStream:
         sequence = self._buffer.last_sequence
         return lambda: self._note_sent(sequence)
 
-    def attach(self, stream: EventStream, missed: list[tuple[bytes, bytes]] | None = None) -> None:
-        """Continue on `stream`, and first write the events that its client has missed."""
-        for event_id, data in self._buffer.later_than(self.number, self._sent_through) if missed is None else missed:
-            # Where the newest event holds memory, it is the only one that is kept.
-            stream.write(frame(b"message", data, event_id), self._on_sent, self._buffer.memory)
+    def attach(self, stream: EventStream) -> None:
+        """Continue on `stream`, and first write the events that were kept for it."""
+        # Where the newest event holds memory, it is the only one that is kept.
+        self.replay(stream, self._buffer.later_than(self.number, self._sent_through), self._buffer.memory)
+
+    def replay(self, stream: EventStream, missed: list[tuple[bytes, bytes]], memory: MessageMemory | None) -> None:
+        """Continue on `stream`, and first write the events that its client has missed. `memory`: what these hold."""
+        for event_id, data in missed:
+            stream.write(frame(b"message", data, event_id), self._on_sent, memory)
         self._sent_through = self._buffer.last_sequence
         self.stream = stream
 
@@ -401,7 +405,11 @@ class StreamableHttpTransport:
         return await self._lane.run(self._attach_standalone(stream))
 
     async def resume(self, stream: EventStream, last_event_id: str) -> bool:
-        """Continue on `stream` after this event. False if the id is unknown or too old."""
+        """Continue on `stream` after this event. False if the id is unknown or too old.
+
+        Raises:
+            TooManyRequests: the client would hold too much of what it has not read.
+        """
         older = self._buffer.older(last_event_id)
         if older is None:
             return await self._lane.run(self._resume(stream, last_event_id))
@@ -483,15 +491,19 @@ class StreamableHttpTransport:
         if found is None:
             return False
         number, missed = found
+        # A client may ask for the same events any number of times, and each time they are copied.
+        memory = self._link.weigh_again(sum(len(data) for _, data in missed))
         resumed = self._streams.get(number)
-        if resumed is None:  # the request has been answered: these events are the rest of its stream
+        is_over = resumed is None  # the request has been answered: these events are the rest of its stream
+        if resumed is None:
             resumed = _ResumableStream(number, self._buffer, self._note_sent)
-            resumed.attach(stream, missed)
-            stream.close()
-            return True
-        if resumed.stream is not None:
+        elif resumed.stream is not None:
             resumed.stream.close()
-        resumed.attach(stream, missed)
+        resumed.replay(stream, missed, memory)
+        if memory is not None:
+            memory.release()
+        if is_over:
+            stream.close()
         return True
 
     async def _attach_again(self, stream: EventStream) -> bool:

@@ -180,6 +180,31 @@ async def test_event_that_is_kept_until_a_client_comes_counts_until_then(ledger:
     await until(lambda: held(ledger) == 0)
 
 
+async def test_events_that_are_asked_for_again_and_again_hold_no_more_than_their_address_may(
+    ledger: InProcessHost,
+) -> None:
+    client = await ledger.initialize(LEDGER)
+    primed = client.get()
+    first = await primed.event()
+    primed.leave()
+    await primed.task
+    await client.call("announce", text="x" * LARGE)
+    streams = []
+    for _ in range(CALLS):
+        stream = client.get(first.id)
+        stream.may_read.clear()
+        streams.append(stream)
+    await until(lambda: held(ledger) > ROOM * LARGE)
+    # What came before has been through the lane, too.
+    assert await client.call("echo", text="x") == "x"
+    assert LARGE < held(ledger) <= LIMIT
+    for stream in streams:
+        stream.may_read.set()
+    statuses = [await stream.status() for stream in streams]
+    assert 1 <= statuses.count(200) <= ROOM
+    assert statuses.count(429) == CALLS - statuses.count(200)
+
+
 async def test_notifications_that_are_not_read_hold_no_more_than_their_address_may(ledger: InProcessHost) -> None:
     client = await ledger.initialize(LEDGER)
     before = withheld("ledger")
