@@ -237,6 +237,12 @@ def version_label(protocol_version: str) -> str:
     return protocol_version if protocol_version in KNOWN_PROTOCOL_VERSIONS else "unknown"
 
 
+@lru_cache(maxsize=1000)
+def message_counter(server_name: str, direction: str) -> Counter:
+    """The counter of a server's messages. It is kept, because to find it costs more than to count."""
+    return messages.labels(server_name, direction)
+
+
 def note_stateless_request(server_name: str, protocol_version: str) -> None:
     """Count a request of the stateless protocol."""
     _stateless_requests(server_name, version_label(protocol_version)).inc()

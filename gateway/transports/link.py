@@ -193,8 +193,8 @@ class Link:
         self._initialize_key: RequestId | None = None
         self._own_requests: dict[RequestId, asyncio.Future[bool]] = {}
         """Requests of the host itself that are in flight. Filled on the host's loop, emptied in the lane."""
-        self._count_in = metrics.messages.labels(session.server_name, "in")
-        self._count_out = metrics.messages.labels(session.server_name, "out")
+        self._count_in = metrics.message_counter(session.server_name, "in")
+        self._count_out = metrics.message_counter(session.server_name, "out")
 
     def admit(
         self,

@@ -95,7 +95,7 @@ class StatelessCall:
         self._body = body
         self._reply = reply
         self._memory = memory
-        self._count_out = metrics.messages.labels(server_name, "out")
+        self._count_out = metrics.message_counter(server_name, "out")
         self._request_id: RequestId | None = None
         self._task: asyncio.Task[None] | None = None
         """What handles the request. Set in the lane."""
