@@ -16,8 +16,7 @@ from gateway.jsonrpc import BATCH_VERSION, json_body
 from gateway.transports import stateless
 from gateway.transports.message_budget import WITHHELD, MessageBudget
 from gateway.transports.reply import Reply
-from tests.endpoints.test_message_limits import held, until
-from tests.support.in_process import Exchange, InProcessHost, host_in_process
+from tests.support.in_process import Exchange, InProcessHost, held, host_in_process, until
 from tests.support.processes import PLAIN_SERVERS, ROOT
 from tests.support.wire import tool_call
 

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import json
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from gateway.access.authenticator import Authenticator
 from gateway.access.limits import RateLimits
 from gateway.transports.message_budget import MessageBudget
 from gateway.transports.message_reader import SMALL_MESSAGE_BYTES
-from tests.support.in_process import Exchange, InProcessHost, host_in_process
+from tests.support.in_process import Exchange, InProcessHost, held, host_in_process, until
 from tests.support.key_rows import Rows
 from tests.support.processes import ROOT
 from tests.support.streamable import META, STATELESS, initialize_message
@@ -32,16 +32,6 @@ ERAS = ROOT / "tests" / "servers" / "eras"
 async def host() -> AsyncIterator[InProcessHost]:
     async with host_in_process(ERAS) as host:
         yield host
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 (another thread changes it)
-            await asyncio.sleep(0.005)
-
-
-def held(host: InProcessHost) -> int:
-    return host.host.message_budget.held_bytes
 
 
 def padded_call(text: str, request_id: Any = 1) -> bytes:

@@ -238,10 +238,14 @@ async def test_number_of_sessions_is_limited(host: InProcessHost, olga: Operator
     await Page(host, olga).start()
 
 
-@override_settings(GUMCP_PLAYGROUND_IDLE_SECONDS=0.1)
-async def test_session_that_is_not_used_ends(host: InProcessHost, olga: Operator) -> None:
+async def test_session_that_is_not_used_ends(
+    host: InProcessHost, olga: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.endpoints.playground.LOOK_SECONDS", 0.05)
     page = await Page(host, olga).start()
-    assert await page.end_reason() == "it was not used for too long"
+    # Not before: it must not end while it is being opened.
+    with override_settings(GUMCP_PLAYGROUND_IDLE_SECONDS=0.1):
+        assert await page.end_reason() == "it was not used for too long"
 
 
 async def test_session_ends_soon_after_its_operator_logs_out(

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,6 +236,18 @@ class Event:
         # As clients do that know Unicode's line breaks: what they see must be the same.
         fields = dict(line.partition(": ")[::2] for line in text.splitlines())
         return cls(fields.get("event", "message"), fields.get("data", ""), fields.get("id"))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread changes."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not condition():  # noqa: ASYNC110 (there is no event to wait for)
+            await asyncio.sleep(0.005)
+
+
+def held(host: InProcessHost) -> int:
+    """How much memory the messages of the host hold, in bytes."""
+    return host.host.message_budget.held_bytes
 
 
 class HandshakeClient:

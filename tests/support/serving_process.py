@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.deadlines import WAIT_SECONDS
-from tests.support.processes import AnyProcess, running
+from tests.support.processes import START_SECONDS, AnyProcess, running
 
 HURRIED: dict[str, Any] = {
     "limits": {
@@ -70,7 +70,7 @@ class Host:
 
     @property
     def port(self) -> int:
-        return int(self.wait_until_told(port=...)["port"])
+        return int(self.wait_until_told(START_SECONDS, port=...)["port"])
 
     def connect(self, source: str = "127.0.0.1") -> Client:
         return Client(socket.create_connection(("127.0.0.1", self.port), WAIT_SECONDS, source_address=(source, 0)))
