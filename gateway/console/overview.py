@@ -18,7 +18,7 @@ from django.views.decorators.http import require_safe
 
 from gateway.apps import GatewayConfig
 from gateway.console.snapshot import point, take_snapshot
-from gateway.host.state import database_state
+from gateway.host.database_state import database_state
 from gateway.records.models import MinuteRecord
 
 PERMISSION: Final = "records.view_overview"

@@ -15,8 +15,9 @@ from operator import attrgetter, itemgetter
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from gateway.host.database_state import database_state
 from gateway.host.host import Host
-from gateway.host.state import database_state, host_state
+from gateway.host.state import host_state
 from gateway.instances.traffic import Failure
 from gateway.metrics import version_label
 from gateway.printable import printable

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from django.conf import settings
 
 from gateway.endpoints.disclosure import is_from_this_machine, visible_servers
-from gateway.host.state import is_database_late
+from gateway.host.database_state import is_database_late
 from gateway.http.asgi import Receive, Scope, Send
 from gateway.http.requests import header
 from gateway.http.responses import respond

@@ -129,7 +129,8 @@ class Host:
             on_removed=self.availability.end_removed,
         )
         self.lane_watch = LaneWatch(self.lanes, self.instances)
-        self._alerts = AlertWatch(self.recorder.process_id, TroubleWatch(self).look, lambda: self.recorder.processes)
+        troubles = TroubleWatch(registry, self.lane_watch, self.recorder)
+        self._alerts = AlertWatch(self.recorder.process_id, troubles.look, lambda: self.recorder.processes)
         self.server_log = ServerLog(registry)
         self.drain = Drain(
             self.loop, self.sessions, self.streams, self.stateless_calls, on_begin=self.restorable.keep_superseded

@@ -2,15 +2,15 @@
 
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway import metrics
 from gateway.alerts.troubles import Troubles
-from gateway.host.state import database_state
+from gateway.catalog.registry import Registry
+from gateway.host.database_state import database_state
+from gateway.host.lane_watch import LaneWatch
+from gateway.records.recorder import Recorder
 from gateway.storable import storable
-
-if TYPE_CHECKING:
-    from gateway.host.host import Host
 
 WINDOW_SECONDS: Final = 60.0
 
@@ -21,19 +21,20 @@ USUAL_REFUSALS: Final = frozenset({"unknown_session", "unknown_event"})
 class TroubleWatch:
     """Looks at one host. Used on its loop."""
 
-    def __init__(self, host: "Host") -> None:
-        self._host = host
+    def __init__(self, registry: Registry, lane_watch: LaneWatch, recorder: Recorder) -> None:
+        self._registry = registry
+        self._lane_watch = lane_watch
+        self._recorder = recorder
         self._counts: deque[tuple[float, Counter[str]]] = deque()
         """Refused requests since the start, by reason, at moments of the last minute (monotonic seconds)."""
 
     def look(self) -> Troubles:
         """What is wrong now."""
-        host = self._host
         return Troubles(
             # As rows have them: a subject is looked for in rows.
-            failed_servers=tuple(sorted({storable(failure.name, 255) for failure in host.registry.failures})),
-            blocked_servers=tuple(host.lane_watch.blocked_servers),
-            database=database_state(host.recorder),
+            failed_servers=tuple(sorted({storable(failure.name, 255) for failure in self._registry.failures})),
+            blocked_servers=tuple(self._lane_watch.blocked_servers),
+            database=database_state(self._recorder),
             refusals=self._refusals(),
         )
 
