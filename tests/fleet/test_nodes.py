@@ -160,15 +160,16 @@ def test_users_of_a_node_that_dies_are_told_to_try_again_and_soon_served_by_anot
     until(lambda: all(has_ended(process) for process in killed))
     answers: list[tuple[int, str | None, float]] = []
     until(lambda: answers.append(timed_post(staying, victim)) or answers[-1][0] == 200)
-    # The one that was on its way is cut, and not repeated.
-    assert {status for status, _, _ in answers[1:]} <= {200, 503}
-    assert answers[0][0] in (200, 502, 503)
+    statuses = [status for status, _, _ in answers]
+    assert set(statuses) <= {200, 502, 503}
+    # A request on a connection that a worker had kept is cut, and not repeated. Each worker may have kept one.
+    assert statuses.count(502) <= fleet.workers
     assert {retry_after for status, retry_after, _ in answers if status == 503} <= {"2"}
     assert max(seconds for _, _, seconds in answers) < within(2)
     # The session that it had with the dead node goes on, once all workers know that the node is dead.
-    statuses: list[int] = []
-    until(lambda: statuses.append(post(staying, victim, PING, session)[0]) or statuses[-1] == 200)
-    assert set(statuses) <= {200, 502, 503}
+    pinged: list[int] = []
+    until(lambda: pinged.append(post(staying, victim, PING, session)[0]) or pinged[-1] == 200)
+    assert set(pinged) <= {200, 502, 503}
 
 
 def has_ended(process: psutil.Process) -> bool:
