@@ -27,3 +27,8 @@ def look_seldom_for_garbage() -> None:
     """
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
+
+
+def end_without_looking_for_garbage() -> None:
+    """Let Python exit without looking through all that was imported, three times. Call it when all work is done."""
+    gc.freeze()

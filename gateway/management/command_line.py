@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from gateway import __version__
-from gateway.collector import start_without_looking_for_garbage
+from gateway.collector import end_without_looking_for_garbage, start_without_looking_for_garbage
 from gateway.conf import ending_with_settings_errors
 from gateway.conf.environment import REFERENCE
 
@@ -36,6 +36,8 @@ def run(argv: list[str]) -> None:
             # Such as a file or a server that does not exist, or a wrong password.
             reason = " ".join(str(error).split()).rstrip(".")
             sys.exit(f"The database cannot be used: {reason}. See DATABASE_URL and GUMCP_DATA_DIR in {REFERENCE}.")
+        finally:
+            end_without_looking_for_garbage()
 
 
 @contextmanager

@@ -89,6 +89,14 @@ def test_command_that_loads_servers_does_not_look_for_garbage_meanwhile(tmp_path
     assert run_code(code, tmp_path).splitlines()[-1] == "0"
 
 
+def test_command_does_not_look_through_what_was_imported_when_it_ends(tmp_path: Path) -> None:
+    code = (
+        "import gc; from gateway.management.command_line import run;"
+        "run(['manage.py', 'check']); print(len(gc.get_objects()) < 1000 < gc.get_freeze_count())"
+    )
+    assert run_code(code, tmp_path).splitlines()[-1] == "True"
+
+
 def test_serve_checks_what_an_operator_has_set_and_not_the_code() -> None:
     found = {check.__name__ for check in registry.get_checks() if {*check.tags} & {*Command.requires_system_checks}}  # type: ignore[attr-defined]
     assert {"network_needs_keys", "limits_are_readable", "files_are_private", "server_dirs_exist"} <= found
