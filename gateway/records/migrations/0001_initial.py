@@ -351,11 +351,6 @@ class Migration(migrations.Migration):
                 "ordering": ["-opened_at"],
                 "permissions": [("end_session", "Can end a session")],
                 "default_permissions": ("view",),
-                "indexes": [
-                    models.Index(
-                        condition=models.Q(("is_end_requested", True)), fields=["process", "state"], name="sessions_to_end"
-                    )
-                ],
             },
         ),
         migrations.CreateModel(
