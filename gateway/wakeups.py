@@ -1,11 +1,12 @@
-"""Wakes one event loop from others: what they send in one turn goes together.
+"""Wakes one event loop from others, once for all that they send until it runs.
 
 Each message passes from the host's loop to a lane and back. To wake a thread takes a system call, and often a switch of
-threads. So a loop first finishes its turn, and then wakes the other one once for all.
+threads. A loop that was woken and does not run yet needs no second wake-up.
 """
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 
@@ -17,41 +18,31 @@ Wakeup = Callable[[], object]
 class Wakeups:
     """The wake-ups of one event loop. `send` may be called from any thread."""
 
-    __slots__ = ("_loop", "_unsent")
+    __slots__ = ("_is_woken", "_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._unsent: dict[asyncio.AbstractEventLoop, list[Wakeup]] = {}
-        """Loop that sends -> what it has sent in its present turn. Each loop touches its own entry only."""
+        self._waiting: deque[Wakeup] = deque()
+        self._is_woken = False
+        """Whether the loop will look at what waits. It says no before it looks, so nothing is overlooked."""
 
     def send(self, wakeup: Wakeup) -> None:
         """Call `wakeup` in the loop soon, in order. Does nothing if the loop is closed."""
-        try:
-            sender = asyncio.get_running_loop()
-        except RuntimeError:  # a thread without a loop has no turns
-            self._pass_on([wakeup])
+        self._waiting.append(wakeup)
+        if self._is_woken and not self._loop.is_closed():
             return
-        unsent = self._unsent.get(sender)
-        if unsent is not None:
-            unsent.append(wakeup)
-            return
-        self._unsent[sender] = [wakeup]
-        sender.call_soon(self._end_turn, sender, context=Context())
-
-    def _end_turn(self, sender: asyncio.AbstractEventLoop) -> None:
-        self._pass_on(self._unsent.pop(sender))
-
-    def _pass_on(self, wakeups: list[Wakeup]) -> None:
+        self._is_woken = True
         try:
-            # They belong to several callers, so they see the context variables of none.
-            self._loop.call_soon_threadsafe(_run, wakeups, context=Context())
+            # What waits belongs to several callers, so it sees the context variables of none.
+            self._loop.call_soon_threadsafe(self._run, context=Context())
         except RuntimeError:  # the loop is closed: nobody waits in it
-            return
+            self._waiting.clear()
 
-
-def _run(wakeups: list[Wakeup]) -> None:
-    for wakeup in wakeups:
-        try:
-            wakeup()
-        except Exception:  # the others must be woken in any case
-            logger.exception("A wake-up failed")
+    def _run(self) -> None:
+        self._is_woken = False
+        for _ in range(len(self._waiting)):
+            wakeup = self._waiting.popleft()
+            try:
+                wakeup()
+            except Exception:  # the others must be woken in any case
+                logger.exception("A wake-up failed")

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator
+from contextvars import Context, ContextVar
+from typing import Any
 
 import pytest
 
@@ -23,22 +24,56 @@ def lane() -> Iterator[Lane]:
 
 async def turn_of(lane: Lane) -> None:
     """Wait until the lane has done what it was told until now."""
-    async with asyncio.timeout(within(5)):
+    async with asyncio.timeout(within(10)):
         await asyncio.wrap_future(lane.submit(asyncio.sleep(0)))
 
 
-async def test_wake_ups_of_one_turn_go_together_and_in_order(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+class CountingLoop:
+    """Counts how often another loop is woken."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.count = 0
+
+    def call_soon_threadsafe(self, callback: Callable[[], object], context: Context) -> None:
+        """Wake the other loop."""
+        self.count += 1
+        self._loop.call_soon_threadsafe(callback, context=context)
+
+    def is_closed(self) -> bool:
+        """It is open."""
+        return False
+
+
+async def test_loop_is_woken_once_until_it_runs_and_keeps_the_order() -> None:
     woken: list[int] = []
-    passed_on: list[int] = []
-    pass_on = Wakeups._pass_on
-    monkeypatch.setattr(Wakeups, "_pass_on", lambda self, all_: passed_on.append(len(all_)) or pass_on(self, all_))
-    for _ in range(2):
+    loop: Any = CountingLoop(asyncio.get_running_loop())
+    wakeups = Wakeups(loop)
+    for turn in range(2):
         for number in range(3):
-            lane.wakeups.send(lambda number=number: woken.append(number))
+            wakeups.send(lambda number=number: woken.append(number))
         await asyncio.sleep(0)
-    await turn_of(lane)
-    assert passed_on == [3, 3]
+        assert loop.count == turn + 1
     assert woken == [0, 1, 2, 0, 1, 2]
+
+
+async def test_what_a_blocked_loop_has_sent_arrives_while_it_is_blocked(lane: Lane) -> None:
+    """An answer does not wait for a handler that blocks the lane in the same turn."""
+    here = Wakeups(asyncio.get_running_loop())
+    arrived, came_meanwhile = threading.Event(), False
+
+    def block() -> None:
+        nonlocal came_meanwhile
+        came_meanwhile = arrived.wait(within(5))
+
+    def answer_and_block() -> None:
+        lane.loop.call_soon(block)
+        here.send(arrived.set)
+
+    lane.wakeups.send(answer_and_block)
+    await turn_of(lane)
+    await turn_of(lane)
+    assert came_meanwhile
 
 
 async def test_wake_up_that_fails_keeps_up_no_other_one(lane: Lane, caplog: pytest.LogCaptureFixture) -> None:
@@ -77,3 +112,4 @@ async def test_wake_up_of_a_closed_loop_is_dropped(lane: Lane) -> None:
     lane.wakeups.send(lambda: None)
     await asyncio.sleep(0)
     await asyncio.to_thread(lane.wakeups.send, lambda: None)
+    assert not lane.wakeups._waiting
