@@ -317,6 +317,7 @@ def test_saving_the_form_does_not_put_back_what_the_host_has_written_meanwhile(h
 
 
 SAVE_WITH_ANOTHER_WRITER = """
+import gumcp_site.urls  # the admin's pages are imported with it
 from django.contrib.admin import site
 from django.http import HttpRequest
 from gateway.records.models import ServerRecord
