@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support import processes
+from tests.support.environments import steps_to_make
 from tests.support.processes import ROOT, START_SECONDS, ProcessFailed, environment, free_port, is_listening
 
 
@@ -35,6 +36,8 @@ class Host:
     directory: Path = ROOT
     is_ours: bool = True
     """Whether it is the project, and not what the project is compared with."""
+    requirements: tuple[str, ...] = ()
+    """What an environment of its own has; empty for one that runs in the project's."""
 
 
 _UVICORN: Final = (
@@ -46,6 +49,13 @@ _MIGRATE: Final = ("manage.py", "migrate", "--verbosity", "0")
 
 REFERENCE: Final = Host(
     "reference", "SDK on uvicorn", (*_UVICORN, "tests.benchmarks.reference:application"), is_ours=False
+)
+FASTMCP: Final = Host(
+    "fastmcp",
+    "FastMCP on uvicorn",
+    (*_UVICORN, "tests.benchmarks.fastmcp_host:application"),
+    is_ours=False,
+    requirements=("fastmcp==4.2.3", "uvicorn[standard]==0.54.0"),
 )
 FLOOR: Final = Host("floor", "the floor", ("-m", "tests.benchmarks.floor", "{port}"), is_ours=False)
 _ROOM: Final = {"GUMCP_MAX_SESSIONS_PER_KEY": "1000000", "GUMCP_MAX_SESSIONS_PER_ADDRESS": "1000000"}
@@ -78,7 +88,9 @@ def with_keys(host: Host) -> Host:
     )
 
 
-HOSTS: Final = {host.name: host for host in (REFERENCE, FLOOR, DAPHNE, UVICORN, with_keys(DAPHNE), with_keys(UVICORN))}
+HOSTS: Final = {
+    host.name: host for host in (REFERENCE, FASTMCP, FLOOR, DAPHNE, UVICORN, with_keys(DAPHNE), with_keys(UVICORN))
+}
 
 
 def of_another_checkout(host: Host, directory: Path) -> Host:
@@ -101,7 +113,8 @@ class Running:
 def running(host: Host, server_dirs: Path) -> Iterator[Running]:
     """Start a host with a database and a port of its own, and end it on leaving.
 
-    :raises ProcessFailed: if it cannot be prepared, or does not accept connections within half a minute.
+    :raises ProcessFailed: if it or its environment cannot be prepared, or it does not accept connections within half a
+        minute.
     """
     with tempfile.TemporaryDirectory(prefix="gumcp-bench-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
@@ -111,7 +124,7 @@ def running(host: Host, server_dirs: Path) -> Iterator[Running]:
             printed = _prepare(host, arguments, env)
         port = free_port()
         with processes.running(
-            [sys.executable, *(argument.format(port=port) for argument in host.arguments)],
+            [_python_of(host), *(argument.format(port=port) for argument in host.arguments)],
             env=env,
             log=scratch / "log",
             is_ready=lambda: is_listening(port),
@@ -120,6 +133,21 @@ def running(host: Host, server_dirs: Path) -> Iterator[Running]:
             stdin=subprocess.DEVNULL,
         ) as process:
             yield Running(host, port, process.pid, tuple(json.loads(printed)) if host.checks_keys else ())
+
+
+def _python_of(host: Host) -> str:
+    """The Python of the host's environment, which is made when it is first needed."""
+    if not host.requirements:
+        return sys.executable
+    folder = ROOT / f".venv-benchmark-{host.name}"
+    stamp, wanted = folder / "installed", f"{sys.version} {host.requirements}"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        for step in steps_to_make(folder, *host.requirements):
+            done = subprocess.run(step, cwd=ROOT, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise ProcessFailed(f"{host.title}: {' '.join(step)} failed\n{done.stderr}")
+        stamp.write_text(wanted)
+    return str(folder / "bin" / "python")
 
 
 def _prepare(host: Host, arguments: tuple[str, ...], env: Mapping[str, str]) -> str:
