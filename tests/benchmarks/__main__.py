@@ -30,6 +30,7 @@ from tests.benchmarks.processes import (
     Running,
     of_another_checkout,
     running,
+    started_on_core,
 )
 from tests.benchmarks.report import Series, as_data, table
 from tests.benchmarks.workloads import STORE
@@ -53,6 +54,16 @@ class Plan:
     sessions: int
     held_sessions: int
     users: int
+    has_one_core: bool
+    """Whether each host has the first core for itself, and the client the second. Otherwise all have all cores."""
+
+    @property
+    def host_core(self) -> int | None:
+        return 0 if self.has_one_core else None
+
+    @property
+    def client_core(self) -> int | None:
+        return 1 if self.has_one_core else None
 
     @property
     def session_keys(self) -> tuple[str, ...]:
@@ -72,19 +83,23 @@ class Plan:
         )
 
 
-def run_job(job: Job, series: Series) -> None:
-    """Run the load client in a process of its own and add its figures to the series, unless that has ended already."""
+def run_job(job: Job, series: Series, core: int | None = None) -> None:
+    """Run the load client in a process of its own and add its figures to the series, unless that has ended already.
+
+    `core`: where it runs; anywhere if it is None.
+    """
     if series.instead is not None:
         return
-    client = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.client"],
-        input=as_json(job),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=job.warm_up_seconds + job.seconds + 120,
-        check=False,
-    )
+    with started_on_core(core):
+        client = subprocess.run(
+            [sys.executable, "-m", "tests.benchmarks.client"],
+            input=as_json(job),
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=job.warm_up_seconds + job.seconds + 120,
+            check=False,
+        )
     if client.returncode != 0:
         print(client.stderr, file=sys.stderr)
         series.fail(client.stderr.strip().splitlines()[-1])
@@ -105,7 +120,8 @@ def measure_load(hosts: Sequence[Host], eras: Sequence[str], workload: str, plan
         up: list[Running] = []
         for host in hosts:
             try:
-                up.append(stack.enter_context(running(host, servers)))
+                with started_on_core(plan.host_core):
+                    up.append(stack.enter_context(running(host, servers)))
             except ProcessFailed as failure:
                 for era in eras:
                     note_failure(series[era, host.name], failure)
@@ -113,7 +129,7 @@ def measure_load(hosts: Sequence[Host], eras: Sequence[str], workload: str, plan
             progress(f"calls, round {number + 1} of {plan.rounds}")
             for era in eras:
                 for target in up:
-                    run_job(plan.job("load", era, workload, target), series[era, target.host.name])
+                    run_job(plan.job("load", era, workload, target), series[era, target.host.name], plan.client_core)
     return list(series.values())
 
 
@@ -172,6 +188,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--held", type=int, default=500, help="silent sessions (default: %(default)s; 0: no memory)")
     parser.add_argument("--users", type=int, default=1, help="session keys that sessions take in turn (default: 1)")
     parser.add_argument("--quick", action="store_true", help="one short round: does it run, and roughly how fast")
+    parser.add_argument(
+        "--one-core", action="store_true", help="each host runs on the first core, the client on the second (Linux)"
+    )
     parser.add_argument("--against", type=Path, metavar="DIR", help="another checkout of the project to measure beside")
     parser.add_argument("--servers", type=Path, default=ROOT / "servers", help="servers directory")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there too")
@@ -203,7 +222,13 @@ def main() -> int:
         compared = [host for host in hosts if host.is_ours and not host.checks_keys]
         hosts += [of_another_checkout(host, directory) for host in compared]
     plan = Plan(
-        arguments.rounds, arguments.seconds, arguments.warm_up, arguments.sessions, arguments.held, arguments.users
+        arguments.rounds,
+        arguments.seconds,
+        arguments.warm_up,
+        arguments.sessions,
+        arguments.held,
+        arguments.users,
+        arguments.one_core,
     )
     servers = arguments.servers.resolve()
     held_eras = [era for era in arguments.eras if ERAS[era].is_held_by_the_server]

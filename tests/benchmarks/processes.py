@@ -6,6 +6,7 @@ A further row of the benchmark (other settings, another ASGI server) is a furthe
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -133,6 +134,20 @@ def running(host: Host, server_dirs: Path) -> Iterator[Running]:
             stdin=subprocess.DEVNULL,
         ) as process:
             yield Running(host, port, process.pid, tuple(json.loads(printed)) if host.checks_keys else ())
+
+
+@contextmanager
+def started_on_core(number: int | None) -> Iterator[None]:
+    """Let processes that are started inside the block run on this core only; on all cores if it is None."""
+    if number is None:
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(allowed)[number]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _python_of(host: Host) -> str:
