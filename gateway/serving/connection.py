@@ -65,6 +65,9 @@ class ConnectionServer(ExchangeServer, typing.Protocol):
     def something_ended(self) -> None:
         """Note that a connection has ended."""
 
+    def give_idle_connections(self) -> None:
+        """Give idle connections to the process that serves instead of this one. Called while the server drains."""
+
 
 class ConnectionList(typing.Protocol):
     """Counts the open connections."""
@@ -278,12 +281,19 @@ class HttpConnection(Protocol):  # type: ignore[misc]
         """Go on with the next request, if the connection may have one."""
         self.exchange = None
         self.was_taken = False
-        if not reusable or self.server.is_draining:
+        is_draining = self.server.is_draining
+        if not reusable or (is_draining and not self._limits.has_successor):
             self._close(lingers=bool(self._buffer))
             return
         self._reading = _Reading.HEAD
         self._skipped_blank_line = False
-        seconds = self._limits.header_timeout_seconds if self._buffer else self._limits.keep_alive_seconds
+        if is_draining:
+            # The head of the response was written before, so the client knows nothing of an end. Its next request may
+            # be on the way.
+            seconds = DRAIN_ALLOWANCE_SECONDS
+            self.server.give_idle_connections()
+        else:
+            seconds = self._limits.header_timeout_seconds if self._buffer else self._limits.keep_alive_seconds
         self._deadline = time.monotonic() + seconds
         self._regulate_reading()
         if self._buffer:

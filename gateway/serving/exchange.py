@@ -200,8 +200,9 @@ class Exchange:
             self._end()
 
     def close_after_response(self) -> None:
-        """Serve no other request on this connection."""
-        self._reusable = False
+        """Serve no other request on this connection, unless the head of the response has promised to."""
+        if not self._is_head_written:
+            self._reusable = False
 
     def _send_body(self, body: bytes, more_body: bool) -> None:
         if self._start is None:

@@ -130,6 +130,7 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         self._watch: ShutdownWatch | None = None
         self._something_ended: asyncio.Event | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._giving: asyncio.Task[None] | None = None
         self._hook_tasks: set[asyncio.Task[None]] = set()
         if self.http_timeout:
             logger.warning("--http-timeout is ignored: it would end every stream")
@@ -296,8 +297,7 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
             for connection in list(self.http_factory.open):
                 connection.drain()
             self._loop.call_later(DRAIN_ALLOWANCE_SECONDS + 0.01, self._check_deadlines)
-            if self.handover is not None:
-                await self._give_idle_connections(self.handover)
+            self.give_idle_connections()
             await self._wait_until_idle(grace_ends)
             cancelled = list(self.connections.values())
             if cancelled:
@@ -311,6 +311,8 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         except Exception:
             logger.exception("The shutdown was not orderly")
         finally:
+            if self._giving is not None:
+                self._giving.cancel()
             if self.handover is not None:
                 self.handover.close()
             self.stop()
@@ -329,8 +331,12 @@ class HttpServer(daphne.server.Server):  # type: ignore[misc]
         if self.handover is not None:
             self.handover.stop_taking()
 
-    async def _give_idle_connections(self, handover: Handover) -> None:
+    def give_idle_connections(self) -> None:
         """Give idle connections to the process that serves instead of this one, until their time is up."""
+        if self.handover is not None and (self._giving is None or self._giving.done()):
+            self._giving = self._loop.create_task(self._give_while_idle(self.handover))
+
+    async def _give_while_idle(self, handover: Handover) -> None:
         until = time.monotonic() + DRAIN_ALLOWANCE_SECONDS
         while time.monotonic() < until:
             waiting = [connection for connection in self.http_factory.open if connection.waits_for_successor]

@@ -223,6 +223,29 @@ def test_idle_connections_outlive_their_worker(fleet: HostProcess) -> None:
     assert after == before
 
 
+def test_connection_whose_stream_a_reload_has_ended_goes_on(fleet: HostProcess) -> None:
+    """Clients put their next request on it as soon as the stream has ended."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=60)) as connection:
+        path, headers = "/workshop/streaming", {**JSON, **ACCEPT_BOTH}
+        connection.request("POST", path, json.dumps(initialize_message()), headers)
+        response = connection.getresponse()
+        response.read()
+        headers["mcp-session-id"] = response.headers["mcp-session-id"]
+        connection.request("GET", path, headers={**headers, "accept": "text/event-stream"})
+        stream = connection.getresponse()
+        assert stream.status == 200
+        address, reloads = connection.sock.getsockname(), fleet.log().count("The reload is done")
+        os.kill(fleet.pid, signal.SIGHUP)
+        stream.read()
+        for number in range(3):
+            connection.request("POST", path, json.dumps({"jsonrpc": "2.0", "id": number, "method": "ping"}), headers)
+            assert connection.sock.getsockname() == address
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 200
+        until(lambda: fleet.log().count("The reload is done") > reloads, 60)
+
+
 def test_workers_stop_with_their_supervisor(start_host: StartHost) -> None:
     with start_host(asgi_server="workers", server_dirs=SERVERS) as host:
         pids = until(lambda: [worker.pid for worker in workers_of(host)])

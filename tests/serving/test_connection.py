@@ -261,6 +261,32 @@ async def test_drain_of_a_process_that_was_replaced_takes_the_request_that_is_on
     assert idle.is_closed
 
 
+async def test_drain_of_a_process_that_was_replaced_takes_a_request_after_a_response_that_had_begun() -> None:
+    released = asyncio.Event()
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        await released.wait()
+        await send({"type": "http.response.body", "body": b"done"})
+
+    server = LocalServer(stream, has_successor=True)
+    client = server.connect()
+    await client.send(b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n")
+    server.is_draining = True
+    client.connection.drain()
+    released.set()
+    await client.settle()
+    assert b"done" in client.answer
+    assert b"connection: close" not in client.answer
+    assert not client.is_closed
+    await client.send(b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n")
+    await client.settle()
+    assert statuses(client.answer) == [200, 200]
+    assert b"connection: close" in client.answer
+    assert client.is_closed
+
+
 async def test_drain_leaves_idle_connections_of_other_machines_to_them_for_a_while() -> None:
     server = LocalServer(has_successor=True, peer_port=80)
     used, unused = server.connect(), server.connect()

@@ -105,6 +105,9 @@ class LocalServer:
     def something_ended(self) -> None:
         """Nothing waits."""
 
+    def give_idle_connections(self) -> None:
+        """There is nobody who could take them."""
+
     def connect(self, source: str = "127.0.0.1", *, was_idle: bool = False) -> Client:
         """Open a connection, or take one that another process had."""
         transport = Transport(source)
