@@ -16,10 +16,9 @@ COMPARED_TO: Final = {"daphne-keys": "daphne", "uvicorn-keys": "uvicorn"}
 """Hosts whose ratios are taken to another: what checking keys costs."""
 
 TARGETS: Final[dict[tuple[str, str, str], tuple[str, float]]] = {
-    ("load", "sse", "daphne"): ("at least", 0.7),
-    ("load", "sse", "uvicorn"): ("at least", 1.5),
-    ("load", "2025", "uvicorn"): ("at least", 1.8),
-    ("load", "2026", "uvicorn"): ("at least", 1.5),
+    **{("load", "sse", host): ("at least", 1.4) for host in ("daphne", "uvicorn")},
+    **{("load", "2025", host): ("at least", 3.0) for host in ("daphne", "uvicorn")},
+    **{("load", "2026", host): ("at least", 2.0) for host in ("daphne", "uvicorn")},
     **{("load", era, host): ("at least", 0.95) for era in ("sse", "2025", "2026") for host in COMPARED_TO},
     ("hold", "sse", "daphne"): ("at most", 0.7),
     ("hold", "sse", "uvicorn"): ("at most", 0.7),
