@@ -100,10 +100,26 @@ class FileStorage(Storage):
         if connection is None:
             # Another thread may collect what a thread leaves.
             connection = sqlite3.connect(self._path, timeout=WAIT_SECONDS, factory=_Connection, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode=WAL")
+            _use_wal(connection)
             connection.execute("PRAGMA synchronous=OFF")
             with connection:
                 connection.execute(_TABLE)
                 connection.execute(_INDEX)
             self._of_thread.connection = connection
         return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Let readers and a writer not wait for each other.
+
+    SQLite does not wait here, as it does elsewhere, while another connection does the same to a new file.
+    """
+    until = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.005)

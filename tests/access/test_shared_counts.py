@@ -1,5 +1,6 @@
 """Counts in a file: several processes of one machine have one limit together."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def test_no_count_is_lost_when_many_count_at_once(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: storages[number % 4].incr("a", 60), range(200)))
     assert storages[0].get("a") == 200
+
+
+def test_new_file_is_made_by_many_at_once(tmp_path: Path) -> None:
+    for number in range(40):
+        storages = [FileStorage(f"file://{tmp_path}/{number}.sqlite3") for _ in range(8)]
+        barrier = threading.Barrier(8)
+
+        def count(storage: FileStorage, barrier: threading.Barrier = barrier) -> int:
+            barrier.wait()
+            return storage.incr("a", 60)
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sorted(pool.map(count, storages)) == list(range(1, 9))
 
 
 def test_file_that_cannot_be_used_leaves_each_process_its_own_count(tmp_path: Path) -> None:
