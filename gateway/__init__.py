@@ -33,9 +33,9 @@ enforces this (the contracts are in pyproject.toml).
 
 The ground, imported by many and importing little: `conf` (settings), `exceptions`, `signals`, `metrics`, `jsonrpc`,
 `operator_commands`, `database_thread` and `bounded_jobs` (work that waits for the database), `private_sqlite`,
-`tool_results`, `json_size`, `waiting`, `wakeups` (of event loops), `process_memory`, `collector` (of garbage),
-`storable` (texts that databases take), `printable` (texts that people read), `read_only_admin`, `admin_cells` (how
-values look in the admin).
+`tool_results`, `json_size`, `waiting`, `wakeups` (of event loops), `set_members`, `process_memory`, `collector` (of
+garbage), `storable` (texts that databases take), `printable` (texts that people read), `read_only_admin`,
+`admin_cells` (how values look in the admin).
 """
 
 __version__ = "2.0.0"

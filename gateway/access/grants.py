@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from gateway.set_members import MemberWhile
+
 if TYPE_CHECKING:  # it takes long to import, and every command imports this module
     from gateway.access.limits import RateLimits
 
@@ -106,7 +108,7 @@ class Grant:
 
     def closing(self, close: Callable[[], object]) -> AbstractContextManager[None]:
         """Call `close`, on the host's loop, if the key is revoked inside the block."""
-        return _Closing(self, close)
+        return MemberWhile(self._closers, close)
 
     def close_all(self) -> None:
         """Call the functions that `closing` holds. Call it on the host's loop."""
@@ -114,10 +116,8 @@ class Grant:
             close()
 
 
-# Every request enters such a block. Made by `contextmanager`, it would cost three times as much.
-
-
 class _Answering:
+    # Not made by `contextmanager`, for the reason that `MemberWhile` gives.
     __slots__ = ("_grant",)
 
     def __init__(self, grant: Grant) -> None:
@@ -128,17 +128,3 @@ class _Answering:
 
     def __exit__(self, *raised: object) -> None:
         self._grant.requests -= 1
-
-
-class _Closing:
-    __slots__ = ("_close", "_grant")
-
-    def __init__(self, grant: Grant, close: Callable[[], object]) -> None:
-        self._grant = grant
-        self._close = close
-
-    def __enter__(self) -> None:
-        self._grant._closers.add(self._close)
-
-    def __exit__(self, *raised: object) -> None:
-        self._grant._closers.discard(self._close)

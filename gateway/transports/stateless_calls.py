@@ -6,6 +6,7 @@ Lives here: the open requests by server. Not here: handling one (`stateless`), a
 from contextlib import AbstractContextManager
 
 from gateway.exceptions import GatewayError
+from gateway.set_members import MemberWhile
 from gateway.transports.stateless import StatelessCall
 
 
@@ -17,7 +18,7 @@ class StatelessCalls:
 
     def open(self, call: StatelessCall) -> AbstractContextManager[None]:
         """Count `call` as open inside the block."""
-        return _Open(self._by_server.setdefault(call.server_name, set()), call)
+        return MemberWhile(self._by_server.setdefault(call.server_name, set()), call)
 
     def announce(self, server_name: str) -> None:
         """Tell the clients that listen to a server that its lists may have changed."""
@@ -39,19 +40,3 @@ class StatelessCalls:
 
     def _of(self, server_name: str) -> list[StatelessCall]:
         return list(self._by_server.get(server_name, ()))
-
-
-class _Open:
-    """A block of `open`. Every request enters one, and `contextmanager` would cost three times as much."""
-
-    __slots__ = ("_call", "_calls")
-
-    def __init__(self, calls: set[StatelessCall], call: StatelessCall) -> None:
-        self._calls = calls
-        self._call = call
-
-    def __enter__(self) -> None:
-        self._calls.add(self._call)
-
-    def __exit__(self, *raised: object) -> None:
-        self._calls.discard(self._call)
