@@ -6,6 +6,7 @@ of messages is not limited here, since it says little: a hundred calls may hold 
 """
 
 import threading
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -32,6 +33,9 @@ WITHHELD: Final = (
     "The server's message was not sent: it is too large beside what this client has not read yet. Read that first, or "
     "ask for less at once."
 )
+
+NOTHING_HELD: Final = nullcontext[None]()
+"""Takes the place of a message's memory in a `with` statement, if the message is not counted."""
 
 
 class MessageBudget:

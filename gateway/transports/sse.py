@@ -27,7 +27,7 @@ from gateway.jsonrpc import ANSWERS, INITIALIZE, Batch, JSONRPCMessage, message_
 from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.link import Link
-from gateway.transports.message_budget import MessageMemory
+from gateway.transports.message_budget import NOTHING_HELD, MessageMemory
 from gateway.transports.message_loop import MessageLoop
 from gateway.transports.sessions import Session
 
@@ -106,9 +106,9 @@ class SseTransport:
         if isinstance(message, ANSWERS) and message.id is not None:
             self._answer(message.id, message.result if isinstance(message, JSONRPCResponse) else None, data)
             return
-        memory = self._link.weigh(data)
-        self._link.note_sent()
-        self._send(data, memory)
+        with self._link.weigh(data) or NOTHING_HELD as memory:
+            self._link.note_sent()
+            self._stream.write(frame(b"message", data), memory=memory)
         if self._stream.must_wait:
             try:
                 await self._stream.wait_for_room()
@@ -119,17 +119,9 @@ class SseTransport:
         # It does not wait for room, where it would be held twice: nothing follows it, and the session takes no more
         # messages until there is room.
         data, memory = self._link.weigh_answer(request_id, data)
-        if self._link.settle(request_id, result, len(data)):
-            self._send(data, memory)
-        elif memory is not None:
-            memory.release()
-
-    def _send(self, data: bytes, memory: MessageMemory | None) -> None:
-        try:
-            self._stream.write(frame(b"message", data), memory=memory)
-        finally:
-            if memory is not None:
-                memory.release()
+        with memory or NOTHING_HELD:
+            if self._link.settle(request_id, result, len(data)):
+                self._stream.write(frame(b"message", data), memory=memory)
 
 
 def _is_initialize(message: JSONRPCMessage) -> bool:

@@ -59,7 +59,7 @@ from gateway.instances.running_server import RunningServer
 from gateway.jsonrpc import NOT_WRITABLE, error_body, is_request_id, json_body
 from gateway.transports.announcements import listen_frames
 from gateway.transports.event_stream import frame
-from gateway.transports.message_budget import SMALL_OUTGOING_BYTES, WITHHELD, MessageMemory
+from gateway.transports.message_budget import NOTHING_HELD, SMALL_OUTGOING_BYTES, WITHHELD, MessageMemory
 from gateway.transports.reply import Answer, Reply
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ class StatelessCall:
             finally:
                 # The runner keeps this bound method of its own (`functools.cached_property`). Such a circle would wait
                 # for the garbage collector, and the connection with it.
-                del runner.on_request
+                vars(runner).pop("on_request", None)
                 if _has_to_close(connection):
                     await aclose_shielded(connection)
         except Exception as error:
@@ -287,12 +287,10 @@ class StatelessCall:
         if params is not None:
             message["params"] = params
         data = json_body(message)
-        memory = self._hold(len(data))
-        stream = self._reply.stream
-        self._reply.open_stream()
-        stream.write(frame(b"message", data), memory=memory)
-        if memory is not None:
-            memory.release()
+        with self._hold(len(data)) or NOTHING_HELD as memory:
+            stream = self._reply.stream
+            self._reply.open_stream()
+            stream.write(frame(b"message", data), memory=memory)
         if stream.must_wait:
             # If the client has left or does not read, the request is cancelled, and this task with it.
             with contextlib.suppress(StreamClosed):

@@ -31,7 +31,7 @@ from gateway.transports.announcements import list_changed_messages
 from gateway.transports.event_buffer import STANDALONE, EventBuffer
 from gateway.transports.event_stream import EventStream, frame
 from gateway.transports.link import Link
-from gateway.transports.message_budget import MessageMemory
+from gateway.transports.message_budget import NOTHING_HELD, MessageMemory
 from gateway.transports.message_loop import MessageLoop
 from gateway.transports.reply import Answer, Reply
 from gateway.transports.sessions import Session
@@ -492,16 +492,14 @@ class StreamableHttpTransport:
             return False
         number, missed = found
         # A client may ask for the same events any number of times, and each time they are copied.
-        memory = self._link.weigh_again(sum(len(data) for _, data in missed))
-        resumed = self._streams.get(number)
-        is_over = resumed is None  # the request has been answered: these events are the rest of its stream
-        if resumed is None:
-            resumed = _ResumableStream(number, self._buffer, self._note_sent)
-        elif resumed.stream is not None:
-            resumed.stream.close()
-        resumed.replay(stream, missed, memory)
-        if memory is not None:
-            memory.release()
+        with self._link.weigh_again(sum(len(data) for _, data in missed)) or NOTHING_HELD as memory:
+            resumed = self._streams.get(number)
+            is_over = resumed is None  # the request has been answered: these events are the rest of its stream
+            if resumed is None:
+                resumed = _ResumableStream(number, self._buffer, self._note_sent)
+            elif resumed.stream is not None:
+                resumed.stream.close()
+            resumed.replay(stream, missed, memory)
         if is_over:
             stream.close()
         return True
@@ -538,16 +536,12 @@ class StreamableHttpTransport:
         if isinstance(message, ANSWERS) and message.id is not None:
             self._answer(message.id, message.result if isinstance(message, JSONRPCResponse) else None, data)
             return
-        memory = self._link.weigh(data)
-        self._link.note_sent()
         target: _ResumableStream = self._standalone
         if isinstance(item.metadata, ServerMessageMetadata) and item.metadata.related_request_id is not None:
             target = self._posts.get(request_key(item.metadata.related_request_id), self._standalone)
-        try:
+        with self._link.weigh(data) or NOTHING_HELD as memory:
+            self._link.note_sent()
             target.send(data, memory)
-        finally:
-            if memory is not None:
-                memory.release()
         try:
             await target.wait_for_room()
         except StreamClosed:
@@ -556,9 +550,6 @@ class StreamableHttpTransport:
 
     def _answer(self, request_id: RequestId, result: dict[str, Any] | None, data: bytes) -> None:
         data, memory = self._link.weigh_answer(request_id, data)
-        try:
+        with memory or NOTHING_HELD:
             if self._link.settle(request_id, result, len(data)):
                 self._finish(request_key(request_id), data, memory)
-        finally:
-            if memory is not None:
-                memory.release()
