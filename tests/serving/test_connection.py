@@ -232,9 +232,7 @@ async def test_drain_closes_idle_connections_and_lets_a_request_finish() -> None
     busy, arriving, new = server.connect(), server.connect(), server.connect()
     await busy.send(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n")
     await arriving.send(b"GET /wait HT")
-    server.is_draining = True
-    for client in (busy, arriving, new):
-        client.connection.drain()
+    server.drain()
     later(arriving, 1)
     later(new, 1)
     assert (busy.is_closed, arriving.is_closed, new.is_closed) == (False, True, True)
@@ -249,10 +247,9 @@ async def test_drain_of_a_process_that_was_replaced_takes_the_request_that_is_on
     busy, idle = server.connect(), server.connect()
     for client in (busy, idle):
         await client.send(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
-    server.is_draining = True
-    for client in (busy, idle):
-        client.connection.drain()
-        assert not client.is_closed
+    server.drain()
+    assert not busy.is_closed
+    assert not idle.is_closed
     await busy.send(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
     assert statuses(busy.answer) == [200, 200]
     assert b"connection: close" in busy.answer.lower()
@@ -273,8 +270,7 @@ async def test_drain_of_a_process_that_was_replaced_takes_a_request_after_a_resp
     server = LocalServer(stream, has_successor=True)
     client = server.connect()
     await client.send(b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n")
-    server.is_draining = True
-    client.connection.drain()
+    server.drain()
     released.set()
     await client.settle()
     assert b"done" in client.answer
@@ -292,9 +288,8 @@ async def test_drain_leaves_idle_connections_of_other_machines_to_them_for_a_whi
     used, unused = server.connect(), server.connect()
     for client in (used, unused):
         await client.send(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")
-    server.is_draining = True
+    server.drain()
     for client in (used, unused):
-        client.connection.drain()
         later(client, DRAIN_ALLOWANCE_SECONDS + 1)
         assert not client.is_closed
     await used.send(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n")

@@ -108,6 +108,12 @@ class LocalServer:
     def give_idle_connections(self) -> None:
         """There is nobody who could take them."""
 
+    def drain(self) -> None:
+        """Begin to drain, as a process that is told to stop."""
+        self.is_draining = True
+        for connection in list(self.factory.open):
+            connection.drain()
+
     def connect(self, source: str = "127.0.0.1", *, was_idle: bool = False) -> Client:
         """Open a connection, or take one that another process had."""
         transport = Transport(source)
